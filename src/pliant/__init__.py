@@ -1,0 +1,1 @@
+"""Find out why your network stopped learning, and fix it."""

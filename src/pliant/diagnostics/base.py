@@ -1,0 +1,43 @@
+"""What every diagnostic is: a frozen dataclass over a pure function, which declares what it needs to see."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from pliant.network import Params, Trace
+
+
+class Observation(NamedTuple):
+    """One network as diagnostics see it, on one batch; what no diagnostic asked for is None.
+
+    `initial` are the parameters before training, `gradients` those of the training loss on the batch, `update` the
+    latest change of the parameters.
+    """
+
+    params: Params
+    initial: Params | None = None
+    trace: Trace | None = None
+    gradients: Params | None = None
+    update: Params | None = None
+
+
+@dataclass(frozen=True)
+class Diagnostic(ABC):
+    """A named measurement of one network; its fields are its settings.
+
+    `needs` names the fields of `Observation` it reads beside `params`; `cost` is *economy* (one forward pass),
+    *business* (one backward pass) or *full*; `reference` is a key of refs.bib. `measure` is a pure function without
+    branches on data, so that it runs under `vmap` for a population.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    cost: ClassVar[str] = "economy"
+    reference: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, seen: Observation) -> dict[str, Tensor]:
+        """Scalars by name: the whole network's under the diagnostic's name, a layer's or site's under `name/layer`."""

@@ -1,0 +1,271 @@
+"""A network is a pure function and a dict of tensors."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from pliant.nets.dropout import Dropout
+
+Params = dict[str, Tensor]
+
+_NAMES = (
+    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish softplus softsign tanh tanh_ "
+    "sigmoid sigmoid_ logsigmoid hardtanh hardtanh_ hardswish hardsigmoid prelu threshold threshold_ tanhshrink "
+    "softshrink hardshrink sin sin_ cos cos_"
+).split()
+_NONLINEARITIES = {getattr(place, name) for place in (F, torch, Tensor) for name in _NAMES if hasattr(place, name)}
+_CONVOLUTIONS = {getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)}
+_UNSEEN = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
+
+
+class Site(NamedTuple):
+    """One call of a nonlinearity, as three `(samples, units)` matrices.
+
+    A sample is an example, or an example at one position: a convolution's units are its channels and its samples run
+    over batch and space; a transformer's samples run over batch and tokens.
+
+    `pre` is what enters the nonlinearity, `post` what leaves it, `slope` its derivative d post / d pre, elementwise.
+    """
+
+    pre: Tensor
+    post: Tensor
+    slope: Tensor
+
+
+class Trace(NamedTuple):
+    """What one forward pass showed: the output, the penultimate features and every nonlinearity by name.
+
+    `features` is the input of the last linear (or convolution) call, flattened to `(batch, features)`.
+    """
+
+    output: Any
+    features: Tensor
+    sites: dict[str, Site]
+
+
+class Network:
+    """Any `nn.Module` as a pure function of a dict of tensors.
+
+    The module is copied; the one handed over is never touched. A factory (a function of no arguments that returns a
+    module) may be given instead: fresh draws then call it, which is right for modules with an initialisation of their
+    own (orthogonal weights, say); fresh draws of a module call `reset_parameters` of each of its layers.
+
+    Raises `ValueError` for what is not a pure function: dropout that draws from the global stream, and batch
+    normalisation that updates running statistics.
+
+    >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
+    >>> params = net.fresh(seed=0)
+    >>> net(params, torch.ones(5, 2)).shape
+    torch.Size([5, 1])
+    >>> trace = net.trace(params, torch.ones(5, 2))
+    >>> list(trace.sites), trace.sites["1"].pre.shape
+    (['1'], torch.Size([5, 3]))
+    """
+
+    def __init__(self, module: nn.Module | Callable[[], nn.Module]):
+        self._factory = None if isinstance(module, nn.Module) else module
+        if self._factory is not None:
+            with _seeded(0):
+                module = self._factory()
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"expected an nn.Module or a function that returns one, got {type(module).__name__}")
+        module = getattr(module, "_orig_mod", module)  # what torch.compile wraps: the compiled form hides activations
+        self.module = copy.deepcopy(module)
+        _refuse_impure(self.module)
+        self._composites = _elementwise_modules(self.module)
+        self._stochastic = [name for name, m in self.module.named_modules() if isinstance(m, Dropout)]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the forward pass draws random numbers (and then takes a `key`)."""
+        return bool(self._stochastic)
+
+    def params(self) -> Params:
+        """A copy of the parameters of the module that was handed over."""
+        return {name: p.detach().clone() for name, p in self.module.named_parameters()}
+
+    def fresh(self, seed: int) -> Params:
+        """New parameters drawn from the initial distribution, a function of `seed` alone; the global stream is kept.
+
+        Drawn on the CPU in the module's own dtype, so that every device gets the same numbers.
+
+        >>> net = Network(nn.Linear(2, 1))
+        >>> torch.equal(net.fresh(3)["weight"], net.fresh(3)["weight"])
+        True
+        """
+        with _seeded(seed):
+            if self._factory is not None:
+                module = self._factory()
+            else:
+                module = copy.deepcopy(self.module).cpu()
+                for name, layer in module.named_modules():
+                    reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+                    if reset is not None:
+                        reset()
+                    elif next(layer.parameters(recurse=False), None) is not None:
+                        raise ValueError(
+                            f"{type(layer).__name__} {name!r} holds parameters but has no reset_parameters(): "
+                            "write Network(lambda: make_model()) with a function that builds a new model"
+                        )
+        return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def __call__(self, params: Params, x: Any, key: Tensor | None = None) -> Any:
+        """The output for inputs `x`; `key` (two int64 numbers, member seed and step) seeds dropout, none turns it off."""
+        return functional_call(self.module, self._tensors(params, key), (x,))
+
+    def trace(self, params: Params, x: Any) -> Trace:
+        """The output with every nonlinearity's preactivation, activation and slope, by name; dropout is off.
+
+        A site is named after the module it runs in: `"act"` for an `nn.ReLU` stored as `act`, `"block.relu"` for a
+        call of `F.relu` in the forward of `block`; the second call under one name is `"act#2"`. Modules without
+        parameters that act elementwise (a GELU written out) are one site. Works under `torch.vmap`.
+
+        Raises `ValueError` if no nonlinearity was seen.
+        """
+        recorder = _Recorder(self._composites)
+        with _module_calls(self.module, recorder), recorder:
+            output = functional_call(self.module, self._tensors(params, None), (x,))
+        unseen = [n for n, m in self.module.named_modules() if isinstance(m, _UNSEEN)]
+        if unseen:
+            warnings.warn(f"the nonlinearities inside {', '.join(map(repr, unseen))} cannot be seen", stacklevel=2)
+        if not recorder.sites:
+            raise ValueError(
+                f"no nonlinearity was seen in {type(self.module).__name__}: pliant sees torch functions "
+                f"({', '.join(n for n in _NAMES[:6])}, ...) called in the forward pass; call one of these, or wrap your own "
+                "elementwise function in an nn.Module without parameters"
+            )
+        assert recorder.features is not None, "a network without a linear or convolution call"
+        return Trace(output, recorder.features, recorder.sites)
+
+    def _tensors(self, params: Params, key: Tensor | None) -> Params:
+        if key is None or not self._stochastic:
+            return params
+        return {**params, **{f"{name}.key" if name else "key": key for name in self._stochastic}}
+
+
+class _Recorder(TorchFunctionMode):
+    """Records nonlinearity calls; inside a handler the mode is off, so a call made of calls counts once."""
+
+    def __init__(self, composites: set[nn.Module]):
+        super().__init__()
+        self.composites = composites
+        self.stack: list[tuple[str, nn.Module]] = []
+        self.inside: tuple[nn.Module, int] | None = None  # the composite whose inner calls are being skipped
+        self.pending: tuple[str, Tensor] | None = None
+        self.sites: dict[str, Site] = {}
+        self.features: Tensor | None = None
+        self.unit_dim = -1
+        self.saw_inner = False
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear or func in _CONVOLUTIONS:
+            x = args[0] if args else kwargs["input"]
+            self.unit_dim = -1 if func is F.linear else 1
+            self.features = x.detach().flatten(1) if x.ndim > 1 else x.detach()
+            return func(*args, **kwargs)
+        if func not in _NONLINEARITIES:
+            return func(*args, **kwargs)
+        if self.inside is not None:
+            self.saw_inner = True
+            return func(*args, **kwargs)
+        x = args[0] if args else kwargs["input"]
+        rest = {k: v for k, v in kwargs.items() if k != "input"}
+        before = x.detach().clone()
+        post = func(*args, **kwargs)
+        path, module = self.stack[-1] if self.stack else ("", None)
+        name = path if module in self.composites and path else f"{path}.{func.__name__}".lstrip(".").rstrip("_")
+        self._add(name, before, lambda t: func(t.clone(), *args[1:], **rest))
+        return post
+
+    def enter(self, path: str, module: nn.Module, args: tuple) -> None:
+        self.stack.append((path, module))
+        if module in self.composites and self.inside is None and len(args) == 1 and isinstance(args[0], Tensor):
+            self.inside, self.saw_inner = (module, len(self.stack)), False
+            self.pending = (path or type(module).__name__, args[0].detach().clone())
+
+    def leave(self, module: nn.Module) -> None:
+        if self.inside == (module, len(self.stack)):
+            self.inside = None
+            if self.saw_inner and self.pending is not None:
+                name, before = self.pending
+                with torch._C.DisableTorchFunction():
+                    self._add(name, before, module.forward)
+            self.pending = None
+        self.stack.pop()
+
+    def _add(self, name: str, pre: Tensor, function: Callable[[Tensor], Tensor]) -> None:
+        post, slope = jvp(function, (pre,), (torch.ones_like(pre),))
+        dim = self.unit_dim if pre.ndim > 2 else -1
+        site = Site(*(t.detach().movedim(dim, -1).flatten(0, -2) for t in (pre, post, slope)))
+        count = sum(seen.split("#")[0] == name for seen in self.sites)
+        self.sites[f"{name}#{count + 1}" if count else name] = site
+
+
+@contextmanager
+def _module_calls(root: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Tells the recorder which module is running; the hooks are gone afterwards, also after an exception."""
+    handles = []
+    for path, module in root.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda m, args, path=path: recorder.enter(path, m, args)))
+        handles.append(module.register_forward_hook(lambda m, args, out: recorder.leave(m), always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The global stream, seeded for as long as layers draw from it, then put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _refuse_impure(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        kind = type(layer).__name__
+        if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
+            raise ValueError(
+                f"{kind} {name!r} draws from the global random stream, so the network is no function of its inputs: "
+                "write pliant.nets.Dropout(p), or model.eval()"
+            )
+        if isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats:
+            raise ValueError(
+                f"{kind} {name!r} updates running statistics, so the network is no function of its inputs: "
+                f"write nn.{kind}(..., track_running_stats=False), or model.eval()"
+            )
+
+
+def _elementwise_modules(root: nn.Module) -> set[nn.Module]:
+    """The modules without parameters that act on each number alone: poked with a few numbers, not parsed."""
+    x = torch.linspace(-3.0, 3.0, 12).reshape(3, 4)
+    found = set()
+    for module in root.modules():
+        if isinstance(module, (nn.Identity, _DropoutNd, Dropout, nn.Flatten)) or any(True for _ in module.parameters()):
+            continue
+        if any(True for _ in module.buffers()):
+            continue
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                y, flipped, flat = module(x.clone()), module(x.flip(0, 1)), module(x.flatten()[:5].reshape(1, 5))
+        except Exception:
+            continue  # it does not take a plain matrix, so it is no elementwise function
+        same = isinstance(y, Tensor) and y.shape == x.shape and torch.equal(y.flip(0, 1), flipped)
+        if same and torch.equal(flat.flatten(), y.flatten()[:5]):
+            found.add(module)
+    return found
