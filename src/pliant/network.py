@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import functional_call, vjp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
 from pliant.nets.dropout import Dropout
@@ -27,6 +28,8 @@ _NAMES = (
 ).split()
 _NONLINEARITIES = {getattr(place, name) for place in (F, torch, Tensor) for name in _NAMES if hasattr(place, name)}
 _CONVOLUTIONS = {getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)}
+_NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _UNSEEN = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
 
 
@@ -65,6 +68,11 @@ class Network:
     Raises `ValueError` for what is not a pure function: dropout that draws from the global stream, and batch
     normalisation that updates running statistics.
 
+    Attributes:
+        module: the copy.
+        normalisers: names of the scales and offsets of normalisation layers.
+        weights: names of the weight matrices and kernels.
+
     >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
     >>> params = net.fresh(seed=0)
     >>> net(params, torch.ones(5, 2)).shape
@@ -86,6 +94,13 @@ class Network:
         _refuse_impure(self.module)
         self._composites = _elementwise_modules(self.module)
         self._stochastic = [name for name, m in self.module.named_modules() if isinstance(m, Dropout)]
+        self.normalisers = frozenset(
+            f"{path}.{name}".lstrip(".")
+            for path, layer in self.module.named_modules()
+            if isinstance(layer, _NORMALISERS)
+            for name, _ in layer.named_parameters(recurse=False)
+        )
+        self.weights = tuple(n for n, p in self.module.named_parameters() if p.ndim > 1 and n not in self.normalisers)
 
     @property
     def stochastic(self) -> bool:
@@ -155,6 +170,19 @@ class Network:
         return {**params, **{f"{name}.key" if name else "key": key for name in self._stochastic}}
 
 
+def producers(module: nn.Module, example: Any) -> tuple[list[str], list[str]]:
+    """Paths of the linear and convolution layers whose output a nonlinearity reads, and names of the sites without one.
+
+    >>> producers(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2))
+    (['0'], [])
+    """
+    module = copy.deepcopy(module)
+    recorder = _Recorder(_elementwise_modules(module))
+    with torch.no_grad(), _module_calls(module, recorder), recorder:
+        module(example)
+    return [p for p in recorder.fed.values() if p is not None], [s for s, p in recorder.fed.items() if p is None]
+
+
 class _Recorder(TorchFunctionMode):
     """Records nonlinearity calls; inside a handler the mode is off, so a call made of calls counts once."""
 
@@ -163,11 +191,13 @@ class _Recorder(TorchFunctionMode):
         self.composites = composites
         self.stack: list[tuple[str, nn.Module]] = []
         self.inside: tuple[nn.Module, int] | None = None  # the composite whose inner calls are being skipped
-        self.pending: tuple[str, Tensor] | None = None
+        self.pending: tuple[str, Tensor, str | None] | None = None
         self.sites: dict[str, Site] = {}
         self.features: Tensor | None = None
         self.unit_dim = -1
         self.saw_inner = False
+        self.outputs: list[tuple[str, Tensor]] = []  # of every linear and convolution module
+        self.fed: dict[str, str | None] = {}  # site -> the module whose output it reads
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -184,34 +214,42 @@ class _Recorder(TorchFunctionMode):
         x = args[0] if args else kwargs["input"]
         rest = {k: v for k, v in kwargs.items() if k != "input"}
         before = x.detach().clone()
+        source = self._source(x)
         post = func(*args, **kwargs)
         path, module = self.stack[-1] if self.stack else ("", None)
         name = path if module in self.composites and path else f"{path}.{func.__name__}".lstrip(".").rstrip("_")
-        self._add(name, before, lambda t: func(t.clone(), *args[1:], **rest))
+        self._add(name, before, lambda t: func(t.clone(), *args[1:], **rest), source)
         return post
 
     def enter(self, path: str, module: nn.Module, args: tuple) -> None:
         self.stack.append((path, module))
         if module in self.composites and self.inside is None and len(args) == 1 and isinstance(args[0], Tensor):
             self.inside, self.saw_inner = (module, len(self.stack)), False
-            self.pending = (path or type(module).__name__, args[0].detach().clone())
+            self.pending = (path or type(module).__name__, args[0].detach().clone(), self._source(args[0]))
 
-    def leave(self, module: nn.Module) -> None:
+    def leave(self, module: nn.Module, output: Any) -> None:
         if self.inside == (module, len(self.stack)):
             self.inside = None
             if self.saw_inner and self.pending is not None:
-                name, before = self.pending
+                name, before, source = self.pending
                 with torch._C.DisableTorchFunction():
-                    self._add(name, before, module.forward)
+                    self._add(name, before, lambda t: module.forward(t.clone()), source)
             self.pending = None
-        self.stack.pop()
+        path, _ = self.stack.pop()
+        if isinstance(module, LAYERS) and isinstance(output, Tensor):
+            self.outputs.append((path, output))
 
-    def _add(self, name: str, pre: Tensor, function: Callable[[Tensor], Tensor]) -> None:
-        post, slope = jvp(function, (pre,), (torch.ones_like(pre),))
+    def _source(self, x: Tensor) -> str | None:
+        return next((path for path, output in reversed(self.outputs) if output is x), None)
+
+    def _add(self, name: str, pre: Tensor, function: Callable[[Tensor], Tensor], source: str | None) -> None:
+        post, pullback = vjp(function, pre)
+        (slope,) = pullback(torch.ones_like(pre))
         dim = self.unit_dim if pre.ndim > 2 else -1
         site = Site(*(t.detach().movedim(dim, -1).flatten(0, -2) for t in (pre, post, slope)))
         count = sum(seen.split("#")[0] == name for seen in self.sites)
-        self.sites[f"{name}#{count + 1}" if count else name] = site
+        name = f"{name}#{count + 1}" if count else name
+        self.sites[name], self.fed[name] = site, source
 
 
 @contextmanager
@@ -220,7 +258,7 @@ def _module_calls(root: nn.Module, recorder: _Recorder) -> Iterator[None]:
     handles = []
     for path, module in root.named_modules():
         handles.append(module.register_forward_pre_hook(lambda m, args, path=path: recorder.enter(path, m, args)))
-        handles.append(module.register_forward_hook(lambda m, args, out: recorder.leave(m), always_call=True))
+        handles.append(module.register_forward_hook(lambda m, args, out: recorder.leave(m, out), always_call=True))
     try:
         yield
     finally:

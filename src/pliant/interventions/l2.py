@@ -1,0 +1,49 @@
+"""L2 regularisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pliant.interventions.base import Intervention, State
+from pliant.network import Network, Params
+
+
+@dataclass(frozen=True)
+class L2(Intervention):
+    """`strength` times the sum of squares of all weights and biases, added to the loss (gradient: 2 strength w).
+
+    With Adam this is not decoupled weight decay. P1 and P2 use 1e-5; P2 sweeps {0, 1e-6, 1e-5}.
+
+    Args:
+        strength: at least 0; 0 is no penalty.
+        normalisers: whether the scales and offsets of normalisation layers are in. The papers do not say.
+
+    >>> import torch
+    >>> network = Network(torch.nn.Linear(2, 1))
+    >>> params = {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])}
+    >>> L2(0.1).penalty(network, params, {})
+    tensor(1.4000)
+
+    Source: P2 section 4 (the squared norm of the parameter vector, without a factor 1/2).
+    """
+
+    reference: ClassVar[str] = "lyle2024"
+
+    strength: float
+    normalisers: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.strength >= 0:
+            raise ValueError(f"expected strength of L2 to be at least 0, got {self.strength!r}")
+
+    def penalty(self, network: Network, params: Params, state: State) -> Tensor:
+        return self.strength * sum((w.square().sum() for w in self._touched(network, params).values()))
+
+    def penalty_gradient(self, network: Network, params: Params, state: State) -> Params:
+        return {name: 2 * self.strength * w for name, w in self._touched(network, params).items()}
+
+    def _touched(self, network: Network, params: Params) -> Params:
+        return {name: w for name, w in params.items() if self.normalisers or name not in network.normalisers}

@@ -1,0 +1,58 @@
+"""Shrink and perturb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from pliant.interventions.base import Draw, Intervention, State
+from pliant.network import Network, Params
+from pliant.optim import Moments
+
+
+@dataclass(frozen=True)
+class ShrinkAndPerturb(Intervention):
+    """At an event, w <- shrink w + perturb w', with w' a fresh draw of the initial distribution.
+
+    Args:
+        shrink: what is kept of the weights; 1 with `perturb=0` changes nothing.
+        perturb: how much of a fresh draw is added.
+        event: when; P1 uses every target-network update, continual learning the task switch.
+        moments: what happens to the optimizer's moments: `"keep"` or `"clear"` (the step count too). P1 does not say.
+
+    >>> network = Network(torch.nn.Linear(1, 1, bias=False))
+    >>> halve = ShrinkAndPerturb(shrink=0.5, perturb=0.0)
+    >>> halve.on_event(network, "task_switch", {"weight": torch.ones(1, 1)}, {}, {}, Draw(0, 0))[0]
+    {'weight': tensor([[0.5000]])}
+
+    Source: Ash & Adams 2020. The papers give no values for the two scalars, so neither has a default.
+    """
+
+    reference: ClassVar[str] = "ash2020"
+
+    shrink: float
+    perturb: float
+    event: str = "task_switch"
+    moments: Literal["keep", "clear"] = "keep"
+
+    def __post_init__(self) -> None:
+        for name in ("shrink", "perturb"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"expected {name} of ShrinkAndPerturb to be at least 0, got {getattr(self, name)!r}")
+        if self.moments not in ("keep", "clear"):
+            raise ValueError(f"expected moments of ShrinkAndPerturb to be 'keep' or 'clear', got {self.moments!r}")
+
+    def on_event(
+        self, network: Network, event: str, params: Params, moments: Moments, state: State, draw: Draw
+    ) -> tuple[Params, Moments, State] | None:
+        if event != self.event:
+            return None
+        new = {name: self.shrink * w for name, w in params.items()}
+        if self.perturb:
+            fresh = draw.fresh(network)
+            new = {name: w + self.perturb * fresh[name].to(w) for name, w in new.items()}
+        if self.moments == "clear":
+            moments = {kind: {n: torch.zeros_like(m) for n, m in group.items()} for kind, group in moments.items()}
+        return new, moments, state

@@ -1,0 +1,41 @@
+"""Rescaling weights to their initial norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pliant.interventions.base import Intervention, State
+from pliant.network import Network, Params
+from pliant.optim import Moments
+
+
+@dataclass(frozen=True)
+class WeightNormRescale(Intervention):
+    """After each step, every weight matrix is brought back to its initial Frobenius norm: W <- W ||W(0)|| / ||W||.
+
+    Biases and the scales and offsets of normalisers are left alone. The function of the network changes, unless
+    a normaliser follows each layer.
+
+    >>> network = Network(torch.nn.Linear(2, 1, bias=False))
+    >>> rescale = WeightNormRescale()
+    >>> state = rescale.init(network, {"weight": torch.tensor([[3.0, 4.0]])})
+    >>> rescale.after_step(network, {"weight": torch.tensor([[0.0, 2.0]])}, {}, state)[0]
+    {'weight': tensor([[0., 5.]])}
+
+    Source: P2 section 4.1, one of the ways to stop norm growth; P2 reports that it slows optimisation.
+    """
+
+    reference: ClassVar[str] = "lyle2024"
+
+    def init(self, network: Network, params: Params) -> State:
+        return {name: params[name].norm() for name in network.weights}
+
+    def after_step(
+        self, network: Network, params: Params, moments: Moments, state: State
+    ) -> tuple[Params, Moments, State]:
+        tiny = torch.finfo(next(iter(params.values())).dtype).tiny
+        scaled = {name: params[name] * (state[name] / params[name].norm().clamp_min(tiny)) for name in network.weights}
+        return {**params, **scaled}, moments, state
