@@ -1,0 +1,275 @@
+"""Experiments as code that can fail: settings by tier, arms, what is measured, how it is drawn, and claims."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from pliant.functional.statistics import Interval, interval
+
+if typing.TYPE_CHECKING:  # keeps `pliant list` free of torch
+    from torch import nn
+
+    from pliant.diagnostics.base import Diagnostic
+    from pliant.interventions.base import Chain
+    from pliant.optim import Optimizer
+    from pliant.tasks import Task
+
+Verdict = Literal["holds", "fails", "inconclusive"]
+TIERS = ("smoke", "laptop", "paper")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One curve of a figure: what is trained how, and a sentence on what it is."""
+
+    label: str
+    optimizer: Optimizer
+    chain: Chain
+
+
+class Results:
+    """What an experiment measured, by arm, seed and step.
+
+    Args:
+        tables: for each (arm, seed), columns of equal length: `step`, `task`, `end` (whether the row closes a task) and
+            one column a metric; NaN where a metric was not measured.
+    """
+
+    def __init__(self, tables: Mapping[tuple[str, int], Mapping[str, np.ndarray]]):
+        self.tables = dict(tables)
+        self.arms = list(dict.fromkeys(arm for arm, _ in self.tables))
+        self.seeds = sorted({seed for _, seed in self.tables})
+
+    def curve(self, arm: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps at which `column` was measured, and its values `(seeds, steps)`."""
+        tables = [self.tables[arm, seed] for seed in self.seeds]
+        there = ~np.all([np.isnan(t[column]) for t in tables], axis=0)
+        return tables[0]["step"][there], np.stack([t[column][there] for t in tables])
+
+    def ends(self, arm: str, column: str) -> np.ndarray:
+        """Values at the end of every task, `(seeds, tasks)`."""
+        return np.stack([self.tables[arm, s][column][self.tables[arm, s]["end"].astype(bool)] for s in self.seeds])
+
+    def columns(self) -> list[str]:
+        """Names of all metrics."""
+        return list(dict.fromkeys(name for table in self.tables.values() for name in table))
+
+    def diverged(self) -> dict[tuple[str, int], int]:
+        """The step at which a seed of an arm lost its finite loss, for those that did."""
+        return {key: int(t["diverged_at"][-1]) for key, t in self.tables.items() if t["diverged_at"][-1] >= 0}
+
+
+Effect = Callable[[Results], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A claim with our number: the effect over seeds, its 95 % interval and the verdict."""
+
+    claim: Claim
+    effect: Interval
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A direction the paper states, which our numbers may contradict.
+
+    `effect` gives one number a seed. The claim *holds* where the 95 % interval of their mean lies above `threshold`,
+    *fails* where it lies below, and is *inconclusive* otherwise, with a single seed, with a diverged seed, or where a
+    claim in `given` does not hold.
+
+    Args:
+        text: the claim as a sentence.
+        effect: results to `(seeds,)`; differences between arms are taken seed by seed.
+        threshold: 0 for a pure direction.
+        paper: the paper's value, or "direction only".
+        ours: whether the threshold is our own choice rather than the paper's.
+        given: preconditions, without which the claim would be vacuous.
+        number: the line of the papers' checklist.
+    """
+
+    text: str
+    effect: Effect
+    threshold: float = 0.0
+    paper: str = "direction only"
+    ours: bool = False
+    given: tuple[Claim, ...] = ()
+
+    def check(self, results: Results) -> Checked:
+        """The verdict on stored results."""
+        values = np.asarray(self.effect(results), dtype=np.float64)
+        found = interval(values)
+        for given in self.given:
+            if given.check(results).verdict != "holds":
+                return Checked(self, found, "inconclusive", f"precondition not met: {given.text}")
+        if len(values) == 1:
+            return Checked(self, found, "inconclusive", "one seed")
+        if not np.isfinite(values).all():
+            return Checked(self, found, "inconclusive", "a seed diverged")
+        if found.low > self.threshold:
+            return Checked(self, found, "holds")
+        if found.high < self.threshold:
+            return Checked(self, found, "fails")
+        return Checked(self, found, "inconclusive", "the interval contains the threshold")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one tier of an experiment runs, measures, draws and claims.
+
+    Args:
+        task: the stream of tasks.
+        data: name of a data set, or a path of an .npz file.
+        net: a function of (input shape, number of outputs) that builds the network.
+        arms: by name; the first is the baseline.
+        diagnostics: measured at the end of every task and at every `measure_every` steps.
+        measure_every: 0 measures at task ends only.
+        dense: for so many steps after a switch, the update norm and the batch loss are kept at every step.
+        evaluate: how many of each seed's examples accuracy and diagnostics look at, at most.
+        panels: what the figure shows.
+        claims: what the paper says.
+        deviations: where we depart from the paper.
+    """
+
+    task: Task
+    data: str
+    net: Callable[[tuple[int, ...], int], nn.Module]
+    arms: dict[str, Arm]
+    diagnostics: tuple[Diagnostic, ...]
+    claims: tuple[Claim, ...]
+    panels: tuple[Panel, ...]
+    deviations: tuple[str, ...]
+    columns: tuple[Column, ...] = ()
+    measure_every: int = 0
+    dense: int = 0
+    evaluate: int = 4096
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes: a metric over tasks or steps, a line an arm, bands over seeds.
+
+    Args:
+        column: the metric.
+        label: of the vertical axis, with units.
+        over: `"task"` draws values at task ends, `"step"` all that was measured.
+        log: logarithmic vertical axis.
+        limits: of the vertical axis.
+        marks: values the paper reports, by text.
+    """
+
+    column: str
+    label: str
+    over: Literal["task", "step"] = "task"
+    log: bool = False
+    limits: tuple[float, float] | None = None
+    marks: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the closing table: a metric at the end of the first or the last task, over seeds."""
+
+    heading: str
+    column: str
+    task: Literal["first", "last"] = "last"
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure of a paper, or one of our own.
+
+    Args:
+        id: such as `lyle2023/fig1`.
+        title: one line.
+        figure: what it reproduces.
+        references: keys of refs.bib.
+        tiers: settings (a frozen dataclass) by tier.
+        setup: a function of the settings.
+        sentences: one plain sentence an arm, said of the results.
+    """
+
+    REGISTERED_BY: ClassVar[str] = "a module constant EXPERIMENT under pliant.papers"
+
+    id: str
+    title: str
+    figure: str
+    references: tuple[str, ...]
+    tiers: Mapping[str, Any]
+    setup: Callable[[Any], Setup]
+    sentences: Callable[[Results], dict[str, str]] | None = None
+
+    def settings(self, tier: str, changes: Sequence[str] = ()) -> Any:
+        """A tier's settings with `key=value` changes applied; `ValueError` for an unknown tier or key, or a bad value."""
+        if tier not in self.tiers:
+            raise ValueError(unknown("tier", tier, list(self.tiers)))
+        settings = self.tiers[tier]
+        kinds = typing.get_type_hints(type(settings))
+        new: dict[str, Any] = {}
+        for change in changes:
+            key, equals, text = change.partition("=")
+            if not equals:
+                raise ValueError(f"expected key=value after --set, got {change!r}")
+            if key not in kinds:
+                raise ValueError(unknown("setting", key, [f.name for f in fields(settings)]))
+            new[key] = _parse(key, kinds[key], text)
+        return replace(settings, **new)
+
+
+def experiments() -> dict[str, Experiment]:
+    """Every registered experiment by its id: `EXPERIMENT` of each module under `pliant.papers`."""
+    import pliant.papers
+
+    found = {}
+    for info in pkgutil.walk_packages(pliant.papers.__path__, "pliant.papers."):
+        module = importlib.import_module(info.name)
+        experiment = getattr(module, "EXPERIMENT", None)
+        if experiment is not None:
+            found[experiment.id] = experiment
+    return dict(sorted(found.items()))
+
+
+def find(id: str) -> Experiment:
+    """The experiment with this id; `ValueError` with the nearest match otherwise."""
+    known = experiments()
+    if id not in known:
+        raise ValueError(unknown("experiment", id, list(known)))
+    return known[id]
+
+
+def unknown(what: str, got: str, known: Sequence[str]) -> str:
+    """One line that names the nearest match.
+
+    >>> unknown("tier", "labtop", ["smoke", "laptop"])
+    "unknown tier 'labtop': did you mean 'laptop'? (smoke, laptop)"
+    """
+    near = difflib.get_close_matches(got, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {got!r}: {hint}({', '.join(known)})"
+
+
+def _parse(key: str, kind: Any, text: str) -> Any:
+    """A setting from the command line, by its annotation."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if origin is tuple:
+            return tuple(inner[0](part) for part in text.strip("()").split(",") if part.strip())
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind is int:
+            return int(text.replace("_", ""))
+        return kind(text)
+    except (ValueError, KeyError):
+        wanted = f"comma-separated {inner[0].__name__}s" if origin is tuple else f"a value of type {kind.__name__}"
+        raise ValueError(f"expected {wanted} for {key}, got {text!r}") from None

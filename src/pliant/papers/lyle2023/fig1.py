@@ -1,0 +1,131 @@
+"""P1 figure 1: Adam's default settings kill units after a change of labels; a faster second moment does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pliant.diagnostics import DeadUnits, ParameterNorm
+from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Results, Setup
+from pliant.interventions import Chain
+from pliant.optim import Adam
+from pliant.papers.memorisation import Memorisation
+
+
+@dataclass(frozen=True)
+class Settings(Memorisation):
+    """Settings of figure 1; `dense` steps after each switch keep every update norm."""
+
+    dense: int = 100
+
+
+def setup(settings: Settings) -> Setup:
+    """Default and tuned Adam on random labels that are drawn again."""
+    arms = {
+        "default": Arm("default Adam", Adam(settings.lr, betas=(0.9, 0.999), eps=1e-9), Chain()),
+        "tuned": Arm("tuned Adam", Adam(settings.lr, betas=(0.9, 0.9), eps=1e-9, eps_root=1e-3), Chain()),
+    }
+    return Setup(
+        task=settings.task(),
+        data=settings.data,
+        net=settings.build(),
+        arms=arms,
+        diagnostics=(DeadUnits(), ParameterNorm()),
+        measure_every=max(1, settings.every // 10),
+        dense=settings.dense,
+        evaluate=4096,
+        panels=(
+            Panel("dead", "dead units (share)", over="step", limits=(0, 1.02)),
+            Panel("accuracy", "accuracy", over="step", limits=(0, 1.02)),
+            Panel("update_norm", "norm of one update", over="step", log=True),
+        ),
+        columns=(
+            Column("first task", "accuracy", "first"),
+            Column("last task", "accuracy"),
+            Column("dead", "dead"),
+            Column("norm\nratio", "norm_ratio", digits=1),
+        ),
+        claims=CLAIMS,
+        deviations=(
+            "P1 does not state the batch size and the steps a task; ours are in the settings.",
+            f"Network {settings.hidden} on {settings.num_examples} images (P1: two hidden layers of 1024, 5000 images).",
+            "Inputs are standardised; P1 does not say. The loss is the cross-entropy (P1: a classification loss).",
+        ),
+    )
+
+
+def spike(results: Results, arm: str) -> np.ndarray:
+    """Largest update norm within 100 steps after a switch over the median of the rest, the mean over switches; a seed each."""
+    found = []
+    for seed in results.seeds:
+        table = results.tables[arm, seed]
+        norms, task = table["update_norm"], table["task"]
+        start = np.array([table["step"][task == t].min() for t in range(task.max() + 1)])
+        after = (table["step"] - start[task] < 100) & (task > 0)
+        rest = np.nanmedian(norms[table["step"] - start[task] >= 100])
+        found.append(np.mean([np.nanmax(norms[after & (task == t)]) / rest for t in range(1, task.max() + 1)]))
+    return np.array(found)
+
+
+def _accuracies(results: Results, arm: str) -> np.ndarray:
+    return results.ends(arm, "accuracy")
+
+
+TUNED_FITS = Claim("tuned Adam fits its first task to 0.9", lambda r: _accuracies(r, "tuned")[:, 0], 0.9, ours=True)
+
+CLAIMS = (
+    Claim(
+        "Default Adam kills more than half of the units.",
+        lambda r: r.ends("default", "dead")[:, -1],
+        threshold=0.5,
+        paper="axis to 0.8",
+        ours=True,
+    ),
+    Claim(
+        "Default Adam's accuracy falls to below 0.3 (0.3 minus accuracy on the last task).",
+        lambda r: 0.3 - _accuracies(r, "default")[:, -1],
+        paper="trivial accuracy",
+        ours=True,
+    ),
+    Claim(
+        "Tuned Adam keeps dead units below 0.1 at the end of every task (0.1 minus the largest share).",
+        lambda r: 0.1 - r.ends("tuned", "dead").max(axis=1),
+        paper="stays alive",
+        ours=True,
+        given=(TUNED_FITS,),
+    ),
+    Claim(
+        "Tuned Adam fits every task to within 0.1 of its first (worst task minus first).",
+        lambda r: _accuracies(r, "tuned").min(axis=1) - _accuracies(r, "tuned")[:, 0],
+        threshold=-0.1,
+        paper="re-fits",
+        ours=True,
+        given=(TUNED_FITS,),
+    ),
+    Claim(
+        "After a switch, default Adam's update norm peaks above 10 times its median.",
+        lambda r: spike(r, "default"),
+        threshold=10,
+        paper="a spike",
+        ours=True,
+    ),
+    Claim(
+        "The spike is larger under default Adam than under tuned Adam (difference of peak over median).",
+        lambda r: spike(r, "default") - spike(r, "tuned"),
+        given=(TUNED_FITS,),
+    ),
+)
+
+EXPERIMENT = Experiment(
+    id="lyle2023/fig1",
+    title="Adam's default settings lose plasticity when labels change; a faster second moment does not",
+    figure="P1 figure 1",
+    references=("lyle2023", "kingma2015"),
+    tiers={
+        "smoke": Settings(data="digits", hidden=(32, 32), num_examples=200, batch_size=32, every=60, num_tasks=3, dense=20),
+        "laptop": Settings(every=3000, num_tasks=15),
+        "paper": Settings(hidden=(1024, 1024), num_examples=5000, batch_size=512, every=3000, num_tasks=30),
+    },
+    setup=setup,
+)

@@ -1,0 +1,154 @@
+"""P2-E5 and E7's core: layer norm and L2 have different holes; stacked, they keep a network learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pliant.diagnostics import DeadUnits, FeatureRanks, LinearizedUnits, ParameterNorm, PredictiveEntropy, RelativeUpdate
+from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Results, Setup
+from pliant.interventions import L2, Chain, LayerNorm
+from pliant.optim import Adam
+from pliant.papers.memorisation import Memorisation
+
+
+@dataclass(frozen=True)
+class Settings(Memorisation):
+    """Settings of swiss_cheese; `l2` is the strength in both arms that have it."""
+
+    l2: float = 1e-4
+
+
+def setup(settings: Settings) -> Setup:
+    """Four arms on random labels that are drawn again: nothing, L2, layer norm, both."""
+    adam = Adam(lr=settings.lr)
+    arms = {
+        "none": Arm("no intervention", adam, Chain()),
+        "l2": Arm("L2", adam, Chain(L2(settings.l2))),
+        "layer_norm": Arm("layer norm", adam, Chain(LayerNorm())),
+        "both": Arm("layer norm + L2", adam, Chain(LayerNorm(), L2(settings.l2))),
+    }
+    return Setup(
+        task=settings.task(),
+        data=settings.data,
+        net=settings.build(),
+        arms=arms,
+        diagnostics=(
+            DeadUnits(), LinearizedUnits(), FeatureRanks(), ParameterNorm(), RelativeUpdate(), PredictiveEntropy()
+        ),  # fmt: skip
+        evaluate=1024,
+        panels=(
+            Panel("accuracy", "accuracy at the end of a task", limits=(0, 1.02)),
+            Panel("dead", "dead units (share)", limits=(0, 1.02)),
+            Panel("linearized", "linearized units (share)", limits=(0, 1.02)),
+            Panel("norm_ratio", "parameter norm / initial norm", log=True),
+            Panel("effective_rank", "effective rank of the features", log=True),
+            Panel("relative_update", "relative update of one step", log=True),
+        ),
+        columns=(
+            Column("first task", "accuracy", "first"),
+            Column("last task", "accuracy"),
+            Column("dead", "dead"),
+            Column("linear-\nized", "linearized"),
+            Column("norm\nratio", "norm_ratio", digits=1),
+            Column("eff.\nrank", "effective_rank", digits=0),
+        ),
+        claims=CLAIMS,
+        deviations=(
+            "P2 does not state network sizes, batch size, learning rate, steps a task or the number of images here; "
+            "ours are in the settings.",
+            f"L2 strength {settings.l2:g} (P2: 1e-5 suffices on CIFAR-10 with its own, unstated, task length).",
+            "Layer norm has learned scales and offsets; L2 covers weights and biases but not these. P2 states neither.",
+            f"Data: {settings.data} (P2: CIFAR-10), inputs standardised, net: {settings.net} (P2: MLP, CNN, ResNet-18).",
+        ),
+    )
+
+
+def first(results: Results, arm: str, column: str = "accuracy") -> np.ndarray:
+    """Values at the end of the first task, one a seed."""
+    return results.ends(arm, column)[:, 0]
+
+
+def last(results: Results, arm: str, column: str = "accuracy") -> np.ndarray:
+    """Values at the end of the last task, one a seed."""
+    return results.ends(arm, column)[:, -1]
+
+
+def _linear(results: Results, arm: str) -> np.ndarray:
+    return last(results, arm, "dead") + last(results, arm, "linearized")
+
+
+CLAIMS = (
+    Claim(
+        "Without an intervention, accuracy falls from the first task to the last.",
+        lambda r: first(r, "none") - last(r, "none"),
+    ),
+    Claim(
+        "With layer norm alone, accuracy falls from the first task to the last.",
+        lambda r: first(r, "layer_norm") - last(r, "layer_norm"),
+        given=(
+            Claim("layer norm alone fits its first task to 0.5", lambda r: first(r, "layer_norm"), 0.5, ours=True),
+        ),
+    ),
+    Claim("Layer norm and L2 together end above no intervention.", lambda r: last(r, "both") - last(r, "none")),
+    Claim("Layer norm and L2 together end above L2 alone.", lambda r: last(r, "both") - last(r, "l2")),
+    Claim("Layer norm and L2 together end above layer norm alone.", lambda r: last(r, "both") - last(r, "layer_norm")),
+    Claim(
+        "Layer norm and L2 together lose at most 0.05 of accuracy.",
+        lambda r: last(r, "both") - first(r, "both"),
+        threshold=-0.05,
+        ours=True,
+        given=(Claim("both fit their first task to 0.5", lambda r: first(r, "both"), 0.5, ours=True),),
+    ),
+    Claim(
+        "Layer norm alone lets the parameter norm grow; adding L2 stops it (difference of the norm ratios).",
+        lambda r: last(r, "layer_norm", "norm_ratio") - last(r, "both", "norm_ratio"),
+    ),
+    Claim(
+        "L2 alone lets dead and linearized units accumulate; adding layer norm stops it (difference of the shares).",
+        lambda r: _linear(r, "l2") - _linear(r, "both"),
+    ),
+)
+
+
+def sentences(results: Results) -> dict[str, str]:
+    """What happened to each arm, in plain words, from its numbers alone."""
+    return {arm: _sentence(results, arm) for arm in results.arms}
+
+
+def _sentence(results: Results, arm: str) -> str:
+    diverged = [seed for (name, seed) in results.diverged() if name == arm]
+    if diverged:
+        return f"diverged with seed {', '.join(map(str, diverged))}: no loss is finite any more."
+    start, end = first(results, arm).mean(), last(results, arm).mean()
+    dead, linear = last(results, arm, "dead").mean(), last(results, arm, "linearized").mean()
+    grown = last(results, arm, "norm_ratio").mean()
+    if start - end > 0.1:
+        inside = [f"{dead:.0%} of its units are dead"] if dead > 0.1 else []
+        inside += [f"{linear:.0%} are linearized"] if linear > 0.1 else []
+        inside += [f"its parameters have grown to {grown:.1f} times their initial norm"] if grown > 1.5 else []
+        return f"lost the ability to learn, {start:.2f} to {end:.2f}: {', '.join(inside) or 'nothing measured here shows why'}."
+    if end - start > 0.1:
+        return f"learned better as it went, {start:.2f} to {end:.2f}."
+    if start < 0.8:
+        return f"lost nothing ({start:.2f} to {end:.2f}), but it never learned well."
+    return f"kept learning: {start:.2f} on the first task, {end:.2f} on the last."
+
+
+EXPERIMENT = Experiment(
+    id="lyle2024/swiss_cheese",
+    title="Layer norm and L2 have different holes: alone each fails, together they keep a network learning",
+    figure="P2 figures 4 and 5 (their core), on an MLP",
+    references=("lyle2024", "ba2016"),
+    tiers={
+        "smoke": Settings(data="digits", hidden=(32, 32), num_examples=200, batch_size=32, every=40, num_tasks=4, l2=1e-3),
+        "demo": Settings(data="digits", l2=1e-3),
+        "laptop": Settings(),
+        "paper": Settings(
+            data="cifar10", hidden=(512, 512), num_examples=50_000, every=50_000, num_tasks=20, l2=1e-5
+        ),
+    },
+    setup=setup,
+    sentences=sentences,
+)

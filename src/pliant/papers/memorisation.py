@@ -1,0 +1,61 @@
+"""What the experiments on changing labels share: settings, and nets by name or import path."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from pliant.experiment import unknown
+from pliant.nets import CNN, MLP, ResNet18, ViT
+from pliant.tasks import RandomLabels
+
+NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vit": ViT}
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """Settings of an experiment on random labels that are drawn again at every switch.
+
+    Args:
+        data: a data set's name, or the path of an .npz file with arrays x and y.
+        net: mlp, cnn, resnet18, vit, or `package.module:function` called with (input shape, number of outputs).
+        hidden: widths of the hidden layers of the mlp.
+        num_examples: images a seed keeps.
+        batch_size: examples a step.
+        every: steps a task.
+        num_tasks: tasks.
+        lr: learning rate of Adam.
+    """
+
+    data: str = "mnist"
+    net: str = "mlp"
+    hidden: tuple[int, ...] = (128, 128)
+    num_examples: int = 1000
+    batch_size: int = 128
+    every: int = 500
+    num_tasks: int = 30
+    lr: float = 1e-3
+
+    def task(self) -> RandomLabels:
+        """The stream of tasks."""
+        return RandomLabels(self.num_examples, self.batch_size, self.every, self.num_tasks)
+
+    def build(self) -> Callable[[tuple[int, ...], int], nn.Module]:
+        """The function that makes the network."""
+        if self.net == "mlp":
+            return lambda shape, outputs: MLP(shape, outputs, hidden=self.hidden)
+        if self.hidden != type(self)().hidden:
+            warnings.warn(f"hidden={self.hidden} has no effect on net={self.net}", stacklevel=2)
+        if self.net in NETS:
+            return NETS[self.net]
+        module, colon, function = self.net.partition(":")
+        if not colon:
+            raise ValueError(unknown("net", self.net, [*NETS, "package.module:function"]))
+        try:
+            return getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"net={self.net} cannot be imported: {error}") from None
