@@ -1,0 +1,320 @@
+"""The command line: `pliant list | run | check | report | demo | data`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pliant.experiment import Experiment, Setup, experiments, find, unknown
+from pliant.run.store import Store, latest, read_json
+
+OK, FAILED, BAD_CALL, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest match."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            options = [o for action in self._actions for o in action.option_strings]
+            message = unknown("argument", message.split(": ", 1)[1].split()[0], options)
+        elif "invalid choice: " in message:
+            got = message.split("invalid choice: ", 1)[1].split(" (", 1)[0].strip("'")
+            choices = [c for a in self._actions if isinstance(a.choices, (dict, list)) for c in a.choices]
+            message = unknown("command", got, choices)
+        self.exit(BAD_CALL, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 failed, 2 a bad call, 130 after Ctrl-C."""
+    parser = _parser()
+    given, rest = parser.parse_known_args(arguments)
+    if rest:
+        given.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return given.run(given, Console(highlight=False))
+    except ValueError as error:
+        print(f"pliant: {error}", file=sys.stderr)
+        return BAD_CALL
+    except OSError as error:
+        print(f"pliant: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("pliant: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="pliant", description="Find out why your network stopped learning, and fix it.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    def command(name: str, run: Any, help: str, parent: Any = commands) -> argparse.ArgumentParser:
+        made = parent.add_parser(name, help=help, description=help)
+        made.set_defaults(run=run, parser=made)
+        return made
+
+    def selects(made: argparse.ArgumentParser, tier: str | None) -> None:
+        made.add_argument("ids", nargs="+", metavar="ID", help="an experiment, see `pliant list`")
+        made.add_argument("--tier", default=tier, help="smoke, laptop or paper")
+        made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+
+    listed = command("list", _list, "every experiment: the figure it reproduces, its claims, its cost by tier")
+    run = command("run", _run, "train an experiment's arms and seeds; what is there already is kept")
+    check = command("check", _check, "each claim of the paper: holds, fails or inconclusive; exit code 0 if all hold")
+    report = command("report", _report, "write an HTML page: figure, table, claims, settings, references")
+    demo = command("demo", _demo, "watch a network lose plasticity, and layer norm + L2 prevent it, offline")
+    selects(run, "laptop")
+    selects(check, None)
+    selects(report, None)
+    for made in (run, demo):
+        made.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 .. N-1")
+    run.add_argument("--arms", metavar="A,B", help="only these arms")
+    run.add_argument("--device", default="cpu", help="cpu or cuda")
+    for made in (run, check, report, demo):
+        made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
+    for made in (listed, run, check, report):
+        made.add_argument("--json", action="store_true", help="for programs")
+
+    data = command("data", None, "data sets: list, fetch").add_subparsers(required=True, metavar="list|fetch")
+    command("list", _data_list, "every data set, and whether it is here", data).add_argument(
+        "--json", action="store_true", help="for programs"
+    )
+    command("fetch", _data_fetch, "fetch and verify data sets", data).add_argument("names", nargs="+", metavar="NAME")
+    return parser
+
+
+# -- experiments -------------------------------------------------------------------------------------------------------
+
+
+def _list(given: argparse.Namespace, console: Console) -> int:
+    found = experiments().values()
+    if given.json:
+        print(json.dumps([_described(e) for e in found], indent=1))
+        return OK
+    for experiment in found:
+        described = _described(experiment)
+        console.print(f"[bold]{experiment.id}[/]  {experiment.title}")
+        console.print(f"  reproduces {experiment.figure}; {len(described['claims'])} claims")
+        costs = (f"{tier} {cost['steps']:,} steps x {cost['arms']} arms" for tier, cost in described["tiers"].items())
+        console.print(f"  {', '.join(costs)}\n")
+    return OK
+
+
+def _described(experiment: Experiment) -> dict[str, Any]:
+    setups = {tier: experiment.setup(settings) for tier, settings in experiment.tiers.items()}
+    return {
+        "id": experiment.id,
+        "title": experiment.title,
+        "figure": experiment.figure,
+        "claims": [claim.text for claim in next(iter(setups.values())).claims],
+        "tiers": {
+            tier: {"steps": s.task.num_steps, "arms": len(s.arms), "settings": asdict(experiment.tiers[tier])}
+            for tier, s in setups.items()
+        },
+    }
+
+
+def _run(given: argparse.Namespace, console: Console) -> int:
+    if given.seeds < 1:
+        raise ValueError(f"expected --seeds to be at least 1, got {given.seeds}")
+    chosen = [_prepared(given, id) for id in given.ids]  # every mistake shows before anything is trained
+    codes = [_train(store, setup, arms, given, console) for store, setup, arms in chosen]
+    return max(codes)
+
+
+def _prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str]]:
+    from pliant.data import load
+
+    experiment = find(id)
+    settings = experiment.settings(given.tier, given.set)
+    setup = experiment.setup(settings)
+    arms = given.arms.split(",") if given.arms else list(setup.arms)
+    for arm in arms:
+        if arm not in setup.arms:
+            raise ValueError(unknown("arm", arm, list(setup.arms)))
+    _check_device(given.device)
+    setup.task.bind(load(setup.data), [0])
+    return Store(given.out, experiment, given.tier, settings), setup, arms
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespace, console: Console) -> int:
+    from pliant.run.sweep import Interrupted, sweep
+
+    told = Console(stderr=True, highlight=False)
+    start = time.perf_counter()
+    try:
+        with _live(told, store.experiment.id) as on_progress:
+            done = sweep(store, setup, arms, given.seeds, device=given.device, on_progress=on_progress)
+    except Interrupted:
+        again = store.command(arms, given.seeds)
+        told.print(f"stopped; finished packs are kept. To go on: {again}", soft_wrap=True)
+        return INTERRUPTED
+    if done.kept:
+        told.print(f"{done.kept} of {done.packs} packs were there already")
+    for pack, error in done.failed.items():
+        told.print(f"[red]failed[/] {pack.arm} seeds {pack.seeds}: {error.splitlines()[-1]}", soft_wrap=True)
+        (store.folder / f"error-{pack.arm}-{pack.seeds[0]}.txt").write_text(error + "\n")
+    if done.failed:
+        told.print(f"{len(done.failed)} of {done.packs} packs failed; their errors are in {store.folder}", soft_wrap=True)
+        return FAILED
+    results = store.results(arms, list(range(given.seeds)))
+    if given.json:
+        print(json.dumps({"folder": str(store.folder), "seconds": time.perf_counter() - start}))
+    else:
+        from pliant.report.tables import print_closing
+
+        print_closing(console, setup, results)
+        console.print(f"{store.folder}", soft_wrap=True)
+    return OK
+
+
+@contextmanager
+def _live(console: Console, title: str) -> Any:
+    """A bar with rate and time left on a terminal; nothing in pipes."""
+    if not console.is_terminal:
+        yield lambda progress: None
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title.rsplit("/", 1)[-1], total=None, rate="starting")
+        start, first = time.perf_counter(), None
+
+        def on_progress(progress: Any) -> None:
+            nonlocal first
+            first = progress.done if first is None else first
+            rate = (progress.done - first) / (time.perf_counter() - start)
+            bar.update(task, total=progress.total, completed=progress.done, rate=f"{rate:,.0f} steps/s")
+
+        yield on_progress
+
+
+def _stored(given: argparse.Namespace, id: str) -> tuple[Store, Setup, Any, dict[str, Any]]:
+    """The newest run of an experiment, or the one the options name, with its results."""
+    experiment = find(id)
+    if given.set:
+        tier = given.tier or "laptop"
+        store = Store(given.out, experiment, tier, experiment.settings(tier, given.set))
+    else:
+        if given.tier is not None:
+            experiment.settings(given.tier)
+        kept = read_json(latest(given.out, id, given.tier) / "settings.json")
+        if kept is None:
+            raise ValueError(f"{latest(given.out, id, given.tier)} has no readable settings.json: run it again")
+        changes = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in kept["settings"].items()]
+        store = Store(given.out, experiment, kept["tier"], experiment.settings(kept["tier"], changes))
+    run = read_json(store.folder / "run.json")
+    if run is None:
+        raise ValueError(f"no such run: {store.command([], 5)}")
+    setup = experiment.setup(store.settings)
+    return store, setup, store.results(run["arms"], run["seeds"]), run
+
+
+def _claims(setup: Setup, results: Any) -> list:
+    missing = [arm for arm in setup.arms if arm not in results.arms]
+    if missing:
+        raise ValueError(f"claims need all arms; missing: {', '.join(missing)}: run again without --arms")
+    return [claim.check(results) for claim in setup.claims]
+
+
+def _check(given: argparse.Namespace, console: Console) -> int:
+    from pliant.report.tables import claims_data, print_claims
+
+    every, shown = [], []
+    for id in given.ids:
+        store, setup, results, run = _stored(given, id)
+        checked = _claims(setup, results)
+        every += checked
+        shown.append({"experiment": id, "folder": str(store.folder), "seeds": run["seeds"], "claims": claims_data(checked)})
+        if not given.json:
+            console.print(f"[bold]{id}[/]  {store.tier} tier, {len(run['seeds'])} seeds, {setup.data}")
+            print_claims(console, checked)
+    if given.json:
+        print(json.dumps(shown, indent=1))
+    return OK if all(c.verdict == "holds" for c in every) else FAILED
+
+
+def _report(given: argparse.Namespace, console: Console) -> int:
+    written = [str(_page(*_stored(given, id))) for id in given.ids]
+    print(json.dumps(written) if given.json else "\n".join(written))
+    return OK
+
+
+def _page(store: Store, setup: Setup, results: Any, run: dict[str, Any], path: Path | None = None) -> Path:
+    from pliant.report.page import page
+
+    path = path or store.folder / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checked = _claims(setup, results) if set(results.arms) == set(setup.arms) else []
+    path.write_text(page(store.experiment, setup, store, results, checked, run))
+    return path
+
+
+def _demo(given: argparse.Namespace, console: Console) -> int:
+    given.ids, given.tier, given.set, given.arms = ["lyle2024/swiss_cheese"], "demo", [], None
+    given.device, given.json = "cpu", False
+    task = find(given.ids[0]).tiers["demo"]
+    console.print(
+        f"Small networks learn random labels for {task.num_examples} images of digits. Every {task.every} steps the labels "
+        f"are drawn again, {task.num_tasks} times in all: can a network still learn the last ones?\n"
+    )
+    code = _run(given, console)
+    if code != OK:
+        return code
+    store, setup, results, run = _stored(given, given.ids[0])
+    assert store.experiment.sentences is not None
+    for arm, sentence in store.experiment.sentences(results).items():
+        console.print(f"[bold]{setup.arms[arm].label}[/] {sentence}")
+    console.print(f"\n{_page(store, setup, results, run, given.out / 'demo' / 'report.html')}")
+    return OK
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def _data_list(given: argparse.Namespace, console: Console) -> int:
+    from pliant.data import available
+
+    infos = available()
+    if given.json:
+        print(json.dumps([asdict(info) for info in infos], indent=1, default=str))
+        return OK
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "train", "test", "shape", "licence", "here"):
+        table.add_column(heading)
+    for i in infos:
+        shape = "x".join(map(str, i.train_shape[1:]))
+        here = "yes" if i.cached else "fetch from " + ", ".join(i.sources)
+        table.add_row(i.name, f"{i.train_shape[0]:,}", f"{i.test_shape[0]:,}", shape, i.licence, here)
+    console.print(table)
+    return OK
+
+
+def _data_fetch(given: argparse.Namespace, console: Console) -> int:
+    from pliant.data import fetch
+
+    for name in given.names:
+        console.print(f"{name}: {fetch(name, progress=lambda line: console.print(line, soft_wrap=True))}", soft_wrap=True)
+    return OK
