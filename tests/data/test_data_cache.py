@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_data import Fake, idx_files, tiny_arrays, tiny_spec, write_gzipped
+from tests.tiny_data import Fake, idx_files, tiny_arrays, tiny_spec, write_gzipped
 
 from pliant import data
 from pliant.data import cache, catalogue

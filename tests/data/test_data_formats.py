@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_data import idx_files, tiny_arrays, write_gzipped, write_tgz
+from tests.tiny_data import idx_files, tiny_arrays, write_gzipped, write_tgz
 
 from pliant.data.formats import (
     IDX_FILES,

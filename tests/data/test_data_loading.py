@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tiny_data import tiny_spec
+from tests.tiny_data import tiny_spec
 
 from pliant import data
 from pliant.data import catalogue

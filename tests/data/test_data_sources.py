@@ -7,7 +7,7 @@ import socket
 import threading
 
 import pytest
-from tiny_data import idx_files, tiny_arrays, tiny_spec, write_gzipped, write_tgz
+from tests.tiny_data import idx_files, tiny_arrays, tiny_spec, write_gzipped, write_tgz
 
 from pliant.data import cache, catalogue, sources
 from pliant.data.formats import Form, decode_idx_tar
