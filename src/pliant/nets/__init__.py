@@ -1,1 +1,10 @@
-""""""
+"""Small networks as plain `nn.Module`s: they know nothing of the rest of pliant, and all of them run under `vmap`."""
+
+from pliant.nets.cnn import CNN
+from pliant.nets.dropout import Dropout
+from pliant.nets.mlp import MLP
+from pliant.nets.norms import batch_norm, layer_norm
+from pliant.nets.resnet import ResNet18
+from pliant.nets.vit import ViT
+
+__all__ = ["CNN", "MLP", "Dropout", "ResNet18", "ViT", "batch_norm", "layer_norm"]
