@@ -1,1 +1,1 @@
-""""""
+"""Numbers on tensors: pure functions, one per quantity, that also run under `torch.vmap`."""

@@ -1,0 +1,36 @@
+"""Units that pass no gradient."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pliant.diagnostics._shared import by_site, given
+from pliant.diagnostics.base import Diagnostic, Observation
+from pliant.functional import units
+
+
+@dataclass(frozen=True)
+class DeadUnits(Diagnostic):
+    """The share of hidden units whose nonlinearity passes no gradient on any sample of the batch.
+
+    `dead` over all units (their number is `dead_count`) and `dead/<site>`; |slope| <= `tolerance` on every sample, see
+    `pliant.functional.units.dead`. A convolution's unit is a channel, its samples run over the positions too.
+
+    >>> import torch
+    >>> from pliant.network import Network
+    >>> net = Network(torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1)))
+    >>> params = net.params() | {"0.weight": torch.ones(2, 1), "0.bias": torch.tensor([-4.0, -8.0])}
+    >>> x = torch.tensor([[3.0], [5.0], [7.0]])
+    >>> DeadUnits().measure(Observation(params, trace=net.trace(params, x)))
+    {'dead': tensor(0.5000), 'dead_count': tensor(1), 'dead/1': tensor(0.5000)}
+    """
+
+    tolerance: float = 0.0
+
+    needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    reference: ClassVar[str] = "lyle2023"
+
+    def measure(self, seen: Observation) -> dict[str, Tensor]:
+        sites = given(seen.trace, "trace").sites
+        return by_site("dead", {name: units.dead(site.slope, self.tolerance) for name, site in sites.items()})

@@ -1,0 +1,47 @@
+"""Units that lost their nonlinearity."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pliant.diagnostics._shared import by_site, given
+from pliant.diagnostics.base import Diagnostic, Observation
+from pliant.functional import units
+
+
+@dataclass(frozen=True)
+class LinearizedUnits(Diagnostic):
+    """The share of hidden units that are affine on the batch and alive: "zombie" units, which no dead count sees.
+
+    `linearized` is by variance explained: 1 - R^2 <= `tolerance`. The paper gives no formula, so two other definitions
+    stand beside it: `linearized_by_sign` (on one linear branch for all samples; `linearized_by_sign_99`: for 99 %) and
+    `linearized_by_slope` (the slope's standard deviation is at most 0.01). See `pliant.functional.units`. Each over all
+    units, their number as `<name>_count`, and by site as `<name>/<site>`. Dead units count in none.
+
+    >>> import torch
+    >>> from pliant.network import Site, Trace
+    >>> a = torch.tensor([[1.0, -1.0], [2.0, 1.0], [4.0, 3.0]])
+    >>> trace = Trace(a, a, {"act": Site(a, a.relu(), (a > 0).float())})
+    >>> found = LinearizedUnits().measure(Observation({}, trace=trace))
+    >>> found["linearized"], found["linearized_by_sign"]
+    (tensor(0.5000), tensor(0.5000))
+    """
+
+    tolerance: float = 1e-3
+
+    needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    reference: ClassVar[str] = "lyle2024"
+
+    def measure(self, seen: Observation) -> dict[str, Tensor]:
+        sites = given(seen.trace, "trace").sites
+        affine = {name: units.linearized(s.pre, s.post, s.slope, self.tolerance) for name, s in sites.items()}
+        sign = {name: units.sign_linear(s.pre, s.slope, delta=0.0) for name, s in sites.items()}
+        sign_99 = {name: units.sign_linear(s.pre, s.slope, delta=0.01) for name, s in sites.items()}
+        slope = {name: units.slope_linear(s.slope) for name, s in sites.items()}
+        return (
+            by_site("linearized", affine)
+            | by_site("linearized_by_sign", sign)
+            | by_site("linearized_by_sign_99", sign_99)
+            | by_site("linearized_by_slope", slope)
+        )

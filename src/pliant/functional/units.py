@@ -1,0 +1,149 @@
+"""What became of single hidden units, from the `(samples, units)` matrices of one nonlinearity.
+
+`pre` is what enters the nonlinearity, `post` what leaves it, `slope` its derivative at `pre`. The verdicts are boolean,
+`(units,)`, and about the samples at hand: of too few, healthy units look linear (two points always lie on a line).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def dead(slope: Tensor, tolerance: float = 0.0) -> Tensor:
+    """Units whose nonlinearity passes no gradient on any sample: |slope| <= tolerance everywhere.
+
+    For a ReLU at tolerance 0: never active; a preactivation of exactly 0 counts as off, as torch's derivative there is
+    0. A leaky ReLU is never dead, a tanh is when all its slopes round to 0. Neither paper gives a tolerance.
+
+    Source: Lyle et al. 2023, 2024, in words.
+
+    >>> dead(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    tensor([ True, False])
+    """
+    return (slope.abs() <= tolerance).all(0)
+
+
+def dormancy(post: Tensor) -> Tensor:
+    """The ReDo score of each unit: its mean size over the layer's, 1 for an average unit and 0 for a silent one.
+
+    s_u = E_x |h_u(x)| / mean_k E_x |h_k(x)|; a layer that is silent altogether scores 0 everywhere.
+
+    `post` is `(samples, units)` with space among the samples of a convolution, the result `(units,)`.
+    Source: Sokar et al. 2023.
+
+    >>> dormancy(torch.tensor([[0.0, 3.0], [0.0, -1.0]]))
+    tensor([0., 2.])
+    """
+    size = post.abs().mean(0)
+    layer = size.mean()
+    return size / torch.where(layer == 0, 1.0, layer)
+
+
+def dormant(post: Tensor, tau: float) -> Tensor:
+    """Units whose ReDo score is at most `tau` (0, 0.025 and 0.1 are in use); tau = 0 asks for exact silence.
+
+    Source: Sokar et al. 2023.
+
+    >>> dormant(torch.tensor([[0.01, 3.0], [0.0, 1.0]]), tau=0.025)
+    tensor([ True, False])
+    """
+    return dormancy(post) <= tau
+
+
+def saturated(slope: Tensor, tolerance: float, share: float) -> Tensor:
+    """Units that are flat on all but a small share of samples: |slope| > tolerance on at most `share` of them.
+
+    Meant for bounded nonlinearities (tanh, sigmoid, hardtanh). Every unit that is dead at this tolerance is saturated:
+    `share=0` is `dead` itself. On a ReLU it finds the units that rarely fire, which are sparse rather than saturated.
+
+    Source: ours; the papers speak of saturated units without a formula.
+
+    >>> x = torch.tensor([[9.0, 0.1], [-9.0, 0.2], [9.0, 9.0], [0.3, 9.0]])
+    >>> saturated(1 - torch.tanh(x) ** 2, tolerance=1e-3, share=0.25)
+    tensor([ True, False])
+    """
+    steep = ~(slope.abs() <= tolerance)
+    return steep.sum(0) / slope.shape[0] <= share
+
+
+def linearized(pre: Tensor, post: Tensor, slope: Tensor, tolerance: float = 1e-3) -> Tensor:
+    """Units that are affine on the data and alive: `affine_linear` and not `dead`.
+
+    They pass signals and gradients perfectly and add no expressivity; counters of dead units do not see them.
+
+    Source: Lyle et al. 2024, in words; there is no formula in the paper, so this one and its tolerance are ours.
+
+    >>> pre = torch.tensor([[1.0, -1.0, 1.0], [2.0, -2.0, -1.0], [4.0, -4.0, 2.0]])
+    >>> linearized(pre, pre.relu(), (pre > 0).float())
+    tensor([ True, False, False])
+    """
+    return affine_linear(pre, post, tolerance) & ~dead(slope)
+
+
+def affine_linear(pre: Tensor, post: Tensor, tolerance: float = 1e-3) -> Tensor:
+    """Units whose output is an affine function of their input on the data, up to a share `tolerance` of its variance.
+
+    1 - R^2 <= tolerance for the least-squares fit post = alpha pre + beta, and Var[post] > 1e-12 E[post^2]: a constant
+    does not count. Made for any nonlinearity.
+
+    Source: ours, as for `linearized`.
+
+    >>> pre = torch.tensor([[1.0, 1.0], [2.0, -1.0], [3.0, 2.0]])
+    >>> affine_linear(pre, pre.relu())
+    tensor([ True, False])
+    """
+    a, _ = _centred(pre)
+    h, size = _centred(post)
+    steepness = (a * h).sum(0) / a.square().sum(0).clamp(min=1.0)  # at least 1 already, unless `pre` is constant
+    unexplained = (h - steepness * a).square().sum(0)
+    variance = h.square().sum(0)
+    magnitude = (post / torch.where(size == 0, 1.0, size)).square().sum(0)
+    varies = (size > 0) & (variance > 1e-12 * magnitude)
+    return varies & (unexplained <= tolerance * variance)
+
+
+def sign_linear(pre: Tensor, slope: Tensor, delta: float) -> Tensor:
+    """Units that stay on one linear branch of their nonlinearity on all but a share `delta` of the samples.
+
+    One side of 0 holds at least a share 1 - delta of `pre`, and there the slope is one and the same number, not 0: the
+    positive side of a ReLU, either of a leaky ReLU. GELU and tanh have no such side, unless their slopes round to one.
+
+    Source: ours, as for `linearized`; use a delta of 0 or 0.01.
+
+    >>> pre = torch.tensor([[1.0, -1.0, 1.0], [2.0, -2.0, -1.0]])
+    >>> sign_linear(pre, (pre > 0).float(), delta=0.0)
+    tensor([ True, False, False])
+    """
+
+    def stays(side: Tensor) -> Tensor:
+        few_outside = (side < 0).sum(0) / side.shape[0] <= delta
+        largest = slope.masked_fill(side <= 0, -torch.inf).amax(0)
+        smallest = slope.masked_fill(side <= 0, torch.inf).amin(0)
+        return few_outside & (largest == smallest) & (largest != 0)
+
+    return stays(pre) | stays(-pre)
+
+
+def slope_linear(slope: Tensor, tolerance: float = 1e-2) -> Tensor:
+    """Units whose slope hardly varies over the data: std_x[slope] <= tolerance and E_x[slope] > 0.
+
+    The only one of the three definitions in absolute terms: a tanh whose slopes are all tiny, nearly dead, counts.
+
+    Source: ours, as for `linearized`.
+
+    >>> slope_linear(torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.5]]))
+    tensor([ True, False, False])
+    """
+    return (slope.std(0, correction=0) <= tolerance) & (slope.mean(0) > 0)
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` less its mean, in units of its largest deviation, and that deviation.
+
+    The first sample goes first: in float32 a constant then becomes exactly 0, and a large mean costs no digits.
+    """
+    x = x - x[:1]
+    x = x - x.mean(0)
+    size = x.abs().amax(0)
+    return x / torch.where(size == 0, 1.0, size), size

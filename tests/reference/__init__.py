@@ -1,0 +1,1 @@
+"""The papers' formulas, transcribed as naively as possible in float64: what the package is compared with."""
