@@ -7,11 +7,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.utils._pytree import tree_map
 
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.interventions.base import Chain, Draw, Intervention, State
@@ -19,6 +21,7 @@ from pliant.network import Network, Params, Trace
 from pliant.optim import Moments, Optimizer
 
 Loss = Callable[[Any, Tensor], Tensor]
+Forward = Callable[[Params, Any, Tensor | None], Any]
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Population:
         self._groups = _groups([m.optimizer for m in members])
         self.mode = "single" if len(members) == 1 else "compiled" if compile else "vmap"
         self._gradient: Callable | None = None
+        self._bound: tuple[Params, Forward, Params] | None = None
 
     def __len__(self) -> int:
         return len(self.members)
@@ -206,9 +210,11 @@ class Population:
 
     # -- gradients -----------------------------------------------------------------------------------------------------
 
-    def _objective(self, params: Params, states: list, numbers: list, x: Tensor, y: Tensor, key: Tensor | None) -> Any:
+    def _objective(
+        self, forward: Forward, params: Params, states: list, numbers: list, x: Tensor, y: Tensor, key: Tensor | None
+    ) -> Any:
         """Loss with the penalties that autograd must derive, and the loss alone, for one network."""
-        loss = self.loss(self.network(params, x, key), y)
+        loss = self.loss(forward(params, x, key), y)
         total = loss
         for i, values, state in zip(self.chain, numbers, states, strict=True):
             i = _with_numbers(i, values)
@@ -223,24 +229,44 @@ class Population:
             grads = {**grads, **{name: grads[name] + g for name, g in extra.items()}}
         return grads
 
-    def _one(self, params: Params, states: list, numbers: list, x: Tensor, y: Tensor, key: Tensor | None) -> Any:
+    def _one(self, forward: Forward, leaves: Params, states: list, numbers: list, *batch: Any) -> Any:
         """Gradient and loss of one network by plain autograd."""
         with torch.enable_grad():
-            leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-            total, loss = self._objective(leaves, states, numbers, x, y, key)
+            total, loss = self._objective(forward, leaves, states, numbers, *batch)
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-        grads = {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(params.items(), found, strict=True)}
+        grads = {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(leaves.items(), found, strict=True)}
         with torch.no_grad():
-            return self._add_penalties(grads, params, states, numbers), loss.detach()
+            return self._add_penalties(grads, leaves, states, numbers), loss.detach()
+
+    def _single(self, params: Params, *args: Any) -> Any:
+        """The gradient of the only member, as fast as plain PyTorch: its module keeps views of the stacked buffers."""
+        if self._bound is None or self._bound[0] is not params:
+            self._bound = (params, *self.network.bound(_at(params, 0)))
+        _, forward, leaves = self._bound
+        grads, loss = self._one(forward, leaves, *(_at(arg, 0) for arg in args))
+        return {name: g[None] for name, g in grads.items()}, loss[None]
+
+    def _looped(self, params: Params, *args: Any) -> Any:
+        results = []
+        for m in range(len(self)):
+            leaves = {name: p[m].detach().requires_grad_() for name, p in params.items()}
+            results.append(self._one(self.network, leaves, *(_at(arg, m) for arg in args)))
+        return _stack([grads for grads, _ in results]), torch.stack([loss for _, loss in results])
 
     def _stacked(self, *args: Any) -> Any:
         """Gradients and losses of all members under `vmap`."""
 
         def one(params: Params, states: list, numbers: list, x: Tensor, y: Tensor, key: Tensor | None) -> Any:
-            grads, (_, loss) = grad_and_value(self._objective, has_aux=True)(params, states, numbers, x, y, key)
+            objective = partial(self._objective, self.network)
+            grads, (_, loss) = grad_and_value(objective, has_aux=True)(params, states, numbers, x, y, key)
             return self._add_penalties(grads, params, states, numbers), loss
 
         return vmap(one, in_dims=(0, 0, 0, 0, 0, None if args[-1] is None else 0))(*args)
+
+    def _single(self, *args: Any) -> Any:
+        """The gradient of the only member, without a copy."""
+        grads, loss = self._one(*(_at(arg, 0) for arg in args))
+        return {name: g[None] for name, g in grads.items()}, loss[None]
 
     def _looped(self, *args: Any) -> Any:
         results = [self._one(*(_at(arg, m) for arg in args)) for m in range(len(self))]
@@ -257,13 +283,13 @@ class Population:
         """How gradients are computed from here on: settled on the first batch."""
         if self.mode == "single":
             before = torch.get_rng_state()
-            result = self._looped(*args)
+            result = self._single(*args)
             if not torch.equal(before, torch.get_rng_state()):
                 raise ValueError(
                     "the forward pass draws from the global random stream (F.dropout?), so the network is no function "
                     "of its inputs: write pliant.nets.Dropout(p)"
                 )
-            return self._looped, result
+            return self._single, result
         if self.mode == "compiled":
             compiled = torch.compile(self._stacked)
             try:
@@ -360,11 +386,13 @@ def _with_numbers(intervention: Intervention, values: dict[str, Tensor]) -> Inte
 
 def _at(tree: Any, member: int) -> Any:
     """One member's part of a stacked tree, as views."""
-    return torch.utils._pytree.tree_map(lambda t: t[member] if isinstance(t, Tensor) else t, tree)
+    if isinstance(tree, Tensor):
+        return tree[member]
+    return tree_map(lambda t: t[member] if isinstance(t, Tensor) else t, tree)
 
 
 def _stack(trees: list[Any]) -> Any:
-    return torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *trees)
+    return tree_map(lambda *leaves: torch.stack(leaves), *trees)
 
 
 def _member(state: PopulationState, m: int) -> PopulationState:
@@ -376,4 +404,4 @@ def _member(state: PopulationState, m: int) -> PopulationState:
 
 
 def _copy(buffers: Any, new: Any) -> None:
-    torch.utils._pytree.tree_map(lambda b, n: b.copy_(n) if b is not n else b, buffers, new)
+    tree_map(lambda b, n: b.copy_(n) if b is not n else b, buffers, new)
