@@ -41,7 +41,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(self, params: Params, grads: Params, moments: Moments) -> None:
-        """One step: `params` and `moments` are overwritten."""
+        """One step: `params` and `moments` are overwritten, and `grads` may be."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ class Adam(Optimizer):
         torch._foreach_lerp_(m, g, 1 - b1)
         torch._foreach_mul_(v, b2)
         torch._foreach_addcmul_(v, g, g, 1 - b2)
-        root = torch._foreach_add(v, self.eps_root * c2)  # sqrt(v / c2 + eps_root) = sqrt(v + eps_root c2) / sqrt(c2)
+        root = g  # no longer needed; sqrt(v / c2 + eps_root) = sqrt(v + eps_root c2) / sqrt(c2)
+        for v_, root_ in zip(v, root, strict=True):
+            torch.add(v_, self.eps_root * c2, out=root_)
         torch._foreach_sqrt_(root)
         torch._foreach_add_(root, self.eps * math.sqrt(c2))
         torch._foreach_addcdiv_(p, m, root, -self.lr * math.sqrt(c2) / c1)
@@ -164,7 +166,7 @@ class RMSProp(Optimizer):
             torch._foreach_lerp_(mean, g, 1 - self.alpha)
             root = torch._foreach_addcmul(v, mean, mean, -1)
         else:
-            root = torch._foreach_clone(v) if hasattr(torch, "_foreach_clone") else [t.clone() for t in v]
+            root = torch._foreach_add(v, 0.0)
         if self.eps_root:
             torch._foreach_add_(root, self.eps_root)
         torch._foreach_sqrt_(root)

@@ -69,7 +69,8 @@ class Store:
             (folder / "cell.json").unlink(missing_ok=True)
             temporary = folder / f".metrics-{os.getpid()}.parquet"
             try:
-                pq.write_table(pa.table(table), temporary, compression="zstd")
+                columns = {name: pa.array(values, from_pandas=True) for name, values in table.items()}  # NaN: not measured
+                pq.write_table(pa.table(columns), temporary, compression="zstd")
                 os.replace(temporary, folder / "metrics.parquet")
             finally:
                 temporary.unlink(missing_ok=True)
@@ -89,7 +90,7 @@ class Store:
                     read = pq.ParquetFile(path).read()
                 except (OSError, ValueError) as error:
                     raise ValueError(f"{path} is unreadable ({error}): delete it and run again") from None
-                tables[arm, seed] = {name: read[name].to_numpy() for name in read.column_names}
+                tables[arm, seed] = {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
         return Results(tables)
 
     def command(self, arms: list[str], seeds: int) -> str:

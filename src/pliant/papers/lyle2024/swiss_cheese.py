@@ -23,11 +23,12 @@ class Settings(Memorisation):
 def setup(settings: Settings) -> Setup:
     """Four arms on random labels that are drawn again: nothing, L2, layer norm, both."""
     adam = Adam(lr=settings.lr)
+    l2 = L2(settings.l2, normalisers=True)  # the squared norm of the whole parameter vector, as P2 words it
     arms = {
         "none": Arm("no intervention", adam, Chain()),
-        "l2": Arm("L2", adam, Chain(L2(settings.l2))),
+        "l2": Arm("L2", adam, Chain(l2)),
         "layer_norm": Arm("layer norm", adam, Chain(LayerNorm())),
-        "both": Arm("layer norm + L2", adam, Chain(LayerNorm(), L2(settings.l2))),
+        "both": Arm("layer norm + L2", adam, Chain(LayerNorm(), l2)),
     }
     return Setup(
         task=settings.task(),
@@ -59,7 +60,8 @@ def setup(settings: Settings) -> Setup:
             "P2 does not state network sizes, batch size, learning rate, steps a task or the number of images here; "
             "ours are in the settings.",
             f"L2 strength {settings.l2:g} (P2: 1e-5 suffices on CIFAR-10 with its own, unstated, task length).",
-            "Layer norm has learned scales and offsets; L2 covers weights and biases but not these. P2 states neither.",
+            "Layer norm has learned scales and offsets, and L2 covers them, too. P2 states neither. Without, the pair slowly "
+            "loses plasticity on digits (0.75 after 30 tasks against 0.98; seeds 100 to 102, which are not reported).",
             f"Data: {settings.data} (P2: CIFAR-10), inputs standardised, net: {settings.net} (P2: MLP, CNN, ResNet-18).",
         ),
     )

@@ -1,0 +1,206 @@
+"""Training packs, storing them and sweeping over them, on networks of a few units."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+
+from pliant.diagnostics import DeadUnits, ParameterNorm
+from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Setup
+from pliant.interventions import L2, Chain
+from pliant.nets import MLP
+from pliant.optim import SGD
+from pliant.run import store as store_module
+from pliant.run.store import Store, latest, read_json, write_json
+from pliant.run.sweep import plan, sweep
+from pliant.run.train import train
+from pliant.tasks import RandomLabels
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = 0.1
+    every: int = 5
+
+
+def net(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return MLP(shape, outputs, hidden=(8,))
+
+
+def setup(settings: Settings) -> Setup:
+    return Setup(
+        task=RandomLabels(num_examples=40, batch_size=10, every=settings.every, num_tasks=3),
+        data="digits",
+        net=net,
+        arms={
+            "plain": Arm("plain", SGD(settings.rate), Chain()),
+            "l2": Arm("L2", SGD(settings.rate), Chain(L2(1e-2))),
+        },
+        diagnostics=(DeadUnits(), ParameterNorm()),
+        claims=(Claim("l2 shrinks", lambda r: r.ends("plain", "norm_ratio")[:, -1] - r.ends("l2", "norm_ratio")[:, -1]),),
+        panels=(Panel("accuracy", "accuracy"),),
+        columns=(Column("last", "accuracy"),),
+        deviations=(),
+        measure_every=2,
+        dense=1,
+    )
+
+
+def broken(settings: Settings) -> Setup:
+    made = setup(settings)
+    arms = {**made.arms, "broken": Arm("broken", SGD(1.0), Chain(Broken()))}
+    return replace(made, arms=arms)
+
+
+class Broken(L2):
+    """Fails when training starts."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def build(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
+        raise ValueError("expected a network that works")
+
+
+EXPERIMENT = Experiment("test/tiny", "tiny", "nothing", (), {"smoke": Settings()}, setup)
+
+
+def store(root: Path, experiment: Experiment = EXPERIMENT, **changes: float) -> Store:
+    return Store(root, experiment, "smoke", replace(Settings(), **changes))
+
+
+def test_rows_say_what_was_measured_when() -> None:
+    made = setup(Settings())
+    table = train(made, made.arms["plain"], [0, 1]).tables[1]
+    assert table["step"].tolist() == [1, 2, 4, 5, 6, 8, 10, 11, 12, 14, 15]  # dense, every second, and task ends
+    assert table["step"][table["end"]].tolist() == [5, 10, 15]
+    assert table["task"].tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert np.isfinite(table["update_norm"]).all()
+    assert np.isnan(table["accuracy"][0])
+    assert np.isfinite(table["accuracy"][1])
+    assert [name for name in table if name.endswith("_seconds")] == ["elapsed_seconds"]
+
+
+def test_the_same_pack_trains_to_the_same_numbers_and_seeds_differ() -> None:
+    made = setup(Settings())
+    one, two = (train(made, made.arms["plain"], [3, 4]).tables for _ in range(2))
+    np.testing.assert_array_equal(one[3]["batch_loss"], two[3]["batch_loss"])
+    assert one[3]["batch_loss"][0] != one[4]["batch_loss"][0]
+
+
+def test_accuracy_and_loss_are_those_of_the_trained_network() -> None:
+    made = replace(setup(Settings()), measure_every=0, dense=0)
+    table = train(made, made.arms["plain"], [0], dtype=torch.float64).tables[0]
+    stream = made.task.bind(__import__("pliant.data").data.load("digits"), [0], dtype=torch.float64)
+    from pliant.network import Network
+
+    network = Network(net((1, 8, 8), 10))
+    params = {k: p.double() for k, p in network.fresh(0).items()}
+    for step, (x, y) in enumerate(stream.batches(0, 5), 1):
+        leaves = {k: p.requires_grad_() for k, p in params.items()}
+        loss = nn.functional.cross_entropy(network(leaves, x[0]), y[0])
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        params = {k: (p - 0.1 * g).detach() for (k, p), g in zip(leaves.items(), grads, strict=True)}
+    assert step == 5
+    x, y = stream.examples(0)
+    output = network(params, x[0])
+    assert table["accuracy"][0] == pytest.approx((output.argmax(1) == y[0]).double().mean().item())
+    assert table["loss"][0] == pytest.approx(nn.functional.cross_entropy(output, y[0]).item(), rel=1e-10)
+
+
+def test_a_member_that_diverges_is_marked_and_the_others_go_on() -> None:
+    made = setup(Settings())
+    arm = Arm("", SGD(1e30), Chain())
+    tables = train(made, arm, [0, 1]).tables
+    assert (tables[0]["diverged_at"] >= 0).all()
+    after = tables[0]["step"] > tables[0]["diverged_at"][0]
+    assert np.isnan(tables[0]["accuracy"][after]).all()
+
+
+def test_paths_depend_on_the_settings_alone(tmp_path: Path) -> None:
+    assert store(tmp_path).folder == store(tmp_path).folder
+    assert store(tmp_path, rate=0.2).folder != store(tmp_path).folder
+    assert store(tmp_path).folder.relative_to(tmp_path).parts[:2] == ("test", "tiny")
+
+
+def test_a_sweep_keeps_what_is_there_and_equals_itself(tmp_path: Path) -> None:
+    a, b = store(tmp_path / "a"), store(tmp_path / "b")
+    done = sweep(a, setup(Settings()), ["plain", "l2"], 2)
+    assert (done.finished, done.kept, done.failed) == (2, 0, {})
+    again = sweep(a, setup(Settings()), ["plain", "l2"], 2)
+    assert (again.finished, again.kept) == (0, 2)
+    sweep(b, setup(Settings()), ["plain", "l2"], 2)
+    for arm in ("plain", "l2"):
+        for seed in (0, 1):
+            one, two = (pq.ParquetFile(s.cell(arm, seed) / "metrics.parquet").read() for s in (a, b))
+            assert one.drop_columns(["elapsed_seconds"]).equals(two.drop_columns(["elapsed_seconds"]))
+    assert setup(Settings()).claims[0].check(a.results(["plain", "l2"], [0, 1])).effect.mean > 0
+
+
+def test_a_pack_of_another_shape_is_trained_anew(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    sweep(kept, setup(Settings()), ["plain"], 1)
+    done = sweep(kept, setup(Settings()), ["plain"], 2)
+    assert (done.finished, done.kept) == (1, 0)
+    assert plan(["a", "b"], 7)[1] == ("a", (5, 6))
+
+
+def test_a_failed_pack_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
+    experiment = replace(EXPERIMENT, setup=broken)
+    kept = store(tmp_path, experiment)
+    done = sweep(kept, broken(Settings()), ["plain", "broken"], 1)
+    assert done.finished == 1
+    assert ["expected a network that works" in error for error in done.failed.values()] == [True]
+    with pytest.raises(ValueError, match="no arm broken seed 0"):
+        kept.results(["plain", "broken"], [0])
+
+
+def test_damaged_metrics_are_named(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    sweep(kept, setup(Settings()), ["plain"], 1)
+    path = kept.cell("plain", 0) / "metrics.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="unreadable"):
+        kept.results(["plain"], [0])
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
+    with pytest.raises(ValueError, match="cannot write .*: No space left on device: choose another folder with --out"):
+        store(tmp_path / "y").prepare()
+
+
+def test_what_is_missing_comes_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pliant run test/tiny --tier smoke"):
+        latest(tmp_path, "test/tiny", "smoke")
+    assert "--set rate=0.2" in store(tmp_path, rate=0.2).command(["plain"], 3)
+
+
+def test_the_record_says_how_it_ran(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    sweep(kept, setup(Settings()), ["plain"], 2)
+    cell = json.loads((kept.cell("plain", 1) / "cell.json").read_text())
+    assert cell["pack"] == [0, 1]
+    assert (cell["mode"], cell["threads"]) == ("vmap", 1)
+    run = json.loads((kept.folder / "run.json").read_text())
+    assert run["environment"]["torch"] == torch.__version__
+    assert str(tmp_path) not in json.dumps(run)
