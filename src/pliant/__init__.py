@@ -1,1 +1,36 @@
-"""Find out why your network stopped learning, and fix it."""
+"""Find out why your network stopped learning, and fix it.
+
+>>> import pliant
+>>> pliant.Chain(pliant.L2(1e-4))
+Chain(L2(strength=0.0001, normalisers=False))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pliant.interventions import L2 as L2
+    from pliant.interventions import Chain as Chain
+    from pliant.interventions import LayerNorm as LayerNorm
+    from pliant.interventions import ShrinkAndPerturb as ShrinkAndPerturb
+    from pliant.network import Network as Network
+    from pliant.population import Member as Member
+    from pliant.population import Population as Population
+
+_PLACES = {
+    "Chain": "interventions",
+    "L2": "interventions",
+    "LayerNorm": "interventions",
+    "Member": "population",
+    "Network": "network",
+    "Population": "population",
+    "ShrinkAndPerturb": "interventions",
+}
+__all__ = sorted(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when first used: `import pliant` alone loads nothing."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'pliant' has no attribute {name!r}")
+    return getattr(import_module(f"pliant.{_PLACES[name]}"), name)

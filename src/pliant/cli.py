@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         given.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return given.run(given, Console(highlight=False))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"pliant: warning: {message}", file=sys.stderr)
+            return given.run(given, Console(highlight=False))
     except ValueError as error:
         print(f"pliant: {error}", file=sys.stderr)
         return BAD_CALL

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import pkgutil
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
@@ -224,7 +225,10 @@ class Experiment:
             if key not in kinds:
                 raise ValueError(unknown("setting", key, [f.name for f in fields(settings)]))
             new[key] = _parse(key, kinds[key], text)
-        return replace(settings, **new)
+        settings = replace(settings, **new)
+        for key in settings.without_effect(new) if hasattr(settings, "without_effect") else ():
+            warnings.warn(f"--set {key} has no effect with the other settings", stacklevel=2)
+        return settings
 
 
 def experiments() -> dict[str, Experiment]:

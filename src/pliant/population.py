@@ -263,15 +263,6 @@ class Population:
 
         return vmap(one, in_dims=(0, 0, 0, 0, 0, None if args[-1] is None else 0))(*args)
 
-    def _single(self, *args: Any) -> Any:
-        """The gradient of the only member, without a copy."""
-        grads, loss = self._one(*(_at(arg, 0) for arg in args))
-        return {name: g[None] for name, g in grads.items()}, loss[None]
-
-    def _looped(self, *args: Any) -> Any:
-        results = [self._one(*(_at(arg, m) for arg in args)) for m in range(len(self))]
-        return _stack([grads for grads, _ in results]), torch.stack([loss for _, loss in results])
-
     def _gradients(self, state: PopulationState, x: Tensor, y: Tensor, key: Tensor | None) -> tuple[Params, Tensor]:
         args = (state.params, state.interventions, self._numbers, x, y, key)
         if self._gradient is None:

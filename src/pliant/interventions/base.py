@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,11 @@ State = dict[str, Any]
 
 
 class Draw(NamedTuple):
-    """Where an intervention's random numbers come from: functions of the member's seed and the step, nothing else."""
+    """Where an intervention's random numbers come from: functions of the member's seed and the step, nothing else.
+
+    >>> torch.rand(1, generator=Draw(seed=0, step=5).generator()) == torch.rand(1, generator=Draw(0, 5).generator())
+    tensor([True])
+    """
 
     seed: int
     step: int
@@ -29,19 +34,24 @@ class Draw(NamedTuple):
         return torch.Generator().manual_seed(self._mixed(1))
 
     def _mixed(self, purpose: int) -> int:
-        import numpy as np
-
         return int(np.random.SeedSequence([self.seed, self.step, purpose]).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """A change to a network, its loss, its steps or what happens at an event; a frozen dataclass that is its own config.
+    """A change to a network, its loss, its steps or what happens at an event: a frozen dataclass, its own config.
 
     Every moment is optional and written for one network; populations run it under `vmap`. `penalty` and `after_step`
     are pure functions without branches on data; `on_event` runs on the host and may draw.
 
     The class variable `reference` is a key of refs.bib.
+
+    >>> @dataclass(frozen=True)
+    ... class Halve(Intervention):
+    ...     def after_step(self, network, params, moments, state):
+    ...         return {name: w / 2 for name, w in params.items()}, moments, state
+    >>> Halve().after_step(Network(nn.Linear(1, 1)), {"weight": torch.ones(1, 1)}, {}, {})[0]
+    {'weight': tensor([[0.5000]])}
     """
 
     reference: ClassVar[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,11 +37,11 @@ class L2(Intervention):
     normalisers: bool = False
 
     def __post_init__(self) -> None:
-        if not self.strength >= 0:
-            raise ValueError(f"expected strength of L2 to be at least 0, got {self.strength!r}")
+        if not 0 <= self.strength < math.inf:
+            raise ValueError(f"expected strength of L2 to be at least 0 and finite, got {self.strength!r}")
 
     def penalty(self, network: Network, params: Params, state: State) -> Tensor:
-        return self.strength * sum((w.square().sum() for w in self._touched(network, params).values()))
+        return self.strength * sum(w.square().sum() for w in self._touched(network, params).values())
 
     def penalty_gradient(self, network: Network, params: Params, state: State) -> Params:
         return {name: 2 * self.strength * w for name, w in self._touched(network, params).items()}

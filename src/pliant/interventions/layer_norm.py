@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from pliant.interventions.base import Intervention
@@ -25,11 +25,12 @@ class LayerNorm(Intervention):
     normalised over channels and space together, with a scale and an offset a channel.
 
     `build` warns about nonlinearities that no linear or convolution layer feeds directly (after a residual sum, say),
-    and raises `ValueError` if nothing could be normalised.
+    and raises `ValueError` if nothing could be normalised, if a layer has a `norm` already, and for compiled modules.
 
     Args:
-        eps: added to the variance.
+        eps: added to the variance; above 0.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> [name for name, _ in LayerNorm().build(net, example=torch.ones(1, 2)).named_parameters()]
     ['0.weight', '0.bias', '0.norm.weight', '0.norm.bias', '2.weight', '2.bias']
@@ -42,11 +43,19 @@ class LayerNorm(Intervention):
 
     eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"expected eps of LayerNorm to be above 0, got {self.eps!r}")
+
     def build(self, module: nn.Module, example: Tensor) -> nn.Module:
         fed, unfed = producers(module, example)
         module = copy.deepcopy(module)
-        for path in dict.fromkeys(fed):
+        for path in fed:
             layer = module.get_submodule(path)
+            if hasattr(layer, "norm"):
+                raise ValueError(
+                    f"LayerNorm would overwrite {path}.norm of {type(module).__name__}: build it into a module once"
+                )
             place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
             if isinstance(layer, _CONVOLUTIONS):
                 norm: nn.Module = nn.GroupNorm(1, layer.out_channels, eps=self.eps, **place)

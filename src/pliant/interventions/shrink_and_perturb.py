@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -39,8 +40,8 @@ class ShrinkAndPerturb(Intervention):
 
     def __post_init__(self) -> None:
         for name in ("shrink", "perturb"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"expected {name} of ShrinkAndPerturb to be at least 0, got {getattr(self, name)!r}")
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"expected {name} of ShrinkAndPerturb to be at least 0 and finite, got {value!r}")
         if self.moments not in ("keep", "clear"):
             raise ValueError(f"expected moments of ShrinkAndPerturb to be 'keep' or 'clear', got {self.moments!r}")
 

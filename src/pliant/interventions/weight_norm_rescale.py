@@ -17,7 +17,7 @@ class WeightNormRescale(Intervention):
     """After each step, every weight matrix is brought back to its initial Frobenius norm: W <- W ||W(0)|| / ||W||.
 
     Biases and the scales and offsets of normalisers are left alone. The function of the network changes, unless
-    a normaliser follows each layer.
+    a normaliser follows each layer. A matrix of zeros stays one.
 
     >>> network = Network(torch.nn.Linear(2, 1, bias=False))
     >>> rescale = WeightNormRescale()
@@ -37,5 +37,5 @@ class WeightNormRescale(Intervention):
         self, network: Network, params: Params, moments: Moments, state: State
     ) -> tuple[Params, Moments, State]:
         tiny = torch.finfo(next(iter(params.values())).dtype).tiny
-        scaled = {name: params[name] * (state[name] / params[name].norm().clamp_min(tiny)) for name in network.weights}
+        scaled = {name: params[name] / params[name].norm().clamp_min(tiny) * state[name] for name in network.weights}
         return {**params, **scaled}, moments, state

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from torch import nn
@@ -23,7 +22,7 @@ class Memorisation:
     Args:
         data: a data set's name, or the path of an .npz file with arrays x and y.
         net: mlp, cnn, resnet18, vit, or `package.module:function` called with (input shape, number of outputs).
-        hidden: widths of the hidden layers of the mlp.
+        hidden: widths of the hidden layers of the mlp; other nets have the sizes of the papers.
         num_examples: images a seed keeps.
         batch_size: examples a step.
         every: steps a task.
@@ -40,6 +39,10 @@ class Memorisation:
     num_tasks: int = 30
     lr: float = 1e-3
 
+    def without_effect(self, changed: Collection[str]) -> list[str]:
+        """Which of the changed settings nothing reads."""
+        return ["hidden"] if "hidden" in changed and self.net != "mlp" else []
+
     def task(self) -> RandomLabels:
         """The stream of tasks."""
         return RandomLabels(self.num_examples, self.batch_size, self.every, self.num_tasks)
@@ -48,8 +51,6 @@ class Memorisation:
         """The function that makes the network."""
         if self.net == "mlp":
             return lambda shape, outputs: MLP(shape, outputs, hidden=self.hidden)
-        if self.hidden != type(self)().hidden:
-            warnings.warn(f"hidden={self.hidden} has no effect on net={self.net}", stacklevel=2)
         if self.net in NETS:
             return NETS[self.net]
         module, colon, function = self.net.partition(":")

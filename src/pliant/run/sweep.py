@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -82,7 +83,11 @@ def sweep(
     context = multiprocessing.get_context("spawn")
     queue, stop = context.Queue(), context.Event()
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(queue, stop)) as pool:
-        jobs = {pool.submit(_train, store, p, device): p for p in todo}
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's business alone
+        try:
+            jobs = {pool.submit(_train, store, p, device): p for p in todo}
+        finally:
+            signal.signal(signal.SIGINT, handler)
         try:
             while jobs:
                 ready, _ = wait(jobs, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -121,13 +126,10 @@ _stop: Any = None
 
 
 def _start(queue: Any, stop: Any) -> None:
-    """Runs first in every worker: one thread, and Ctrl-C is the parent's business."""
+    """Runs first in every worker: one thread."""
     global _queue, _stop
-    import signal
-
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _queue, _stop = queue, stop
 

@@ -16,7 +16,7 @@ class PermutedPixels(Task):
     The first task is permuted, too, so that all tasks are equally hard for a network.
 
     >>> PermutedPixels(num_examples=4, batch_size=2, every=10, num_tasks=3).positions(seed=0, task=1, size=4)
-    array([1, 0, 3, 2])
+    array([2, 1, 0, 3])
 
     Source: Goodfellow et al. 2013; one of the input changes of P2 section 4.2.
     """

@@ -1,0 +1,97 @@
+"""What every registered experiment has to do, at smoke tier and in its settings."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pliant.cite import bibtex
+from pliant.experiment import TIERS, Results, experiments, find
+from pliant.papers.lyle2023.fig1 import spike
+from pliant.papers.lyle2024.swiss_cheese import sentences
+from pliant.run.store import Store
+from pliant.run.sweep import sweep
+
+IDS = list(experiments())
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_smoke_tier_runs_and_its_claims_evaluate(id: str, tmp_path: Path) -> None:
+    experiment = find(id)
+    settings = experiment.settings("smoke")
+    setup = experiment.setup(settings)
+    store = Store(tmp_path, experiment, "smoke", settings)
+    done = sweep(store, setup, list(setup.arms), 2)
+    assert done.failed == {}
+    results = store.results(list(setup.arms), [0, 1])
+    for claim in setup.claims:
+        assert claim.check(results).verdict in ("holds", "fails", "inconclusive")
+    for panel in setup.panels:
+        assert panel.column in results.columns()
+    if experiment.sentences is not None:
+        assert set(experiment.sentences(results)) == set(setup.arms)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_every_tier_is_complete(id: str) -> None:
+    experiment = find(id)
+    assert set(TIERS) <= set(experiment.tiers)
+    bibtex(experiment.references)
+    assert pickle.loads(pickle.dumps(experiment)).id == id  # workers get it
+    for tier in experiment.tiers:
+        setup = experiment.setup(experiment.settings(tier))
+        assert setup.deviations
+        assert len({claim.text for claim in setup.claims}) == len(setup.claims)
+        if tier == "paper":
+            assert setup.task.num_steps >= experiment.setup(experiment.settings("laptop")).task.num_steps
+
+
+def table(**columns: list[float]) -> dict[str, np.ndarray]:
+    made = {name: np.array(values) for name, values in columns.items()}
+    return {**made, "diverged_at": np.full(len(made["step"]), -1)}
+
+
+def test_spike_is_the_peak_after_a_switch_over_the_median_of_the_rest() -> None:
+    step = [1, 50, 150, 200, 201, 250, 350, 400]
+    norm = [9.0, 1.0, 2.0, 4.0, 30.0, 1.0, 3.0, 3.0]
+    stored = table(step=step, task=[0, 0, 0, 0, 1, 1, 1, 1], update_norm=norm)
+    assert spike(Results({("default", 0): stored}), "default") == pytest.approx([10.0])  # the first task has no switch
+
+
+def test_sentences_follow_the_numbers() -> None:
+    def arm(first: float, last: float, dead: float, norm: float) -> dict[str, np.ndarray]:
+        return table(
+            step=[1, 2], task=[0, 1], end=[True, True], accuracy=[first, last], dead=[0.0, dead],
+            linearized=[0.0, 0.0], norm_ratio=[1.0, norm],
+        )  # fmt: skip
+
+    said = sentences(
+        Results(
+            {
+                ("a", 0): arm(0.9, 0.2, 0.6, 3.0),
+                ("b", 0): arm(0.95, 0.96, 0.0, 1.0),
+                ("c", 0): arm(0.5, 0.5, 0.0, 1.0),
+                ("d", 0): arm(0.5, 0.9, 0.0, 1.0),
+            }
+        )
+    )
+    assert said["a"].startswith("lost the ability to learn, 0.90 to 0.20: 60% of its units are dead, its parameters have")
+    assert said["b"].startswith("kept learning")
+    assert "never learned well" in said["c"]
+    assert said["d"].startswith("learned better")
+    stored = Results({("a", 0): {**arm(0.9, 0.2, 0.6, 3.0), "diverged_at": np.array([1, 1])}})
+    assert sentences(stored)["a"].startswith("diverged with seed 0")
+
+
+def test_settings_reach_the_training(tmp_path: Path) -> None:
+    experiment = find("lyle2024/swiss_cheese")
+    settings = experiment.settings("smoke", ["l2=0.5", "lr=0.01", "hidden=7,5"])
+    setup = experiment.setup(settings)
+    assert setup.arms["both"].chain[1].strength == setup.arms["l2"].chain[0].strength == 0.5  # type: ignore[attr-defined]
+    assert setup.arms["none"].optimizer.lr == 0.01
+    assert [p.shape[0] for n, p in setup.net((1, 8, 8), 10).named_parameters() if "weight" in n] == [7, 5, 10]
+    assert replace(settings, l2=0.1) != settings

@@ -1,0 +1,145 @@
+"""The command line, in this process and as a program of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pliant.cli import main
+from pliant.experiment import experiments
+
+PLIANT = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the smoke tier of swiss_cheese, two seeds."""
+    out = tmp_path_factory.mktemp("runs")
+    assert main(["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--seeds", "2", "--out", str(out)]) == 0
+    return out
+
+
+def test_list_shows_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {e["id"] for e in listed} == set(experiments())
+    assert all(e["claims"] and {"smoke", "laptop", "paper"} <= set(e["tiers"]) for e in listed)
+    assert main(["list"]) == 0
+    assert "lyle2023/fig1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("run lyle2023/fig2", "unknown experiment 'lyle2023/fig2': did you mean 'lyle2023/fig1'?"),
+        ("run lyle2023/fig1 --tier labtop", "unknown tier 'labtop': did you mean 'laptop'?"),
+        ("run lyle2023/fig1 --set evry=3", "unknown setting 'evry': did you mean 'every'?"),
+        ("run lyle2023/fig1 --arms tund", "unknown arm 'tund': did you mean 'tuned'?"),
+        ("run lyle2023/fig1 --set data=mnits", "unknown set 'mnits', did you mean 'mnist'?"),
+        ("run lyle2023/fig1 --set data=nowhere.npz", "nowhere.npz"),
+        ("run lyle2023/fig1 --set net=mpl", "unknown net 'mpl': did you mean 'mlp'?"),
+        ("run lyle2023/fig1 --set net=no.such:thing", "net=no.such:thing cannot be imported"),
+        ("run lyle2023/fig1 --tier smoke --set lr=-1", "expected lr of Adam to be at least 0, got -1.0"),
+        ("run lyle2023/fig1 --tier smoke --set batch_size=201", "expected batch_size to be at most num_examples=200"),
+        ("run lyle2023/fig1 --tier smoke --set num_examples=9999", "the size of digits, got 9999"),
+        ("run lyle2023/fig1 --tier smoke --set num_tasks=0", "expected num_tasks to be at least 1, got 0"),
+        ("run lyle2023/fig1 --seeds 0", "expected --seeds to be at least 1, got 0"),
+        ("run lyle2023/fig1 --seeds few", "invalid int value: 'few'"),
+        ("run lyle2023/fig1 --teir smoke", "unknown argument '--teir': did you mean '--tier'?"),
+        ("run lyle2023/fig1 --tier smoke --device warp", "device 'warp' cannot be used"),
+        ("rnu", "unknown command 'rnu': did you mean 'run'?"),
+        ("check lyle2023/fig1", "no run of lyle2023/fig1"),
+        ("data fetch mnits", "did you mean 'mnist'?"),
+        ("", "the following arguments are required: COMMAND"),
+    ],
+)
+def test_a_bad_call_is_one_line_exit_code_two_and_nothing_written(
+    call: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(call.split())
+    except SystemExit as exited:
+        code = exited.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_check_prints_every_claim_and_its_exit_code_tells(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["check", "lyle2024/swiss_cheese", "--out", str(ran), "--json"])
+    (checked,) = json.loads(capsys.readouterr().out)
+    verdicts = [claim["verdict"] for claim in checked["claims"]]
+    assert len(verdicts) == 8
+    assert code == (0 if set(verdicts) == {"holds"} else 1)
+    assert main(["check", "lyle2024/swiss_cheese", "--out", str(ran), "--tier", "smoke"]) == code
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_report_writes_a_page_without_paths_of_this_machine(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "lyle2024/swiss_cheese", "--out", str(ran)]) == 0
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert "<svg" in page
+    assert str(ran) not in page
+    assert str(Path.home()) not in page
+
+
+def test_a_second_run_keeps_what_is_there(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--seeds", "2", "--out", str(ran)]) == 0
+    assert "4 of 4 packs were there already" in capsys.readouterr().err
+
+
+def test_check_needs_all_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["lyle2023/fig1", "--tier", "smoke", "--out", str(tmp_path)]
+    assert main(["run", *call, "--seeds", "1", "--arms", "tuned"]) == 0
+    assert main(["check", *call]) == 2
+    assert "missing: default" in capsys.readouterr().err
+
+
+def test_users_own_arrays_and_module_run_in_the_same_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=generator.normal(size=(300, 6)).astype("float32"), y=np.arange(300) % 3)
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\n"
+        "def build(shape, outputs):\n"
+        "    return nn.Sequential(nn.Linear(shape[0], 16), nn.Tanh(), nn.Linear(16, outputs))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    call = ["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--seeds", "1", "--out", str(tmp_path / "runs")]
+    assert main([*call, "--set", f"data={tmp_path / 'mine.npz'}", "--set", "net=mynet:build"]) == 0
+    assert "layer norm + L2" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    call = ["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--set", "num_tasks=45", "--seeds", "1"]
+    process = subprocess.Popen(
+        [*PLIANT, *call, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(tmp_path.glob("**/run.json")):
+        time.sleep(0.1)
+        assert process.poll() is None
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To go on: pliant run lyle2024/swiss_cheese" in error
+    assert "Traceback" not in error
+
+
+def test_an_unwritable_folder_is_named_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["run", "lyle2023/fig1", "--tier", "smoke", "--out", str(tmp_path / "file")]) == 2
+    assert "choose another folder with --out" in capsys.readouterr().err
