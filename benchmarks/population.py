@@ -8,6 +8,7 @@ with its fused optimizer. The sides alternate, all cores in step; each figure is
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import resource
@@ -48,7 +49,7 @@ class Case:
     def flops(self) -> int:
         """Multiplications and additions of the matrix products of one step; the first layer needs no input gradient."""
         sizes = [self.inputs, *self.hidden, self.outputs]
-        layers = [2 * self.batch * a * b for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [2 * self.batch * a * b for a, b in itertools.pairwise(sizes)]
         return 3 * sum(layers) - layers[0]
 
 
@@ -145,7 +146,8 @@ def memory(members: int) -> None:
     """Prints the peak resident memory of a population of 64."""
     case = Case("", 784, (128, 128), 10, 128, members, goal=0, steps=5)
     population_rate(case, compile=False)()
-    print(f"{members} members of 784-128-128-10: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB peak")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{members} members of 784-128-128-10: {peak:.2f} GB peak")
 
 
 def main(rounds: int = 9) -> None:

@@ -271,7 +271,7 @@ def _page(store: Store, setup: Setup, results: Any, run: dict[str, Any], path: P
     path = path or store.folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     checked = _claims(setup, results) if set(results.arms) == set(setup.arms) else []
-    path.write_text(page(store.experiment, setup, store, results, checked, run))
+    path.write_text(page(store.experiment, setup, store, results, checked, run), encoding="utf-8")
     return path
 
 

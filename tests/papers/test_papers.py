@@ -56,7 +56,7 @@ def table(**columns: list[float]) -> dict[str, np.ndarray]:
 
 
 def test_spike_is_the_peak_after_a_switch_over_the_median_of_the_rest() -> None:
-    step = [1, 50, 150, 200, 201, 250, 350, 400]
+    step = [1, 50, 150, 200, 201, 250, 350, 401]
     norm = [9.0, 1.0, 2.0, 4.0, 30.0, 1.0, 3.0, 3.0]
     stored = table(step=step, task=[0, 0, 0, 0, 1, 1, 1, 1], update_norm=norm)
     assert spike(Results({("default", 0): stored}), "default") == pytest.approx([10.0])  # the first task has no switch

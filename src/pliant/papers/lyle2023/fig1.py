@@ -56,15 +56,18 @@ def setup(settings: Settings) -> Setup:
 
 
 def spike(results: Results, arm: str) -> np.ndarray:
-    """Largest update norm within 100 steps after a switch over the median of the rest, the mean over switches; a seed each."""
+    """Largest update norm right after a switch over the median of the rest, the mean over switches; one number a seed.
+
+    Right after: within 100 steps, or within half of a shorter task.
+    """
     found = []
     for seed in results.seeds:
         table = results.tables[arm, seed]
-        norms, task = table["update_norm"], table["task"]
-        start = np.array([table["step"][task == t].min() for t in range(task.max() + 1)])
-        after = (table["step"] - start[task] < 100) & (task > 0)
-        rest = np.nanmedian(norms[table["step"] - start[task] >= 100])
-        found.append(np.mean([np.nanmax(norms[after & (task == t)]) / rest for t in range(1, task.max() + 1)]))
+        step, task, norms = table["step"], table["task"], table["update_norm"]
+        into = step - np.array([step[task == t].min() for t in range(task.max() + 1)])[task]
+        early = into < min(100, (into.max() + 1) // 2)
+        peaks = [norms[early & (task == t)].max() for t in range(1, task.max() + 1)]
+        found.append(np.mean(peaks) / np.median(norms[~early]))
     return np.array(found)
 
 

@@ -130,7 +130,8 @@ def _sentence(results: Results, arm: str) -> str:
         inside = [f"{dead:.0%} of its units are dead"] if dead > 0.1 else []
         inside += [f"{linear:.0%} are linearized"] if linear > 0.1 else []
         inside += [f"its parameters have grown to {grown:.1f} times their initial norm"] if grown > 1.5 else []
-        return f"lost the ability to learn, {start:.2f} to {end:.2f}: {', '.join(inside) or 'nothing measured here shows why'}."
+        lost = "lost the ability to learn" if end < start / 2 else "is losing the ability to learn"
+        return f"{lost}, {start:.2f} to {end:.2f}: {', '.join(inside) or 'nothing measured here shows why'}."
     if end - start > 0.1:
         return f"learned better as it went, {start:.2f} to {end:.2f}."
     if start < 0.8:

@@ -1,0 +1,162 @@
+"""Tables on a terminal: what each arm ends with, and what became of each claim."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pliant.experiment import Checked, Column, Results, Setup, unknown
+from pliant.functional.statistics import interval
+from pliant.report.numbers import diverged, half, number, plain, with_interval
+
+COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+DAGGER = "\N{DAGGER}"
+
+
+class Cell(NamedTuple):
+    """A value such as `0.98` and half of its 95 % interval such as `± 0.01`, empty for one seed."""
+
+    value: str
+    spread: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value} {self.spread}".strip()
+
+
+class Row(NamedTuple):
+    """One arm: its name, its label, a cell for each column, and what happened to its seeds ("" if nothing)."""
+
+    arm: str
+    label: str
+    cells: list[Cell]
+    note: str
+
+
+class Closing(NamedTuple):
+    """The closing table; headings may hold line breaks, after a hyphen where they split a word."""
+
+    headings: list[str]
+    rows: list[Row]
+
+
+def closing(setup: Setup, results: Results) -> Closing:
+    """What each arm has at the end of its first or last task, over seeds; `ValueError` for a metric not measured.
+
+    A cell with a dagger is the mean over the seeds that have not diverged by then; it says so where none is left.
+    """
+    for column in setup.columns:
+        if column.column not in results.columns():
+            raise ValueError(unknown("column of the closing table", column.column, results.columns()))
+    rows = [
+        Row(name, arm.label, [_cell(results, name, column) for column in setup.columns], _note(results, name))
+        for name, arm in setup.arms.items()
+        if name in results.arms
+    ]
+    return Closing([column.heading for column in setup.columns], rows)
+
+
+def print_closing(console: Console, setup: Setup, results: Results) -> None:
+    """Prints the closing table; intervals go under their values where the console is too narrow for one line."""
+    table = closing(setup, results)
+    flat = any(row.cells for row in table.rows) and _width(table) <= console.width
+    shown = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    shown.add_column("", overflow="fold")
+    for heading in table.headings:
+        shown.add_column(Text(heading, justify="right"), justify="right", no_wrap=flat)
+    for row in table.rows:
+        cells = [Text(str(c)) if flat else Text.assemble(c.value, (f"\n{c.spread}", "dim")) for c in row.cells]
+        shown.add_row(Text(row.label), *cells)
+    console.print(shown)
+    seeds = len(results.seeds)
+    console.print(Text(f"mean ± half of the 95 % interval over {seeds} seeds" if seeds > 1 else "one seed", "dim"))
+    for row in table.rows:
+        if row.note:
+            console.print(Text(f"{row.label}: {row.note}", "yellow"))
+
+
+def print_claims(console: Console, checked: list[Checked]) -> None:
+    """Prints each claim with its verdict, our number and the paper's, and how many hold."""
+    shown = Table.grid(padding=(0, 2, 0, 0))
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold", ratio=1)
+    for one in checked:
+        detail = f"\nours {effect(one)}, needs > {threshold(one)}; paper: {one.claim.paper}"
+        reason = f"\n{one.reason}" if one.reason else ""
+        text = Text.assemble(one.claim.text, (detail, "dim"), (reason, COLOURS[one.verdict]))
+        shown.add_row(Text(one.verdict, f"bold {COLOURS[one.verdict]}"), text)
+    console.print(shown)
+    console.print(Text(tally(checked)))
+
+
+def claims_data(checked: list[Checked]) -> list[dict[str, Any]]:
+    """Claims, verdicts and numbers, ready for JSON; None where a number is not finite."""
+    return [
+        {
+            "text": one.claim.text,
+            "verdict": one.verdict,
+            "reason": one.reason,
+            "effect": {name: value if math.isfinite(value) else None for name, value in one.effect._asdict().items()},
+            "threshold": one.claim.threshold,
+            "threshold_is_ours": one.claim.ours,
+            "paper": one.claim.paper,
+            "given": [given.text for given in one.claim.given],
+        }
+        for one in checked
+    ]
+
+
+def effect(one: Checked) -> str:
+    """Our number with its interval."""
+    return with_interval(one.effect) if math.isfinite(one.effect.mean) else "no number"
+
+
+def threshold(one: Checked) -> str:
+    """What the effect is held against, and whose choice that is where it is ours."""
+    return plain(one.claim.threshold) + (" (our threshold)" if one.claim.ours else "")
+
+
+def tally(checked: list[Checked]) -> str:
+    """How many claims hold, fail and are inconclusive.
+
+    >>> tally([])
+    'no claims'
+    """
+    counts = Counter(one.verdict for one in checked)
+    said = [
+        f"{counts['holds']} of {len(checked)} claims hold" if len(checked) > 1 else "the claim holds" * counts["holds"]
+    ]
+    said += [f"{counts['fails']} {'fail' if counts['fails'] > 1 else 'fails'}"] if counts["fails"] else []
+    said += [f"{counts['inconclusive']} inconclusive"] if counts["inconclusive"] else []
+    return ", ".join(s for s in said if s) if checked else "no claims"
+
+
+def _cell(results: Results, arm: str, column: Column) -> Cell:
+    values = results.ends(arm, column.column)[:, 0 if column.task == "first" else -1]
+    left = values[np.isfinite(values)]
+    gone = any(name == arm for name, _ in results.diverged())
+    if not len(left):
+        return Cell("diverged" if gone else number(float("nan"), 0))
+    found = interval(left)
+    spread = f"± {number(half(found), column.digits)}" if len(left) > 1 else ""
+    return Cell(number(found.mean, column.digits) + (DAGGER if len(left) < len(values) else ""), spread)
+
+
+def _note(results: Results, arm: str) -> str:
+    said = diverged(results, arm)
+    if not said or sum(name == arm for name, _ in results.diverged()) == len(results.seeds):
+        return said
+    return f"{said} ({DAGGER} means over the others)"
+
+
+def _width(table: Closing) -> int:
+    """Columns the table takes with intervals beside their values."""
+    cells = [[len(str(row.cells[i])) for row in table.rows] for i in range(len(table.headings))]
+    headings = [[len(line) for line in heading.split("\n")] for heading in table.headings]
+    labels = max(len(row.label) for row in table.rows)
+    return labels + 2 + sum(max(*c, *h) + 2 for c, h in zip(cells, headings, strict=True))

@@ -1,0 +1,91 @@
+"""References: every key that the package names is there, and the file is read as written."""
+
+import pytest
+
+from pliant import cite
+from pliant.experiment import experiments
+from tests.report.synthetic import EXPERIMENT, SETUP
+
+
+@pytest.mark.parametrize("id", list(experiments()))
+def test_every_key_of_every_experiment_exists(id: str) -> None:
+    experiment = experiments()[id]
+    for settings in experiment.tiers.values():
+        keys = cite.references_used(experiment, experiment.setup(settings))
+        assert cite.bibtex(keys).count("@") >= len(keys) > 0
+
+
+def test_every_key_of_the_registered_diagnostics_and_interventions_exists() -> None:
+    import pliant.interventions
+    from pliant.diagnostics import registered
+    from pliant.interventions import Intervention
+
+    named = [getattr(pliant.interventions, name) for name in pliant.interventions.__all__]
+    interventions = [c for c in named if isinstance(c, type) and issubclass(c, Intervention) and c is not Intervention]
+    for thing in [*registered(), *interventions]:
+        found = cite.entry(thing.reference)
+        assert found.authors
+        assert found.title
+        assert found.fields["year"].isdigit()
+
+
+def test_an_experiment_uses_what_it_reproduces_and_what_its_arms_and_diagnostics_are() -> None:
+    assert cite.references_used(EXPERIMENT, SETUP) == ["lyle2023", "lyle2024"]
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown reference 'lyle20235': did you mean 'lyle2023'"):
+        cite.bibtex(["lyle20235"])
+
+
+def test_entries_come_once_as_they_are_written() -> None:
+    made = cite.bibtex(["lyle2024", "lyle2023", "lyle2024"])
+    assert made.count("@inproceedings") == 2
+    assert made.index("lyle2024,") < made.index("lyle2023,")
+    assert list(cite.parse(made)) == ["lyle2024", "lyle2023"]
+
+
+BIB = r"""
+% a comment with @ and { in it
+@Article{mueller1999,
+  Title = {A {B}ook of {{\"U}bung} \& more},
+  author = "M{\"u}ller, J{\'e}r{\^o}me and others von Name",
+  year = 1999, journal = {J. of
+     Lines}, pages={1--2},
+  doi = {10.1/x}
+}
+@misc{solo2001, author = {Ann Solo}, title = {T}, year = {2001}, eprint = {2001.00001}}
+"""
+
+
+def test_the_parser_reads_braces_quotes_numbers_and_accents() -> None:
+    found = cite.parse(BIB)
+    entry = found["mueller1999"]
+    assert entry.title == "A Book of Übung & more"
+    assert entry.authors[0] == "Jérôme Müller"
+    assert entry.venue == "J. of Lines, 1999"
+    assert entry.link == "https://doi.org/10.1/x"
+    assert entry.text.startswith("@Article{")
+    assert entry.text.endswith("}")
+    assert found["solo2001"].venue == "arXiv:2001.00001, 2001"
+    assert found["solo2001"].link == "https://arxiv.org/abs/2001.00001"
+    assert found["solo2001"].surnames == ["Solo"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("@misc{a, title = {never closed}", "closing brace"),
+        ("@misc{a, title = {x}}\n@misc{a, title = {x}}", "a twice"),
+        ("@misc{a, title = x # y}", "name = {value}"),
+        ("@misc{a, title = {x} garbage}", "name = {value}"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cite.parse(text)
+
+
+def test_names_in_a_sentence() -> None:
+    assert cite.short("lyle2024") == "Lyle et al. 2024"  # the proceedings are of 2025
+    assert cite.short("kingma2015") == "Kingma & Ba 2015"

@@ -1,0 +1,84 @@
+"""What is drawn: means, intervals, what became of diverged seeds, and what is left out of long lines."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pliant.experiment import Panel
+from pliant.functional.statistics import interval
+from pliant.report.curves import POINTS, caption, curves, thin
+from tests.report.synthetic import SETUP, results
+
+
+def test_lines_are_means_and_bands_intervals_over_seeds() -> None:
+    made = results()
+    line = curves(SETUP, made)[0][1]
+    ends = made.ends("l2", "accuracy")
+    assert line.x.tolist() == [1, 2, 3, 4, 5]
+    assert np.allclose(line.mean, ends.mean(0))
+    assert np.allclose([line.low[2], line.high[2]], interval(ends[:, 2])[1:])
+
+
+def test_one_seed_has_no_band() -> None:
+    for panel in curves(SETUP, results(seeds=1)):
+        for line in panel:
+            assert np.isnan(line.low).all()
+            assert np.isfinite(line.mean).all()
+
+
+def test_a_diverged_seed_leaves_the_mean_of_the_others_and_a_cross() -> None:
+    made = results(diverged={("l2", 1): 27})
+    line = curves(SETUP, made)[0][1]
+    assert line.left == (2.0,)
+    assert np.allclose(line.mean[2:], made.ends("l2", "accuracy")[[0, 2], 2:].mean(1 - 1))
+    assert "L2 <b>&: seed 1 diverged at step 27" in caption(SETUP, made, curves(SETUP, made))
+
+
+def test_where_all_seeds_diverged_the_line_ends() -> None:
+    made = results(diverged={("l2", seed): 27 for seed in range(3)})
+    accuracy, norm = (panel[1] for panel in curves(SETUP, made))
+    assert accuracy.x.tolist() == [1, 2]
+    assert norm.x[-1] == 27
+    assert norm.left == (27.0,) * 3
+    nothing = curves(SETUP, results(diverged={("l2", seed): 0 for seed in range(3)}))[0][1]
+    assert not len(nothing.x)
+    assert nothing.left == ()
+
+
+def test_long_lines_keep_measured_points_and_their_extremes_and_say_so() -> None:
+    setup = replace(SETUP, task=replace(SETUP.task, every=4000))
+    made = results(every=4000)
+    panels = curves(setup, made)
+    line, (x, values) = panels[1][1], made.curve("l2", "norm")
+    assert len(x) == line.measured == 20_000
+    assert sum(len(one.x) for panel in panels for one in panel) <= POINTS
+    at = np.searchsorted(x, line.x)
+    assert np.allclose(line.mean, values.mean(0)[at])
+    assert line.mean.max() == values.mean(0).max()
+    assert line.x[[0, -1]].tolist() == [1, 20_000]
+    assert "20,000 points; drawn are" in caption(setup, made, panels)
+    assert "drawn are" not in caption(SETUP, results(), curves(SETUP, results()))
+
+
+@pytest.mark.parametrize("length", [1, 2, 17, 100, 101])
+def test_thin_never_exceeds_what_was_asked(length: int) -> None:
+    kept = thin(np.random.default_rng(0).normal(size=length), 16)
+    assert len(kept) <= 16
+    assert kept[0] == 0
+    assert kept[-1] == length - 1
+
+
+def test_a_metric_that_was_not_measured_is_named() -> None:
+    setup = replace(SETUP, panels=(Panel("norn", "norm"),))
+    with pytest.raises(ValueError, match="did you mean 'norm'"):
+        curves(setup, results())
+
+
+def test_zero_on_a_logarithmic_axis_is_said_rather_than_dropped() -> None:
+    made = results()
+    for table in made.tables.values():
+        table["norm"][-3:] = 0
+    panels = curves(SETUP, made)
+    assert panels[1][0].mean[-1] == 0
+    assert "has reached 0" in caption(SETUP, made, panels)

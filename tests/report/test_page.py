@@ -1,0 +1,156 @@
+"""The page: self-contained, repeatable, safe, and silent about the machine it was made on."""
+
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pliant.experiment import Results
+from pliant.report.page import page
+from pliant.run.store import write_json
+from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, results, store
+
+VOID = {"meta", "link", "br", "img", "source"}
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes; fails where a tag is not closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def made(root: Path, r: Results | None = None, settings: Settings | None = None, run: dict | None = None) -> str:
+    r = r or results()
+    setup = EXPERIMENT.setup(settings or Settings())
+    checked = [claim.check(r) for claim in setup.claims] if set(r.arms) == set(setup.arms) else []
+    return page(EXPERIMENT, setup, store(root, settings), r, checked, run or RUN)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("a run")
+    for arm in SETUP.arms:
+        for seed in range(3):
+            folder = store(root).cell(arm, seed)
+            folder.mkdir(parents=True)
+            write_json(folder / "cell.json", {"pack": [0, 1, 2], "mode": "vmap", "threads": 1, "total_seconds": 4321.0})
+    written = made(root)
+    assert made(root) == written
+    assert str(root) not in written
+    return written
+
+
+def test_it_is_well_formed_and_loads_nothing(text: str) -> None:
+    for tag, attributes in Reader(text).tags:
+        assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
+        for name in ("src", "srcset", "xlink:href", "data", "action", "poster"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+        href = attributes.get("href") or "#"
+        assert href.startswith(("#", "data:")) or tag == "a"
+        assert not any(name.startswith("on") for name in attributes)
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert style
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+
+
+def test_what_was_given_is_escaped(text: str) -> None:
+    for raw in ("<script", "<numbers>", "<i>something", "L2 <b>&"):
+        assert raw not in text
+    assert "Hand-made &lt;numbers&gt; &amp; more" in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_everything_is_there(text: str) -> None:
+    for part in (
+        "P1 figure 0",
+        "Lyle et al. 2023",
+        "did &lt;i&gt;something",
+        "accu&shy;racy",
+        "first task",
+        "0.72 <small>± 0.05</small>",
+        "precondition not met: nothing reaches 2",
+        "needs &gt; 0.99 (our threshold)",
+        "nothing reaches 2: <b>not met</b>",
+        "abc1234",
+        "1 h 12 min",
+        "pliant run made/up --tier laptop --seeds 3\npliant report made/up --tier laptop\n"[:-1],
+        "@inproceedings{lyle2023,",
+        "L2(strength=0.5",
+    ):
+        assert part in text, part
+    for verdict in ("✓</b> holds", "\N{MULTIPLICATION SIGN}</b> fails", "?</b> inconclusive"):
+        assert verdict in text
+
+
+def test_the_figure_comes_in_the_widths_a_phone_and_a_desk_need(text: str) -> None:
+    tags = Reader(text).tags
+    assert [a["media"] for tag, a in tags if tag == "source"] == ["(max-width: 560px)"]
+    (picture,) = [a for tag, a in tags if tag == "img"]
+    assert base64.b64decode(str(picture["src"]).split(",")[1]).startswith(b"<?xml")
+    assert "accuracy, norm" in str(picture["alt"])
+
+
+def test_the_numbers_can_be_taken_along(text: str) -> None:
+    (link,) = [a for _, a in Reader(text).tags if "download" in a]
+    assert link["download"] == "made-up-laptop.csv"
+    rows = base64.b64decode(str(link["href"]).split(",")[1]).decode().splitlines()
+    assert rows[0] == "arm,seed,task,step,accuracy,norm"
+    assert len(rows) == 1 + 2 * 3 * 5
+    assert rows[1].startswith("none,0,1,10,0.")
+
+
+def test_data_from_a_file_do_not_show_where_it_lies(tmp_path: Path) -> None:
+    settings = Settings(data="/home/someone & co/secret/pixels.npz", l2=0.25)
+    written = made(tmp_path, settings=settings)
+    assert "someone" not in written
+    assert "secret" not in written
+    assert "--set data=pixels.npz --set l2=0.25" in written
+    assert "changed; the laptop tier has 0.5" in written
+
+
+def test_some_arms_only(tmp_path: Path) -> None:
+    only = Results({key: table for key, table in results().tables.items() if key[0] == "l2"})
+    written = made(tmp_path, only, run=RUN | {"arms": ["l2"]})
+    Reader(written)
+    assert "missing: no intervention" in written
+    assert "--arms l2" in written
+    assert 'id="claims"' not in written
+
+
+@pytest.mark.parametrize(
+    "r", [results(seeds=1), results(diverged={("l2", 1): 27, ("none", 0): 0})], ids=["1", "diverged"]
+)
+def test_one_seed_and_diverged_seeds(tmp_path: Path, r: Results) -> None:
+    written = made(tmp_path, r)
+    Reader(written)
+    assert "nan" not in re.sub(r"data:[^\"]*", "", written).lower()
+    assert ("diverged at step 27" in written) == (len(r.seeds) > 1)
+
+
+def test_no_columns_no_sentences_no_deviations(tmp_path: Path) -> None:
+    bare = replace(EXPERIMENT, sentences=None, figure="our own")
+    setup = replace(SETUP, columns=(), deviations=(), claims=())
+    written = page(bare, setup, store(tmp_path), results(), [], RUN)
+    Reader(written)
+    assert "What happened" not in written
+    assert "In the end" not in written
