@@ -30,7 +30,11 @@ for task in range(6):
 
     network = Network(model)  # a copy: your model is not touched
     seen = Observation(network.params(), initial=initial, trace=network.trace(network.params(), x))
-    numbers = {k: v for d in (DeadUnits(), LinearizedUnits(), FeatureRanks(), ParameterNorm()) for k, v in d.measure(seen).items()}
+    numbers = {
+        k: v
+        for d in (DeadUnits(), LinearizedUnits(), FeatureRanks(), ParameterNorm())
+        for k, v in d.measure(seen).items()
+    }
 
     accuracy = (model(x).argmax(1) == y).float().mean()
     shown = ("dead", "linearized", "effective_rank", "norm_ratio")

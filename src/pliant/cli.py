@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     def selects(made: argparse.ArgumentParser, tier: str | None) -> None:
         made.add_argument("ids", nargs="+", metavar="ID", help="an experiment, see `pliant list`")
         made.add_argument("--tier", default=tier, help="smoke, laptop or paper")
-        made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+        made.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)"
+        )
 
     listed = command("list", _list, "every experiment: the figure it reproduces, its claims, its cost by tier")
     run = command("run", _run, "train an experiment's arms and seeds; what is there already is kept")
@@ -137,7 +139,7 @@ def _run(given: argparse.Namespace, console: Console) -> int:
 
 
 def _prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str]]:
-    from pliant.data import load
+    from pliant.run.train import inputs
 
     experiment = find(id)
     settings = experiment.settings(given.tier, given.set)
@@ -147,7 +149,7 @@ def _prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[st
         if arm not in setup.arms:
             raise ValueError(unknown("arm", arm, list(setup.arms)))
     _check_device(given.device)
-    setup.task.bind(load(setup.data), [0])
+    setup.task.bind(inputs(setup), [0])
     return Store(given.out, experiment, given.tier, settings), setup, arms
 
 
@@ -178,7 +180,9 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
         told.print(f"[red]failed[/] {pack.arm} seeds {pack.seeds}: {error.splitlines()[-1]}", soft_wrap=True)
         (store.folder / f"error-{pack.arm}-{pack.seeds[0]}.txt").write_text(error + "\n")
     if done.failed:
-        told.print(f"{len(done.failed)} of {done.packs} packs failed; their errors are in {store.folder}", soft_wrap=True)
+        told.print(
+            f"{len(done.failed)} of {done.packs} packs failed; their errors are in {store.folder}", soft_wrap=True
+        )
         return FAILED
     results = store.results(arms, list(range(given.seeds)))
     if given.json:
@@ -250,7 +254,9 @@ def _check(given: argparse.Namespace, console: Console) -> int:
         store, setup, results, run = _stored(given, id)
         checked = _claims(setup, results)
         every += checked
-        shown.append({"experiment": id, "folder": str(store.folder), "seeds": run["seeds"], "claims": claims_data(checked)})
+        shown.append(
+            {"experiment": id, "folder": str(store.folder), "seeds": run["seeds"], "claims": claims_data(checked)}
+        )
         if not given.json:
             console.print(f"[bold]{id}[/]  {store.tier} tier, {len(run['seeds'])} seeds, {setup.data}")
             print_claims(console, checked)
@@ -280,8 +286,8 @@ def _demo(given: argparse.Namespace, console: Console) -> int:
     given.device, given.json = "cpu", False
     task = find(given.ids[0]).tiers["demo"]
     console.print(
-        f"Small networks learn random labels for {task.num_examples} images of digits. Every {task.every} steps the labels "
-        f"are drawn again, {task.num_tasks} times in all: can a network still learn the last ones?\n"
+        f"Small networks learn random labels for {task.num_examples} images of digits. The labels are drawn again every "
+        f"{task.every} steps, {task.num_tasks} times in all: can a network still learn the last ones?\n"
     )
     code = _run(given, console)
     if code != OK:
@@ -319,5 +325,7 @@ def _data_fetch(given: argparse.Namespace, console: Console) -> int:
     from pliant.data import fetch
 
     for name in given.names:
-        console.print(f"{name}: {fetch(name, progress=lambda line: console.print(line, soft_wrap=True))}", soft_wrap=True)
+        console.print(
+            f"{name}: {fetch(name, progress=lambda line: console.print(line, soft_wrap=True))}", soft_wrap=True
+        )
     return OK

@@ -137,6 +137,7 @@ class Setup:
         measure_every: 0 measures at task ends only.
         dense: for so many steps after a switch, the update norm and the batch loss are kept at every step.
         evaluate: how many of each seed's examples accuracy and diagnostics look at, at most.
+        standardize: inputs with mean 0 and variance 1 a channel; otherwise scaled to [0, 1].
         panels: what the figure shows.
         claims: what the paper says.
         deviations: where we depart from the paper.
@@ -154,6 +155,7 @@ class Setup:
     measure_every: int = 0
     dense: int = 0
     evaluate: int = 4096
+    standardize: bool = True
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Experiment:
     sentences: Callable[[Results], dict[str, str]] | None = None
 
     def settings(self, tier: str, changes: Sequence[str] = ()) -> Any:
-        """A tier's settings with `key=value` changes applied; `ValueError` for an unknown tier or key, or a bad value."""
+        """A tier's settings with `key=value` changes; `ValueError` for an unknown tier or key, or a bad value."""
         if tier not in self.tiers:
             raise ValueError(unknown("tier", tier, list(self.tiers)))
         settings = self.tiers[tier]

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
 
 from pliant.network import Params
 

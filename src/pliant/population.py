@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ class Member:
 
     seed: int
     optimizer: Optimizer
-    chain: Chain = Chain()
+    chain: Chain = field(default_factory=Chain)
 
 
 @dataclass
@@ -188,18 +188,14 @@ class Population:
                     continue
                 one = _member(state, m)
                 draw = Draw(member.seed, state.step)
-                new = member.chain[i].on_event(
-                    self.network, event, one.params, one.moments, one.interventions[i], draw
-                )
+                new = member.chain[i].on_event(self.network, event, one.params, one.moments, one.interventions[i], draw)
                 if new is not None:
                     _copy(one.params, new[0])
                     _copy(one.moments, new[1])
                     _copy(one.interventions[i], new[2])
 
     def _place(self, params: Params) -> Params:
-        return {
-            name: p.to(self.device, self.dtype if p.is_floating_point() else p.dtype) for name, p in params.items()
-        }
+        return {name: p.to(self.device, self.dtype if p.is_floating_point() else p.dtype) for name, p in params.items()}
 
     def _note_divergence(self, state: PopulationState, losses: Tensor) -> list[int]:
         if not math.isfinite(float(losses.sum())):
@@ -353,15 +349,15 @@ def _groups(optimizers: list[Optimizer]) -> list[tuple[Optimizer, int]]:
 def _differing(members: list[Intervention], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """The fields in which one kind of intervention differs between members, stacked."""
     found = {}
-    for field in fields(members[0]):
-        values = [getattr(member, field.name) for member in members]
+    for setting in fields(members[0]):
+        values = [getattr(member, setting.name) for member in members]
         if any(v != values[0] for v in values):
             if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
                 raise ValueError(
-                    f"expected members to differ in numbers only, got {field.name}={values[0]!r} and others of "
+                    f"expected members to differ in numbers only, got {setting.name}={values[0]!r} and others of "
                     f"{type(members[0]).__name__}: train them as two populations"
                 )
-            found[field.name] = torch.tensor(values, device=device, dtype=dtype)
+            found[setting.name] = torch.tensor(values, device=device, dtype=dtype)
     return found
 
 

@@ -1,10 +1,10 @@
 """Every test of the data module gets its own cache and the tiny data set of `tiny_data`."""
 
 import pytest
-from tests.tiny_data import Fake, tiny_arrays, write_gzipped
 
 from pliant.data import catalogue
 from pliant.data.formats import Arrays
+from tests.tiny_data import Fake, tiny_arrays, write_gzipped
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.tiny_data import Fake, idx_files, tiny_arrays, tiny_spec, write_gzipped
 
 from pliant import data
 from pliant.data import cache, catalogue
 from pliant.data.formats import NAMES, Damaged
+from tests.tiny_data import Fake, idx_files, tiny_arrays, tiny_spec, write_gzipped
 
 
 def listing(folder):

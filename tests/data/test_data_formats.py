@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from tests.tiny_data import idx_files, tiny_arrays, write_gzipped, write_tgz
 
 from pliant.data.formats import (
     IDX_FILES,
@@ -18,6 +17,7 @@ from pliant.data.formats import (
     decode_idx_tar,
     idx_header,
 )
+from tests.tiny_data import idx_files, tiny_arrays, write_gzipped, write_tgz
 
 
 def assert_same(got, expected):

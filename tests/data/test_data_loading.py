@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tests.tiny_data import tiny_spec
 
 from pliant import data
 from pliant.data import catalogue
 from pliant.data.dataset import channel_moments
+from tests.tiny_data import tiny_spec
 
 
 def test_digits():

@@ -7,11 +7,11 @@ import socket
 import threading
 
 import pytest
-from tests.tiny_data import idx_files, tiny_arrays, tiny_spec, write_gzipped, write_tgz
 
 from pliant.data import cache, catalogue, sources
 from pliant.data.formats import Form, decode_idx_tar
 from pliant.data.sources import Apt, Folder, Npm, Undelivered, Url
+from tests.tiny_data import idx_files, tiny_arrays, tiny_spec, write_gzipped, write_tgz
 
 TGZ = Form(("tiny-1.0.0.tgz",), decode_idx_tar)
 

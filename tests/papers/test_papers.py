@@ -79,7 +79,9 @@ def test_sentences_follow_the_numbers() -> None:
             }
         )
     )
-    assert said["a"].startswith("lost the ability to learn, 0.90 to 0.20: 60% of its units are dead, its parameters have")
+    assert said["a"].startswith(
+        "lost the ability to learn, 0.90 to 0.20: 60% of its units are dead, its parameters have"
+    )
     assert said["b"].startswith("kept learning")
     assert "never learned well" in said["c"]
     assert said["d"].startswith("learned better")

@@ -23,8 +23,8 @@ SCHEMA = 1
 class Store:
     """The folder of one experiment under one set of settings: `OUT/<experiment>/<tier>-<hash of the settings>`.
 
-    The path depends on the settings alone. `settings.json` holds them, `run.json` says what the latest command asked for
-    and where it ran, `arm=A/seed=S/metrics.parquet` holds the numbers and `cell.json` beside it says that they are
+    The path depends on the settings alone. `settings.json` holds them, `run.json` says what the latest command asked
+    for and where it ran, `arm=A/seed=S/metrics.parquet` holds the numbers and `cell.json` beside it says that they are
     complete.
     """
 
@@ -36,7 +36,9 @@ class Store:
     @property
     def folder(self) -> Path:
         """Where everything of this run lies."""
-        whole = json.dumps({"experiment": self.experiment.id, "tier": self.tier, **_plain(self.settings)}, sort_keys=True)
+        whole = json.dumps(
+            {"experiment": self.experiment.id, "tier": self.tier, **_plain(self.settings)}, sort_keys=True
+        )
         return self.root / self.experiment.id / f"{self.tier}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
     def prepare(self) -> None:
@@ -47,7 +49,9 @@ class Store:
                 "schema": SCHEMA, "experiment": self.experiment.id, "tier": self.tier, "settings": _plain(self.settings)
             })  # fmt: skip
         except OSError as error:
-            raise ValueError(f"cannot write {self.folder}: {error.strerror}: choose another folder with --out") from None
+            raise ValueError(
+                f"cannot write {self.folder}: {error.strerror}: choose another folder with --out"
+            ) from None
 
     def cell(self, arm: str, seed: int) -> Path:
         """The folder of one arm and seed."""
@@ -69,7 +73,9 @@ class Store:
             (folder / "cell.json").unlink(missing_ok=True)
             temporary = folder / f".metrics-{os.getpid()}.parquet"
             try:
-                columns = {name: pa.array(values, from_pandas=True) for name, values in table.items()}  # NaN: not measured
+                columns = {
+                    name: pa.array(values, from_pandas=True) for name, values in table.items()
+                }  # NaN: not measured
                 pq.write_table(pa.table(columns), temporary, compression="zstd")
                 os.replace(temporary, folder / "metrics.parquet")
             finally:
@@ -84,7 +90,9 @@ class Store:
         for arm in arms:
             for seed in seeds:
                 if not (self.cell(arm, seed) / "cell.json").exists():
-                    raise ValueError(f"{self.folder} has no arm {arm} seed {seed} yet: {self.command(arms, len(seeds))}")
+                    raise ValueError(
+                        f"{self.folder} has no arm {arm} seed {seed} yet: {self.command(arms, len(seeds))}"
+                    )
                 path = self.cell(arm, seed) / "metrics.parquet"
                 try:
                     read = pq.ParquetFile(path).read()
@@ -98,7 +106,17 @@ class Store:
         default = _plain(self.experiment.tiers[self.tier])
         changed = [f"--set {k}={_text(v)}" for k, v in _plain(self.settings).items() if v != default[k]]
         return " ".join(
-            ["pliant run", self.experiment.id, "--tier", self.tier, "--seeds", str(seeds), *changed, "--out", str(self.root)]
+            [
+                "pliant run",
+                self.experiment.id,
+                "--tier",
+                self.tier,
+                "--seeds",
+                str(seeds),
+                *changed,
+                "--out",
+                str(self.root),
+            ]
         )
 
 
@@ -117,7 +135,13 @@ def environment(device: str) -> dict[str, Any]:
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     packages = {name: version(name) for name in ("pliant", "torch", "numpy", "scipy")}
-    return {"python": platform.python_version(), **packages, "commit": commit, "machine": platform.machine(), "device": device}
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "commit": commit,
+        "machine": platform.machine(),
+        "device": device,
+    }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pliant.data import load
+from pliant.data import Dataset, load
 from pliant.experiment import Arm, Setup
 from pliant.network import Network
 from pliant.population import Member, Population, PopulationState
@@ -33,6 +33,14 @@ def worth_compiling(setup: Setup) -> bool:
     return setup.task.num_steps >= 2000
 
 
+def inputs(setup: Setup) -> Dataset:
+    """The data set of an experiment, scaled as it asks; fetched if need be."""
+    data = load(setup.data)
+    if setup.standardize:
+        return data
+    return replace(data, mean=(0.0,) * len(data.mean), std=(1.0,) * len(data.std))
+
+
 def train(
     setup: Setup,
     arm: Arm,
@@ -48,7 +56,7 @@ def train(
     `on_progress(step)` is called every few steps; what it raises ends the training.
     """
     start = time.perf_counter()
-    stream = setup.task.bind(load(setup.data), seeds, device=device, dtype=dtype)
+    stream = setup.task.bind(inputs(setup), seeds, device=device, dtype=dtype)
     population = _population(setup, arm, stream, device, dtype, worth_compiling(setup) if compile is None else compile)
     state = population.init()
     recorder = _Recorder(len(seeds))
@@ -72,9 +80,7 @@ def train(
     return Trained(dict(zip(seeds, recorder.tables(state.diverged_at), strict=True)), population.mode)
 
 
-def _population(
-    setup: Setup, arm: Arm, stream: Stream, device: str, dtype: torch.dtype, compile: bool
-) -> Population:
+def _population(setup: Setup, arm: Arm, stream: Stream, device: str, dtype: torch.dtype, compile: bool) -> Population:
     classes = stream.data.num_classes
     if classes is None:
         raise ValueError(f"expected class labels in {stream.data.name}, got a regression data set")

@@ -35,6 +35,7 @@ def setup(settings: Settings) -> Setup:
         measure_every=max(1, settings.every // 10),
         dense=settings.dense,
         evaluate=4096,
+        standardize=False,
         panels=(
             Panel("dead", "dead units (share)", over="step", limits=(0, 1.02)),
             Panel("accuracy", "accuracy", over="step", limits=(0, 1.02)),
@@ -49,8 +50,9 @@ def setup(settings: Settings) -> Setup:
         claims=CLAIMS,
         deviations=(
             "P1 does not state the batch size and the steps a task; ours are in the settings.",
-            f"Network {settings.hidden} on {settings.num_examples} images (P1: two hidden layers of 1024, 5000 images).",
-            "Inputs are standardised; P1 does not say. The loss is the cross-entropy (P1: a classification loss).",
+            f"Network {settings.hidden} on {settings.num_examples} images (P1: (1024, 1024), 5000 images).",
+            f"{settings.every * settings.num_tasks:,} steps (P1: 90,000).",
+            "Pixels are scaled to [0, 1]; P1 does not say. The loss is the cross-entropy (P1: a classification loss).",
         ),
     )
 
@@ -126,8 +128,10 @@ EXPERIMENT = Experiment(
     figure="P1 figure 1",
     references=("lyle2023", "kingma2015"),
     tiers={
-        "smoke": Settings(data="digits", hidden=(32, 32), num_examples=200, batch_size=32, every=60, num_tasks=3, dense=20),
-        "laptop": Settings(every=3000, num_tasks=15),
+        "smoke": Settings(
+            data="digits", hidden=(32, 32), num_examples=200, batch_size=32, every=60, num_tasks=3, dense=20
+        ),
+        "laptop": Settings(hidden=(256, 256), every=3000, num_tasks=8),
         "paper": Settings(hidden=(1024, 1024), num_examples=5000, batch_size=512, every=3000, num_tasks=30),
     },
     setup=setup,
