@@ -286,8 +286,8 @@ def _demo(given: argparse.Namespace, console: Console) -> int:
     given.device, given.json = "cpu", False
     task = find(given.ids[0]).tiers["demo"]
     console.print(
-        f"Small networks learn random labels for {task.num_examples} images of digits. The labels are drawn again every "
-        f"{task.every} steps, {task.num_tasks} times in all: can a network still learn the last ones?\n"
+        f"Small networks learn random labels for {task.num_examples} images of digits. The labels are drawn again "
+        f"every {task.every} steps, {task.num_tasks} times in all: can a network still learn the last ones?\n"
     )
     code = _run(given, console)
     if code != OK:

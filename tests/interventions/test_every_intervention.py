@@ -66,10 +66,11 @@ def train(population, net, members, steps=20, state=None, start=0, events=()):
 
 
 def trained(example, net, optimizer="Adam", steps=3):
-    """The network, and one member's state after a few steps, ready for a direct call."""
+    """The network, and one member's state after a few steps and a push, ready for a direct call."""
     one = population(net, [[example.intervention]], optimizer, [7])
     state = train(one, net, [0], steps)
     params, (carried,) = tree_map(lambda t: t[0].clone(), (state.params, state.interventions))
+    params = {name: 1.5 * p for name, p in params.items()}
     moments = {k: g if k == "step" else tree_map(lambda t: t[0].clone(), g) for k, g in state.moments.items()}
     return one.network, params, moments, carried
 
@@ -112,7 +113,7 @@ def test_is_a_frozen_dataclass_that_is_its_own_config(example):
     assert hash(dataclasses.replace(intervention)) == hash(intervention)
     assert pickle.loads(pickle.dumps(intervention)) == intervention
     assert copy.deepcopy(intervention) == intervention
-    assert ast.literal_eval(repr(dataclasses.asdict(intervention))) is not None  # plain numbers and words
+    assert ast.literal_eval(repr(dataclasses.asdict(intervention))) == dataclasses.asdict(intervention)  # plain values
     for field in dataclasses.fields(intervention):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(intervention, field.name, 1)
@@ -137,9 +138,7 @@ def test_numbers_that_are_none_are_refused(example):
         value = getattr(example.intervention, field.name)
         if isinstance(value, float):
             for bad in (-1.0, float("nan"), float("inf")):
-                with pytest.raises(
-                    ValueError, match=rf"expected {field.name} of {type(example.intervention).__name__}"
-                ):
+                with pytest.raises(ValueError, match=rf"expected {field.name} of "):
                     dataclasses.replace(example.intervention, **{field.name: bad})
 
 
@@ -234,9 +233,7 @@ def test_state_has_one_structure_and_survives_save_and_load(example, net, optimi
     train(one, net, range(2), 12, state, events=events)
     assert structure(state.interventions) == before
     file = io.BytesIO()
-    torch.save(
-        {k: getattr(state, k) for k in ("params", "initial", "moments", "interventions", "step", "diverged_at")}, file
-    )
+    torch.save(vars(state), file)
     file.seek(0)
     loaded = type(state)(**torch.load(file, weights_only=True))
     train(one, net, range(2), 5, state, start=12)
@@ -249,11 +246,8 @@ def test_state_has_one_structure_and_survives_save_and_load(example, net, optimi
 @every_intervention
 def test_draws_come_from_seed_and_step_alone(example, net):
     intervention = example.intervention
-    before = torch.get_rng_state()
-    intervention.build(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Dropout(), torch.nn.Identity()), torch.ones(2, 4)) \
-        if not isinstance(intervention, LayerNorm) else None  # fmt: skip
     network, params, moments, state = trained(example, net)
-    torch.set_rng_state(before)
+    before = torch.get_rng_state()
 
     def act(seed, step):
         intervention.init(network, params)
@@ -295,7 +289,8 @@ def test_equals_the_naive_transcription(example, net, optimizer):
     )
     assert list(expected) == list(state.params)
     for name, p in expected.items():
-        close(state.params[name][0], p, 1e-11)
+        rounding_alone = name == "key.bias"  # softmax cancels its gradient, and Adam divides what is left by itself
+        close(state.params[name][0], p, 1e-8 if rounding_alone else 1e-11)
 
 
 @every_optimizer

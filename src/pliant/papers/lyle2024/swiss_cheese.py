@@ -72,8 +72,8 @@ def setup(settings: Settings) -> Setup:
             "P2 does not state network sizes, batch size, learning rate, steps a task or the number of images here; "
             "ours are in the settings.",
             f"L2 strength {settings.l2:g} (P2: 1e-5 suffices on CIFAR-10 with its own, unstated, task length).",
-            "Layer norm has learned scales and offsets, and L2 covers them, too; P2 states neither. Without the latter, the "
-            "pair slowly loses plasticity on digits (explored on seeds that are not reported).",
+            "Layer norm has learned scales and offsets, and L2 covers them, too; P2 states neither. Without the "
+            "latter, the pair slowly loses plasticity on digits (explored on seeds that are not reported).",
             f"Data: {settings.data} (P2: CIFAR-10), standardised; net: {settings.net} (P2: MLP, CNN, ResNet-18).",
         ),
     )

@@ -1,0 +1,47 @@
+"""The Python of the README runs as it stands, and what it says exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pliant.cli import main
+from pliant.experiment import experiments
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("readme")
+    call = ["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--seeds", "1", "--out", str(made / "runs")]
+    assert main(call) == 0
+    return made
+
+
+def test_python_blocks_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    names = {"model": model, "x": torch.randn(16, 4), "nn": nn}
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks[:3]:
+        exec(block, names)
+    assert {"arm", "seed", "step", "accuracy"} <= set(names["table"].column_names)  # type: ignore[attr-defined]
+    names |= {"x": torch.randn(16, 16, 4), "y": torch.randint(3, (16, 16))}
+    exec(blocks[3].replace("compile=True", "compile=False"), names)
+    assert names["losses"].shape == (16,)  # type: ignore[attr-defined]
+
+
+def test_every_experiment_is_in_the_table() -> None:
+    for id in experiments():
+        assert f"| `{id}` |" in README
+
+
+def test_links_within_the_repository_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (Path(__file__).parents[1] / target).exists(), target
