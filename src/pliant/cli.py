@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pliant.experiment import Experiment, Setup, experiments, find, unknown
-from pliant.run.store import Store, latest, read_json
+from pliant.run.files import read_json
+from pliant.run.store import Store, latest
 
 OK, FAILED, BAD_CALL, INTERRUPTED = 0, 1, 2, 130
 
@@ -86,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 .. N-1")
     run.add_argument("--arms", metavar="A,B", help="only these arms")
     run.add_argument("--device", default="cpu", help="cpu or cuda")
+    run.add_argument("--rerun", action="store_true", help="train anew what is there already")
+    run.add_argument("--dry-run", action="store_true", help="show the plan with an estimate of its time; train nothing")
     for made in (run, check, report, demo):
         made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
     for made in (listed, run, check, report):
@@ -134,8 +137,28 @@ def _run(given: argparse.Namespace, console: Console) -> int:
     if given.seeds < 1:
         raise ValueError(f"expected --seeds to be at least 1, got {given.seeds}")
     chosen = [_prepared(given, id) for id in given.ids]  # every mistake shows before anything is trained
+    if given.dry_run:
+        return _plan(given, console, chosen)
     codes = [_train(store, setup, arms, given, console) for store, setup, arms in chosen]
     return max(codes)
+
+
+def _plan(given: argparse.Namespace, console: Console, chosen: list[tuple[Store, Setup, list[str]]]) -> int:
+    from pliant.run.sweep import estimate, plan
+
+    for store, setup, arms in chosen:
+        packs = plan(arms, given.seeds)
+        todo = [p for p in packs if given.rerun or store.complete(p.arm, list(p.seeds)) is None]
+        console.print(
+            f"[bold]{store.experiment.id}[/]  {setup.task.num_steps:,} steps a pack, {store.folder}", soft_wrap=True
+        )
+        for pack in packs:
+            console.print(
+                f"  {pack.arm} seeds {pack.seeds[0]}-{pack.seeds[-1]}: {'to do' if pack in todo else 'there'}"
+            )
+        seconds = estimate(setup, todo, given.device)
+        console.print(f"  about {seconds / 60:.1f} minutes for {len(todo)} packs, measured on a few steps")
+    return OK
 
 
 def _prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str]]:
@@ -169,10 +192,12 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
     start = time.perf_counter()
     try:
         with _live(told, store.experiment.id) as on_progress:
-            done = sweep(store, setup, arms, given.seeds, device=given.device, on_progress=on_progress)
+            done = sweep(
+                store, setup, arms, given.seeds, device=given.device, rerun=given.rerun, on_progress=on_progress
+            )
     except Interrupted:
         again = store.command(arms, given.seeds)
-        told.print(f"stopped; finished packs are kept. To go on: {again}", soft_wrap=True)
+        told.print(f"stopped; what was done is kept. To go on: {again}", soft_wrap=True)
         return INTERRUPTED
     if done.kept:
         told.print(f"{done.kept} of {done.packs} packs were there already")
@@ -202,8 +227,8 @@ def _live(console: Console, title: str) -> Any:
         yield lambda progress: None
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(bar_width=10), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[rate]},"), TimeRemainingColumn(), TextColumn("left"),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title.rsplit("/", 1)[-1], total=None, rate="starting")
@@ -213,7 +238,11 @@ def _live(console: Console, title: str) -> Any:
             nonlocal first
             first = progress.done if first is None else first
             rate = (progress.done - first) / (time.perf_counter() - start)
-            bar.update(task, total=progress.total, completed=progress.done, rate=f"{rate:,.0f} steps/s")
+            packs = f"{progress.kept + progress.finished}/{progress.packs} packs, {len(progress.running)} running"
+            failed = f", [red]{len(progress.failed)} failed[/]" if progress.failed else ""
+            bar.update(
+                task, total=progress.total, completed=progress.done, rate=f"{packs}{failed}, {rate:,.0f} steps/s"
+            )
 
         yield on_progress
 
@@ -283,7 +312,7 @@ def _page(store: Store, setup: Setup, results: Any, run: dict[str, Any], path: P
 
 def _demo(given: argparse.Namespace, console: Console) -> int:
     given.ids, given.tier, given.set, given.arms = ["lyle2024/swiss_cheese"], "demo", [], None
-    given.device, given.json = "cpu", False
+    given.device, given.json, given.rerun, given.dry_run = "cpu", False, False, False
     task = find(given.ids[0]).tiers["demo"]
     console.print(
         f"Small networks learn random labels for {task.num_examples} images of digits. The labels are drawn again "

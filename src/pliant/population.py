@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.interventions.base import Chain, Draw, Intervention, State
@@ -142,7 +142,9 @@ class Population:
 
     def gradients(self, state: PopulationState, x: Tensor, y: Tensor) -> Params:
         """Gradients of the training loss with its penalties, dropout off; what `step` would follow."""
-        return self._gradients(state, x, y, None)[0]
+        # never the compiled one: it keeps to the one shape it was made for
+        function = {"single": self._single, "loop": self._looped}.get(self.mode, self._stacked)
+        return function(state.params, state.interventions, self._numbers, x, y, None)[0]
 
     def outputs(self, state: PopulationState, x: Tensor) -> Any:
         """Every member's output on its own inputs, without dropout or gradients."""
@@ -179,6 +181,11 @@ class Population:
 
         with torch.no_grad():
             return self._over_members(everything, seen)
+
+    def leaves(self, state: PopulationState) -> list[Tensor]:
+        """Every tensor of the state in a fixed order, for checkpoints; writing into them restores it."""
+        tree = (state.params, state.initial, state.moments, state.interventions)
+        return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
     def fire(self, state: PopulationState, event: str) -> None:
         """An event such as `"task_switch"`, handed to every member's interventions in order."""
@@ -278,7 +285,7 @@ class Population:
                 )
             return self._single, result
         if self.mode == "compiled":
-            compiled = torch.compile(self._stacked)
+            compiled = torch.compile(self._stacked, dynamic=False)
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", category=DeprecationWarning)  # raised by Inductor's own imports

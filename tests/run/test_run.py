@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,15 +18,18 @@ import pytest
 import torch
 from torch import nn
 
+import pliant.run.sweep as sweep_module
 from pliant.diagnostics import DeadUnits, ParameterNorm
 from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Setup
-from pliant.interventions import L2, Chain
+from pliant.interventions import L2, Chain, ShrinkAndPerturb, WeightNormRescale
 from pliant.nets import MLP
-from pliant.optim import SGD
-from pliant.run import store as store_module
-from pliant.run.store import Store, latest, read_json, write_json
+from pliant.optim import SGD, Adam, RMSProp
+from pliant.run import files
+from pliant.run.checkpoint import Checkpoint, Damaged, conditions
+from pliant.run.files import read_json, write_json
+from pliant.run.store import Store, latest
 from pliant.run.sweep import plan, sweep
-from pliant.run.train import train
+from pliant.run.train import Interrupted, train
 from pliant.tasks import RandomLabels
 
 
@@ -181,7 +188,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1}
@@ -205,3 +212,157 @@ def test_the_record_says_how_it_ran(tmp_path: Path) -> None:
     run = json.loads((kept.folder / "run.json").read_text())
     assert run["environment"]["torch"] == torch.__version__
     assert str(tmp_path) not in json.dumps(run)
+
+
+def interrupted_at(step: int) -> object:
+    def on_progress(now: int) -> None:
+        if now >= step:
+            raise Interrupted
+
+    return on_progress
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+@pytest.mark.parametrize("arm", ["adam", "everything"])
+def test_an_interrupted_training_equals_an_uninterrupted_one_bitwise(
+    tmp_path: Path, arm: str, seeds: list[int]
+) -> None:
+    made = replace(
+        setup(Settings(every=60)),
+        arms={
+            "adam": Arm("", Adam(1e-3, eps_root=1e-3), Chain()),
+            "everything": Arm(
+                "", RMSProp(1e-3, centered=True), Chain(L2(1e-3), ShrinkAndPerturb(0.9, 0.1), WeightNormRescale())
+            ),
+        },
+        dense=3,
+    )
+    whole = train(made, made.arms[arm], seeds).tables
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", conditions("cpu", seeds))
+    for stop in (50, 100):
+        with pytest.raises(Interrupted):
+            train(made, made.arms[arm], seeds, checkpoint=checkpoint, on_progress=interrupted_at(stop))
+    resumed = train(made, made.arms[arm], seeds, checkpoint=checkpoint).tables
+    for seed in seeds:
+        assert list(whole[seed]) == list(resumed[seed])
+        for name in whole[seed]:
+            if name != "elapsed_seconds":
+                np.testing.assert_array_equal(whole[seed][name], resumed[seed][name], err_msg=name)
+    assert (np.diff(resumed[seeds[0]]["elapsed_seconds"]) > 0).all()
+
+
+def stopped_checkpoint(folder: Path) -> tuple[Setup, Checkpoint]:
+    made = setup(Settings(every=60))
+    checkpoint = Checkpoint(folder / "c.safetensors", conditions("cpu", [0]))
+    with pytest.raises(Interrupted):
+        train(made, made.arms["plain"], [0], checkpoint=checkpoint, on_progress=interrupted_at(50))
+    return made, checkpoint
+
+
+def test_a_resume_under_other_conditions_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    made, checkpoint = stopped_checkpoint(tmp_path)
+    other = Checkpoint(checkpoint.path, {**checkpoint.conditions, "threads": 7})
+    with pytest.raises(ValueError, match=r"was made with threads .*, here it is 7, .* start over with --rerun"):
+        train(made, made.arms["plain"], [0], checkpoint=other)
+    content, facts = checkpoint.load() or ({}, {})
+    checkpoint.save(content, {**{k: v for k, v in facts.items() if k != "conditions"}, "mode": "compiled"})
+    with pytest.raises(ValueError, match="made by a compiled population, here it is single"):
+        train(made, made.arms["plain"], [0], checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("at", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_a_damaged_checkpoint_is_named_set_aside_and_the_pack_starts_over(tmp_path: Path, how: str, at: float) -> None:
+    made, checkpoint = stopped_checkpoint(tmp_path)
+    content = bytearray(checkpoint.path.read_bytes())
+    place = int(at * len(content))
+    if how == "flipped":
+        content[place] ^= 0x10
+    checkpoint.path.write_bytes(content[:place] if how == "truncated" else content)
+    whole = train(made, made.arms["plain"], [0]).tables[0]
+    with pytest.warns(UserWarning, match=r"c.safetensors .* set aside as c.damaged and the pack starts over"):
+        again = train(made, made.arms["plain"], [0], checkpoint=checkpoint).tables[0]
+    np.testing.assert_array_equal(whole["batch_loss"], again["batch_loss"])
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", {})
+    checkpoint.path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(Damaged):
+        checkpoint.load()
+    assert not (tmp_path / "owned").exists()
+
+
+def test_altered_files_are_named(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    sweep(kept, setup(Settings()), ["plain"], 1)
+    for name in ("arm=plain/seed=0/metrics.parquet", "arm=plain/seed=0/cell.json", "settings.json"):
+        path = kept.folder / name
+        good = path.read_bytes()
+        for place in (5, len(good) // 2, len(good) - 5):
+            path.write_bytes(good[:place] + bytes([good[place] ^ 0x01]) + good[place + 1 :])
+            with pytest.raises(ValueError, match=path.name):
+                kept.results(["plain"], [0])
+        path.write_bytes(good)
+    assert kept.results(["plain"], [0]).seeds == [0]
+
+
+def test_a_newer_schema_names_the_version_that_wrote_it(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    kept.prepare()
+    write_json(kept.folder / "settings.json", {"schema": 99, "pliant": "7.0"})
+    with pytest.raises(ValueError, match=r"written by pliant 7.0 \(schema 99\)"):
+        kept.prepare()
+
+
+def test_results_of_another_commit_are_kept_with_a_warning_and_rerun_makes_them_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store(tmp_path)
+    sweep(kept, setup(Settings()), ["plain"], 1)
+    monkeypatch.setattr(sweep_module, "commit", lambda: "another")
+    with pytest.warns(UserWarning, match="results of another commit .* are kept; --rerun makes them anew"):
+        assert sweep(kept, setup(Settings()), ["plain"], 1).kept == 1
+    assert sweep(kept, setup(Settings()), ["plain"], 1, rerun=True).finished == 1
+
+
+def test_a_killed_worker_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
+    experiment = replace(EXPERIMENT, setup=suicidal)
+    done = sweep(store(tmp_path, experiment), suicidal(Settings()), ["plain", "broken"], 1)
+    assert done.finished == 1
+    assert list(done.failed.values()) == ["its process ended without a word: killed by signal 9 (out of memory?)"]
+
+
+def suicidal(settings: Settings) -> Setup:
+    made = setup(settings)
+    return replace(made, arms={**made.arms, "broken": Arm("", SGD(1.0), Chain(Suicide()))})
+
+
+class Suicide(L2):
+    """Kills its process when training starts, as the out-of-memory killer would."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def build(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return module
+
+
+def test_two_sweeps_in_one_store_share_the_work(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.run.test_run import *\n"
+        "if __name__ == '__main__':\n"
+        "    s = store(Path(sys.argv[1])); d = sweep(s, setup(Settings()), ['plain', 'l2'], 1); print(len(d.failed))"
+    )
+    (tmp_path / "go.py").write_text(code)
+    root = str(Path(__file__).parents[2])
+    call = [sys.executable, str(tmp_path / "go.py"), str(tmp_path / "runs")]
+    environment = {**os.environ, "PYTHONPATH": root}
+    both = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    assert [p.communicate(timeout=120)[0].strip() for p in both] == ["0", "0"]
+    assert store(tmp_path / "runs").results(["plain", "l2"], [0]).seeds == [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,16 +73,16 @@ def figure(experiment: Experiment, setup: Setup, results: Results, columns: int 
     where a seed diverged. Axes follow the values of the seeds: a band much wider than these leaves the axes.
     `pliant.report.curves.caption` says all this in words.
     """
-    return draw(experiment, setup, results, curves(setup, results), columns)
+    return draw(experiment.title, setup, arms(setup, results), curves(setup, results), columns)
 
 
-def draw(experiment: Experiment, setup: Setup, results: Results, lines: list[list[Curve]], columns: int = 3) -> Figure:
-    """`figure`, with the curves made before."""
+def draw(title: str, setup: Setup, shown: Sequence[str], lines: list[list[Curve]], columns: int = 3) -> Figure:
+    """Curves made before, a list of them for each of the setup's panels; `shown` are the arms of the legend."""
     columns = min(columns, len(setup.panels))
     rows = -(-len(setup.panels) // columns)
     with style.context(["default", STYLE]):
         made = Figure(figsize=(WIDTHS[columns] / 96, (205 * rows + 40) / 96), layout="constrained")
-        made.set_label(experiment.title)
+        made.set_label(title)
         made.get_layout_engine().set(w_pad=0.07, h_pad=0.05, wspace=0.02, hspace=0.03)  # type: ignore[union-attr]
         for at, (panel, drawn) in enumerate(zip(setup.panels, lines, strict=True)):
             axes = made.add_subplot(rows, columns, at + 1)
@@ -89,7 +90,7 @@ def draw(experiment: Experiment, setup: Setup, results: Results, lines: list[lis
             below = setup.panels[at + columns] if at + columns < len(setup.panels) else None
             if below is None or below.over != panel.over:
                 axes.set_xlabel("task" if panel.over == "task" else "optimizer step")
-        _legend(made, setup, results)
+        _legend(made, setup, shown)
     return made
 
 
@@ -107,7 +108,7 @@ def _draw(axes: Axes, panel: Panel, setup: Setup, lines: list[Curve]) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(numticks=6))
         axes.yaxis.set_major_formatter(_power)
-    low, high = panel.limits or _limits(panel, lines)
+    low, high = panel.limits or limits(panel, lines)
     axes.set_ylim(low, high)
     for line in lines:
         position = list(setup.arms).index(line.arm)
@@ -151,7 +152,7 @@ def _marker(line: Curve) -> str:
     return "o" if len(line.x) <= 12 else ""
 
 
-def _limits(panel: Panel, lines: list[Curve]) -> tuple[float, float]:
+def limits(panel: Panel, lines: list[Curve]) -> tuple[float, float]:
     """Room for all seeds' values, for the bands as far as these are not far wider, and for the paper's values."""
     scale = np.log10 if panel.log else np.asarray
     shown = np.array(
@@ -170,13 +171,11 @@ def _limits(panel: Panel, lines: list[Curve]) -> tuple[float, float]:
     return (10**low, 10**high) if panel.log else (low, high)
 
 
-def _legend(made: Figure, setup: Setup, results: Results) -> None:
+def _legend(made: Figure, setup: Setup, shown: Sequence[str]) -> None:
     """One legend on top, in as many columns as fit."""
-    shown = [(at, arm) for at, arm in enumerate(setup.arms) if arm in arms(setup, results)]
-    handles = [
-        Line2D([], [], color=colour(at), linestyle=DASHES[at // len(COLOURS) % len(DASHES)], lw=2.2) for at, _ in shown
-    ]
-    labels = [setup.arms[arm].label for _, arm in shown]
+    places = [(at, arm) for at, arm in enumerate(setup.arms) if arm in shown]
+    handles = [Line2D([], [], color=colour(at), linestyle=dashes(at), lw=2.2) for at, _ in places]
+    labels = [setup.arms[arm].label for _, arm in places]
     for columns in range(len(labels), 0, -1):
         legend = made.legend(
             handles, labels, loc="outside upper left", ncols=columns, handlelength=1.6, columnspacing=1.6, borderpad=0.2

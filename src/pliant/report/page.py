@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -45,12 +46,12 @@ def page(
     said = " ".join([experiment.figure, *setup.deviations])
     used = list(dict.fromkeys([*cite.references_used(experiment, setup), *(k for p, k in PAPERS.items() if p in said)]))
     run_command, report_command = _commands(store, setup, results, run)
-    made = _template().render(
+    made = template("page.html.jinja").render(
         experiment=experiment,
         setup=setup,
         tier=store.tier,
         seeds=results.seeds,
-        pictures=_pictures(experiment, setup, results, lines),
+        pictures=pictures(experiment.title, setup, list(results.arms), lines),
         caption=caption(setup, results, lines),
         summary=_summary(setup),
         arms=_arms(experiment, setup, results),
@@ -61,7 +62,7 @@ def page(
         settings=_settings(store),
         environment=run["environment"],
         packs=_packs(store, setup, results),
-        csv=_uri("text/csv", _csv(setup, results)),
+        csv=uri("text/csv", _csv(setup, results)),
         name=f"{experiment.id.replace('/', '-')}-{store.tier}",
         commands=(run_command, report_command),
         papers={name: key for name, key in PAPERS.items() if re.search(rf"\b{name}\b", said)},
@@ -71,7 +72,8 @@ def page(
     return _without_folders(made, store, setup)
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A template of this folder, with the filters that pages share."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -81,17 +83,17 @@ def _template() -> Any:
     )
     environment.filters["short"] = cite.short
     environment.filters["seconds"] = _duration
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(name)
 
 
-def _pictures(experiment: Experiment, setup: Setup, results: Results, lines: list) -> list[dict[str, Any]]:
+def pictures(title: str, setup: Setup, shown: Sequence[str], lines: list) -> list[dict[str, Any]]:
     """The figure for narrow, middling and wide pages, the widest last; each panel count once."""
     found = {}
     for columns in (1, 2, 3):
         if min(columns, len(setup.panels)) not in found:
-            drawn = figures.draw(experiment, setup, results, lines, columns)
+            drawn = figures.draw(title, setup, shown, lines, columns)
             size = [round(96 * inches) for inches in drawn.get_size_inches()]
-            found[columns] = {"uri": _uri("image/svg+xml", figures.svg(drawn)), "width": size[0], "height": size[1]}
+            found[columns] = {"uri": uri("image/svg+xml", figures.svg(drawn)), "width": size[0], "height": size[1]}
     *narrow, wide = found
     return [{**found[c], "until": BREAKPOINTS[c]} for c in narrow] + [{**found[wide], "until": None}]
 
@@ -194,7 +196,8 @@ def _csv(setup: Setup, results: Results) -> str:
     return out.getvalue()
 
 
-def _uri(kind: str, text: str) -> str:
+def uri(kind: str, text: str) -> str:
+    """A file inside the page."""
     return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 

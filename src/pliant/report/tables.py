@@ -1,9 +1,10 @@
-"""Tables on a terminal: what each arm ends with, and what became of each claim."""
+"""What each arm ends with, and what became of each claim: on a terminal, for programs, as Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from pliant.experiment import Checked, Column, Results, Setup, unknown
 from pliant.functional.statistics import interval
+from pliant.report.formats import Grid
 from pliant.report.numbers import diverged, half, number, plain, with_interval
 
 COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
@@ -54,7 +56,7 @@ def closing(setup: Setup, results: Results) -> Closing:
         if column.column not in results.columns():
             raise ValueError(unknown("column of the closing table", column.column, results.columns()))
     rows = [
-        Row(name, arm.label, [_cell(results, name, column) for column in setup.columns], _note(results, name))
+        Row(name, arm.label, [cell(results, name, column) for column in setup.columns], note(results, name))
         for name, arm in setup.arms.items()
         if name in results.arms
     ]
@@ -62,8 +64,17 @@ def closing(setup: Setup, results: Results) -> Closing:
 
 
 def print_closing(console: Console, setup: Setup, results: Results) -> None:
-    """Prints the closing table; intervals go under their values where the console is too narrow for one line."""
+    """Prints the closing table and what its numbers are."""
     table = closing(setup, results)
+    print_rows(console, table)
+    console.print(Text(explained(results), "dim"))
+    for row in table.rows:
+        if row.note:
+            console.print(Text(f"{row.label}: {row.note}", "yellow"))
+
+
+def print_rows(console: Console, table: Closing) -> None:
+    """Prints a table of cells; intervals go under their values where the console is too narrow for one line."""
     flat = any(row.cells for row in table.rows) and _width(table) <= console.width
     shown = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     shown.add_column("", overflow="fold")
@@ -73,11 +84,35 @@ def print_closing(console: Console, setup: Setup, results: Results) -> None:
         cells = [Text(str(c)) if flat else Text.assemble(c.value, (f"\n{c.spread}", "dim")) for c in row.cells]
         shown.add_row(Text(row.label), *cells)
     console.print(shown)
-    seeds = len(results.seeds)
-    console.print(Text(f"mean ± half of the 95 % interval over {seeds} seeds" if seeds > 1 else "one seed", "dim"))
-    for row in table.rows:
-        if row.note:
-            console.print(Text(f"{row.label}: {row.note}", "yellow"))
+
+
+def closing_grid(setup: Setup, results: Results) -> Grid:
+    """The closing table for Markdown and LaTeX."""
+    table = closing(setup, results)
+    notes = [explained(results), *(f"{row.label}: {row.note}" for row in table.rows if row.note)]
+    return grid(table, "arm", notes)
+
+
+def grid(table: Closing, first: str, notes: Sequence[str] = ()) -> Grid:
+    """A table of cells for Markdown and LaTeX; `first` heads the labels."""
+    headings = [first, *(h.replace("-\n", "").replace("\n", " ") for h in table.headings)]
+    rows = [[row.label, *map(str, row.cells)] for row in table.rows]
+    return Grid(headings, rows, "l" + "r" * len(table.headings), notes)
+
+
+def claims_grid(checked: list[Checked]) -> Grid:
+    """The claims for Markdown and LaTeX."""
+    rows = [
+        [
+            one.claim.text,
+            one.verdict + (f" ({one.reason})" if one.reason else ""),
+            effect(one),
+            f"> {threshold(one)}",
+            one.claim.paper,
+        ]
+        for one in checked
+    ]
+    return Grid(["claim", "verdict", "ours", "needs", "paper"], rows, "ppllp", [tally(checked)])
 
 
 def print_claims(console: Console, checked: list[Checked]) -> None:
@@ -136,7 +171,14 @@ def tally(checked: list[Checked]) -> str:
     return ", ".join(s for s in said if s) if checked else "no claims"
 
 
-def _cell(results: Results, arm: str, column: Column) -> Cell:
+def explained(results: Results) -> str:
+    """What the numbers of a closing table are."""
+    seeds = len(results.seeds)
+    return f"mean ± half of the 95 % interval over {seeds} seeds" if seeds > 1 else "one seed"
+
+
+def cell(results: Results, arm: str, column: Column) -> Cell:
+    """What an arm has in one column."""
     values = results.ends(arm, column.column)[:, 0 if column.task == "first" else -1]
     left = values[np.isfinite(values)]
     gone = any(name == arm for name, _ in results.diverged())
@@ -147,7 +189,8 @@ def _cell(results: Results, arm: str, column: Column) -> Cell:
     return Cell(number(found.mean, column.digits) + (DAGGER if len(left) < len(values) else ""), spread)
 
 
-def _note(results: Results, arm: str) -> str:
+def note(results: Results, arm: str) -> str:
+    """What happened to the seeds of an arm."""
     said = diverged(results, arm)
     if not said or sum(name == arm for name, _ in results.diverged()) == len(results.seeds):
         return said

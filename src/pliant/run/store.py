@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pliant.experiment import Experiment, Results
+from pliant.run.files import locked, read_json, sha256, write_bytes, write_json
 
 SCHEMA = 1
 
@@ -25,7 +29,7 @@ class Store:
 
     The path depends on the settings alone. `settings.json` holds them, `run.json` says what the latest command asked
     for and where it ran, `arm=A/seed=S/metrics.parquet` holds the numbers and `cell.json` beside it says that they are
-    complete.
+    complete, how they were made and their checksum. JSON files carry a checksum of themselves.
     """
 
     root: Path
@@ -37,7 +41,7 @@ class Store:
     def folder(self) -> Path:
         """Where everything of this run lies."""
         whole = json.dumps(
-            {"experiment": self.experiment.id, "tier": self.tier, **_plain(self.settings)}, sort_keys=True
+            {"experiment": self.experiment.id, "tier": self.tier, **plain(self.settings)}, sort_keys=True
         )
         return self.root / self.experiment.id / f"{self.tier}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
@@ -45,9 +49,9 @@ class Store:
         """Makes the folder and shows that it can be written, before anything is trained; `ValueError` if not."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "settings.json", {
-                "schema": SCHEMA, "experiment": self.experiment.id, "tier": self.tier, "settings": _plain(self.settings)
-            })  # fmt: skip
+            check_schema(self.folder)
+            about = {"experiment": self.experiment.id, "tier": self.tier, "settings": plain(self.settings)}
+            write_json(self.folder / "settings.json", {"schema": SCHEMA, "pliant": version("pliant"), **about})
         except OSError as error:
             raise ValueError(
                 f"cannot write {self.folder}: {error.strerror}: choose another folder with --out"
@@ -57,10 +61,19 @@ class Store:
         """The folder of one arm and seed."""
         return self.folder / f"arm={arm}" / f"seed={seed}"
 
-    def complete(self, arm: str, seeds: list[int]) -> bool:
-        """Whether these seeds of an arm are there, trained together in just this pack."""
+    def complete(self, arm: str, seeds: list[int]) -> dict[str, Any] | None:
+        """How these seeds of an arm were made, if they are there, trained together in just this pack; else None."""
         found = [read_json(self.cell(arm, seed) / "cell.json") for seed in seeds]
-        return all(cell is not None and cell["pack"] == seeds for cell in found)
+        whole = all(cell is not None and cell["pack"] == seeds for cell in found)
+        return found[0] if whole else None
+
+    @contextmanager
+    def writing(self, arm: str, seeds: list[int], waiting: Any) -> Iterator[Path]:
+        """Holds the lock of a pack's cells, against other sweeps; yields the path of its checkpoint."""
+        folder = self.folder / f"arm={arm}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / f".lock-{seeds[0]}", waiting):
+            yield folder / f".checkpoint-{seeds[0]}.safetensors"
 
     def write(self, arm: str, tables: dict[int, dict[str, np.ndarray]], how: dict[str, Any]) -> None:
         """Keeps the tables of a pack; each is complete or absent."""
@@ -71,52 +84,52 @@ class Store:
             folder = self.cell(arm, seed)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "cell.json").unlink(missing_ok=True)
-            temporary = folder / f".metrics-{os.getpid()}.parquet"
-            try:
-                columns = {
-                    name: pa.array(values, from_pandas=True) for name, values in table.items()
-                }  # NaN: not measured
-                pq.write_table(pa.table(columns), temporary, compression="zstd")
-                os.replace(temporary, folder / "metrics.parquet")
-            finally:
-                temporary.unlink(missing_ok=True)
-            write_json(folder / "cell.json", {"pack": list(tables), **how})
+            columns = {name: pa.array(values, from_pandas=True) for name, values in table.items()}  # NaN: not measured
+            buffer = io.BytesIO()
+            pq.write_table(pa.table(columns), buffer, compression="zstd")
+            write_bytes(folder / "metrics.parquet", buffer.getvalue())
+            about = {"schema": SCHEMA, "pack": list(tables), "sha256_metrics": sha256(folder / "metrics.parquet")}
+            write_json(folder / "cell.json", {**about, **how})
 
     def results(self, arms: list[str], seeds: list[int]) -> Results:
-        """The stored numbers of these arms and seeds; `ValueError` where one is missing."""
+        """The stored numbers of these arms and seeds; `ValueError` where one is missing or damaged."""
+        check_schema(self.folder)
+        return Results({(arm, seed): self._table(arm, seed, arms, seeds) for arm in arms for seed in seeds})
+
+    def _table(self, arm: str, seed: int, arms: list[str], seeds: list[int]) -> dict[str, np.ndarray]:
         import pyarrow.parquet as pq
 
-        tables = {}
-        for arm in arms:
-            for seed in seeds:
-                if not (self.cell(arm, seed) / "cell.json").exists():
-                    raise ValueError(
-                        f"{self.folder} has no arm {arm} seed {seed} yet: {self.command(arms, len(seeds))}"
-                    )
-                path = self.cell(arm, seed) / "metrics.parquet"
-                try:
-                    read = pq.ParquetFile(path).read()
-                except (OSError, ValueError) as error:
-                    raise ValueError(f"{path} is unreadable ({error}): delete it and run again") from None
-                tables[arm, seed] = {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
-        return Results(tables)
+        folder = self.cell(arm, seed)
+        cell = read_json(folder / "cell.json")
+        if cell is None:
+            raise ValueError(f"{self.folder} has no arm {arm} seed {seed} yet: {self.command(arms, len(seeds))}")
+        path = folder / "metrics.parquet"
+        try:
+            if sha256(path) != cell["sha256_metrics"]:
+                raise ValueError("its checksum does not fit")
+            read = pq.ParquetFile(path).read()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is unreadable ({error}): delete {folder} and run again") from None
+        return {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
 
     def command(self, arms: list[str], seeds: int) -> str:
         """What to type to make what is missing."""
-        default = _plain(self.experiment.tiers[self.tier])
-        changed = [f"--set {k}={_text(v)}" for k, v in _plain(self.settings).items() if v != default[k]]
-        return " ".join(
-            [
-                "pliant run",
-                self.experiment.id,
-                "--tier",
-                self.tier,
-                "--seeds",
-                str(seeds),
-                *changed,
-                "--out",
-                str(self.root),
-            ]
+        default = plain(self.experiment.tiers[self.tier])
+        changed = [f"--set {k}={_text(v)}" for k, v in plain(self.settings).items() if v != default[k]]
+        wanted = (
+            [f"--arms {','.join(arms)}"] if arms and arms != list(self.experiment.setup(self.settings).arms) else []
+        )
+        options = ["--tier", self.tier, "--seeds", str(seeds), *wanted, *changed, "--out", str(self.root)]
+        return " ".join(["pliant run", self.experiment.id, *options])
+
+
+def check_schema(folder: Path) -> None:
+    """Raises `ValueError` for a folder that a newer pliant wrote."""
+    kept = read_json(folder / "settings.json")
+    if kept is not None and kept.get("schema", 0) > SCHEMA:
+        raise ValueError(
+            f"{folder} was written by pliant {kept.get('pliant')} (schema {kept['schema']}), this is pliant "
+            f"{version('pliant')} (schema {SCHEMA}): use that version, or another --out"
         )
 
 
@@ -129,44 +142,23 @@ def latest(root: Path, id: str, tier: str | None) -> Path:
     return max(found, key=lambda p: p.stat().st_mtime_ns).parent
 
 
+@cache
+def commit() -> str:
+    """The commit this code was checked out from, marked if it was changed since; empty for an installed package."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    found = subprocess.run([*here, "describe", "--always", "--dirty", "--abbrev=10"], capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
 def environment(device: str) -> dict[str, Any]:
     """Versions and machine, as recorded with every run."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
     packages = {name: version(name) for name in ("pliant", "torch", "numpy", "scipy")}
-    return {
-        "python": platform.python_version(),
-        **packages,
-        "commit": commit,
-        "machine": platform.machine(),
-        "device": device,
-    }
+    machine = {"machine": platform.machine(), "device": device}
+    return {"python": platform.python_version(), **packages, "commit": commit(), **machine}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with open(temporary, "w") as file:
-            json.dump(content, file, indent=1, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A file's content, None where there is none or where it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _plain(settings: Any) -> dict[str, Any]:
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings as JSON has them."""
     return json.loads(json.dumps(asdict(settings)))
 
 

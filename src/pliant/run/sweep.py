@@ -1,22 +1,28 @@
-"""All packs of an experiment over the cores of this machine."""
+"""All packs of an experiment, over the cores of this machine."""
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any, NamedTuple
 
 from pliant.experiment import Setup
-from pliant.run.store import Store, environment, write_json
+from pliant.run.files import write_json
+from pliant.run.store import Store, commit, environment
+from pliant.run.train import Interrupted, seconds_per_step, train
 
 PACK = 5  # seeds trained as one population; part of the plan, so that results do not depend on the machine
+GRACE = 4.0  # seconds a worker has to write its checkpoint after Ctrl-C
 
 
 class Pack(NamedTuple):
@@ -28,19 +34,15 @@ class Pack(NamedTuple):
 
 @dataclass
 class Progress:
-    """What a sweep has done so far, in optimizer steps of packs."""
+    """What a sweep has done so far; `done` and `total` count optimizer steps of packs."""
 
     total: int
-    done: int = 0
-    kept: int = 0  # packs found complete
+    packs: int
+    kept: int = 0  # packs that were there already
     finished: int = 0
-    packs: int = 0
     running: dict[Pack, int] = field(default_factory=dict)
     failed: dict[Pack, str] = field(default_factory=dict)
-
-
-class Interrupted(Exception):
-    """Ctrl-C: what was finished is kept."""
+    done: int = 0
 
 
 def plan(arms: Sequence[str], num_seeds: int) -> list[Pack]:
@@ -60,95 +62,178 @@ def sweep(
     num_seeds: int,
     *,
     device: str = "cpu",
+    rerun: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Trains what is missing of the arms and seeds, one process a core with one thread each; one process on a GPU.
+    """Trains what is missing of the arms and seeds: a process with one thread a pack, as many at once as cores.
 
-    A pack that fails leaves its error in the result and the others go on. Raises `Interrupted` after Ctrl-C.
+    A pack that fails, or whose process is killed, leaves its error in the result and the others go on. Two sweeps in
+    one store share the work. `rerun` trains anew what is there. Raises `Interrupted` after Ctrl-C or SIGTERM; then the
+    same call goes on where it stopped.
     """
     store.prepare()
     packs = plan(arms, num_seeds)
-    todo = [p for p in packs if not store.complete(p.arm, list(p.seeds))]
-    steps = setup.task.num_steps
-    progress = Progress(total=len(packs) * steps, packs=len(packs), kept=len(packs) - len(todo))
-    progress.done = progress.kept * steps
+    kept = {} if rerun else {p: cell for p in packs if (cell := store.complete(p.arm, list(p.seeds))) is not None}
+    _warn_of_other_commits(list(kept.values()))
     write_json(
         store.folder / "run.json",
         {"arms": list(arms), "seeds": list(range(num_seeds)), "environment": environment(device)},
     )
+    steps = setup.task.num_steps
+    progress = Progress(len(packs) * steps, len(packs), kept=len(kept), done=len(kept) * steps)
     on_progress(progress)
-    if not todo:
-        return progress
-    workers = 1 if device != "cpu" else min(len(todo), len(os.sched_getaffinity(0)))
-    context = multiprocessing.get_context("spawn")
-    queue, stop = context.Queue(), context.Event()
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(queue, stop)) as pool:
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's business alone
-        try:
-            jobs = {pool.submit(_train, store, p, device): p for p in todo}
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        try:
-            while jobs:
-                ready, _ = wait(jobs, timeout=0.2, return_when=FIRST_COMPLETED)
-                _drain(queue, progress, set(jobs.values()))
-                for job in ready:
-                    pack = jobs.pop(job)
-                    progress.running.pop(pack, None)
-                    error = job.exception()
-                    if error is not None:
-                        progress.failed[pack] = "".join(traceback.format_exception(error)).strip()
-                    else:
-                        progress.finished += 1
-                progress.done = (progress.kept + progress.finished) * steps + sum(progress.running.values())
-                on_progress(progress)
-        except KeyboardInterrupt:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise Interrupted from None
+    workers = 1 if device != "cpu" else len(os.sched_getaffinity(0))
+    todo = [p for p in packs if p not in kept]
+    with _Workers(store, device, rerun) as running:
+        while todo or running.processes:
+            while todo and len(running.processes) < workers:
+                running.start(todo.pop(0))
+            running.wait(progress)
+            progress.done = (progress.kept + progress.finished) * steps + sum(progress.running.values())
+            on_progress(progress)
     return progress
 
 
-def _drain(queue: Any, progress: Progress, active: set[Pack]) -> None:
-    while True:
+def estimate(setup: Setup, packs: Sequence[Pack], device: str = "cpu") -> float:
+    """Seconds that the packs would take, from a few steps of each shape (compiled where it would be)."""
+    took = {}
+    for shape in {(pack.arm, len(pack.seeds)) for pack in packs}:
+        took[shape] = seconds_per_step(setup, setup.arms[shape[0]], list(range(shape[1])), device)
+    workers = 1 if device != "cpu" else len(os.sched_getaffinity(0))
+    each = [took[pack.arm, len(pack.seeds)] * setup.task.num_steps for pack in packs]
+    return max([sum(each) / workers, *each], default=0.0)
+
+
+class _Workers:
+    """The processes that train packs; leaving the context ends them, gently first."""
+
+    def __init__(self, store: Store, device: str, rerun: bool):
+        self.store, self.device, self.rerun = store, device, rerun
+        self.context = multiprocessing.get_context("spawn")
+        self.queue, self.stop = self.context.Queue(), self.context.Event()
+        self.processes: dict[Pack, Any] = {}
+
+    def __enter__(self) -> _Workers:
+        self._handlers = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def start(self, pack: Pack) -> None:
+        arguments = (self.store, pack, self.device, self.rerun, self.queue, self.stop, os.getpid())
+        process = self.context.Process(target=_work, args=arguments, daemon=True)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's business alone
         try:
-            pack, step = queue.get_nowait()
-        except Empty:
-            return
-        if pack in active:
-            progress.running[pack] = step
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        self.processes[pack] = process
+
+    def wait(self, progress: Progress) -> None:
+        """Takes messages for a moment; notes what has ended."""
+        multiprocessing.connection.wait([p.sentinel for p in self.processes.values()], timeout=0.2)
+        ended = {pack for pack, process in self.processes.items() if process.exitcode is not None}
+        self._take(progress)
+        for pack in ended:
+            code = self.processes.pop(pack).exitcode
+            progress.running.pop(pack, None)
+            if code == 0:
+                progress.finished += 1
+            elif code != 1 or pack not in progress.failed:
+                what = (
+                    f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
+                    if code < 0
+                    else f"exit {code}"
+                )
+                progress.failed[pack] = f"its process ended without a word: {what}"
+
+    def _take(self, progress: Progress) -> None:
+        while True:
+            try:
+                pack, what = self.queue.get(timeout=0.01)
+            except Empty:
+                return
+            if isinstance(what, str):
+                progress.failed[pack] = what
+            elif pack in self.processes:
+                progress.running[pack] = what
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self.stop.set()
+        deadline = time.monotonic() + GRACE
+        for process in self.processes.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()
+        self.queue.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: Any) -> None:
+    raise Interrupted
+
+
+def _warn_of_other_commits(cells: list[dict[str, Any]]) -> None:
+    others = {cell["commit"] for cell in cells if cell["commit"] != commit()}
+    if others:
+        warnings.warn(
+            f"results of another commit ({', '.join(sorted(others))}) are kept; --rerun makes them anew", stacklevel=3
+        )
 
 
 # -- in the workers ----------------------------------------------------------------------------------------------------
 
-_queue: Any = None
-_stop: Any = None
 
-
-def _start(queue: Any, stop: Any) -> None:
-    """Runs first in every worker: one thread."""
-    global _queue, _stop
-    import torch
-
-    torch.set_num_threads(1)
-    _queue, _stop = queue, stop
-
-
-def _train(store: Store, pack: Pack, device: str) -> None:
-    from pliant.run.train import train
-
+def _work(store: Store, pack: Pack, device: str, rerun: bool, queue: Any, stop: Any, parent: int) -> None:
+    """Trains one pack in a process of its own, with one thread; ends with its parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     last = 0.0
 
     def on_progress(step: int) -> None:
         nonlocal last
-        if _stop.is_set():
+        if stop.is_set() or os.getppid() != parent:
             raise Interrupted
         if time.monotonic() - last > 0.2:
             last = time.monotonic()
-            _queue.put((pack, step))
+            queue.put((pack, step))
 
-    start = time.perf_counter()
-    setup = store.experiment.setup(store.settings)
-    trained = train(setup, setup.arms[pack.arm], list(pack.seeds), device=device, on_progress=on_progress)
-    seconds = time.perf_counter() - start
-    store.write(pack.arm, trained.tables, {"mode": trained.mode, "threads": 1, "total_seconds": seconds})
+    try:
+        train_pack(store, pack, device=device, rerun=rerun, on_progress=on_progress)
+    except Interrupted:
+        sys.exit(3)
+    except BaseException:
+        queue.put((pack, traceback.format_exc().strip()))
+        sys.exit(1)
+
+
+def train_pack(
+    store: Store,
+    pack: Pack,
+    *,
+    device: str = "cpu",
+    rerun: bool = False,
+    on_progress: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Trains one pack and stores it, going on from its checkpoint; does nothing where another process has done it."""
+    import torch
+
+    from pliant.run.checkpoint import Checkpoint, conditions
+
+    torch.set_num_threads(1)
+    seeds = list(pack.seeds)
+    with store.writing(pack.arm, seeds, waiting=lambda: on_progress(0)) as path:
+        if not rerun and store.complete(pack.arm, seeds) is not None:
+            return
+        checkpoint = Checkpoint(path, conditions(device, seeds))
+        if rerun:
+            checkpoint.discard()
+        setup = store.experiment.setup(store.settings)
+        start = time.perf_counter()
+        seconds = float(os.environ.get("PLIANT_CHECKPOINT_SECONDS", "60"))
+        trained = train(
+            setup, setup.arms[pack.arm], seeds, device=device, checkpoint=checkpoint, every_seconds=seconds,
+            on_progress=on_progress,
+        )  # fmt: skip
+        spent = {"mode": trained.mode, "threads": torch.get_num_threads(), "total_seconds": time.perf_counter() - start}
+        store.write(pack.arm, trained.tables, {**spent, "commit": commit()})
+        checkpoint.discard()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,9 +16,14 @@ from pliant.data import Dataset, load
 from pliant.experiment import Arm, Setup
 from pliant.network import Network
 from pliant.population import Member, Population, PopulationState
-from pliant.tasks import Stream
+from pliant.run.checkpoint import Checkpoint, Damaged
+from pliant.tasks import Batches, Stream
 
 BLOCK = 50  # steps between two progress reports; batches are drawn by the block
+
+
+class Interrupted(Exception):
+    """The training was asked to stop; what was done is kept."""
 
 
 @dataclass
@@ -49,9 +55,14 @@ def train(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     compile: bool | None = None,
+    checkpoint: Checkpoint | None = None,
+    every_seconds: float = 60.0,
     on_progress: Callable[[int], None] = lambda step: None,
 ) -> Trained:
     """Trains the seeds of an arm as one population and measures on the way.
+
+    With a checkpoint, training goes on where it was left, to the same numbers as without a break (bitwise, under the
+    conditions the checkpoint records), and is kept every `every_seconds` and when it is interrupted.
 
     `on_progress(step)` is called every few steps; what it raises ends the training.
     """
@@ -60,24 +71,95 @@ def train(
     population = _population(setup, arm, stream, device, dtype, worth_compiling(setup) if compile is None else compile)
     state = population.init()
     recorder = _Recorder(len(seeds))
-    for step, batch in _steps(stream, setup.task.num_steps, on_progress):
-        if step and step % setup.task.every == 0:
-            population.fire(state, "task_switch")
-        into, done = step % setup.task.every, step + 1
-        end = done % setup.task.every == 0
-        measured = end or (setup.measure_every and done % setup.measure_every == 0)
-        before = {k: p.clone() for k, p in state.params.items()} if measured or into < setup.dense else None
-        losses = population.step(state, batch.x, batch.y)
-        if before is None:
-            continue
-        update = {k: state.params[k] - old for k, old in before.items()}
-        row: dict[str, Tensor] = {"batch_loss": losses, "update_norm": _norms(update)}
-        if measured:
-            row |= _measure(setup, population, state, stream, setup.task.task_at(step), update)
-        seconds = time.perf_counter() - start
-        recorder.add(row, step=done, task=setup.task.task_at(step), end=end, elapsed_seconds=seconds)
+    first, mode = _restore(checkpoint, population, state, recorder)
+    start -= recorder.seconds()
+    kept = time.monotonic()
+
+    def keep() -> None:
+        if checkpoint is not None and state.step > first:
+            about = {"step": state.step, "diverged_at": state.diverged_at, "mode": population.mode}
+            leaves = {f"state/{i:04d}": leaf for i, leaf in enumerate(population.leaves(state))}
+            checkpoint.save(leaves | recorder.tensors(), about)
+
+    for block in range(first, setup.task.num_steps, BLOCK):
+        try:
+            on_progress(block)
+        except Interrupted:
+            keep()
+            raise
+        if time.monotonic() - kept > every_seconds:
+            keep()
+            kept = time.monotonic()
+        for batch in stream.batches(block, min(block + BLOCK, setup.task.num_steps)):
+            _step(setup, population, state, stream, batch, recorder, start)
+            if mode not in (None, population.mode):
+                raise ValueError(
+                    f"the checkpoint was made by a {mode} population, here it is {population.mode}, so going on would "
+                    "not give the same numbers: start over with --rerun"
+                )
     on_progress(setup.task.num_steps)
     return Trained(dict(zip(seeds, recorder.tables(state.diverged_at), strict=True)), population.mode)
+
+
+def seconds_per_step(setup: Setup, arm: Arm, seeds: list[int], device: str = "cpu", steps: int = 20) -> float:
+    """The time of one optimizer step of a pack, the median over a few, without measurements."""
+    stream = setup.task.bind(inputs(setup), seeds, device=device)
+    population = _population(setup, arm, stream, device, torch.float32, worth_compiling(setup))
+    state, took = population.init(), []
+    for batch in stream.batches(0, steps):
+        start = time.perf_counter()
+        population.step(state, batch.x, batch.y)
+        took.append(time.perf_counter() - start)
+    return float(np.median(took))
+
+
+def _step(
+    setup: Setup,
+    population: Population,
+    state: PopulationState,
+    stream: Stream,
+    batch: Batches,
+    recorder: _Recorder,
+    start: float,
+) -> None:
+    """One optimizer step, the switch before it where one is due, and what is measured after it."""
+    task, into = divmod(state.step, setup.task.every)
+    if into == 0 and task > 0:
+        population.fire(state, "task_switch")
+    done = state.step + 1
+    end = done % setup.task.every == 0
+    measured = end or (setup.measure_every and done % setup.measure_every == 0)
+    before = {k: p.clone() for k, p in state.params.items()} if measured or into < setup.dense else None
+    losses = population.step(state, batch.x, batch.y)
+    if before is None:
+        return
+    update = {k: state.params[k] - old for k, old in before.items()}
+    row: dict[str, Tensor] = {"batch_loss": losses, "update_norm": _norms(update)}
+    if measured:
+        row |= _measure(setup, population, state, stream, task, update)
+    recorder.add(row, step=done, task=task, end=end, elapsed_seconds=time.perf_counter() - start)
+
+
+def _restore(
+    checkpoint: Checkpoint | None, population: Population, state: PopulationState, recorder: _Recorder
+) -> tuple[int, str | None]:
+    """Takes up what the checkpoint holds; returns the step and the mode, or 0 and None."""
+    try:
+        found = checkpoint.load() if checkpoint is not None else None
+    except Damaged as error:
+        assert checkpoint is not None
+        warnings.warn(
+            f"{error}; it is set aside as {checkpoint.set_aside().name} and the pack starts over", stacklevel=3
+        )
+        return 0, None
+    if found is None:
+        return 0, None
+    tensors, about = found
+    for i, leaf in enumerate(population.leaves(state)):
+        leaf.copy_(tensors[f"state/{i:04d}"])
+    recorder.restore(tensors)
+    state.step, state.diverged_at = about["step"], list(about["diverged_at"])
+    return state.step, about["mode"]
 
 
 def _population(setup: Setup, arm: Arm, stream: Stream, device: str, dtype: torch.dtype, compile: bool) -> Population:
@@ -89,12 +171,6 @@ def _population(setup: Setup, arm: Arm, stream: Stream, device: str, dtype: torc
         module = arm.chain.build(setup.net(tuple(stream.data.shape), classes), example)
     members = [Member(seed, arm.optimizer, arm.chain) for seed in stream.seeds]
     return Population(Network(module), F.cross_entropy, members, compile=compile, device=device, dtype=dtype)
-
-
-def _steps(stream: Stream, total: int, on_progress: Callable[[int], None]) -> Iterator:
-    for start in range(0, total, BLOCK):
-        on_progress(start)
-        yield from enumerate(stream.batches(start, min(start + BLOCK, total)), start)
 
 
 def _measure(
@@ -121,17 +197,41 @@ class _Recorder:
     def add(self, row: dict[str, Tensor], **shared: float) -> None:
         self.rows.append(({name: v.detach().to("cpu", torch.float64).numpy() for name, v in row.items()}, shared))
 
+    def seconds(self) -> float:
+        """How long the training has taken until its last row."""
+        return self.rows[-1][1]["elapsed_seconds"] if self.rows else 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All rows as tensors by name: `rows/<column>` of shape (rows, members), `shared/<column>` of shape (rows,)."""
+        missing = np.full(self.members, np.nan)
+        rows = {
+            f"rows/{n}": torch.from_numpy(np.array([r.get(n, missing) for r, _ in self.rows])) for n in self._names()
+        }
+        keys = self.rows[0][1] if self.rows else {}
+        return rows | {f"shared/{k}": torch.from_numpy(np.array([s[k] for _, s in self.rows])) for k in keys}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The rows that `tensors` gave."""
+        rows = {n.removeprefix("rows/"): t.numpy() for n, t in tensors.items() if n.startswith("rows/")}
+        shared = {n.removeprefix("shared/"): t.tolist() for n, t in tensors.items() if n.startswith("shared/")}
+        for i in range(len(next(iter(shared.values()), []))):
+            row = {name: values[i] for name, values in rows.items() if not np.isnan(values[i]).all()}
+            self.rows.append((row, {name: values[i] for name, values in shared.items()}))
+
     def tables(self, diverged_at: list[int]) -> list[dict[str, np.ndarray]]:
-        names = list(dict.fromkeys(name for row, _ in self.rows for name in row))
+        """One table a member, in the order of the columns' names."""
         tables = []
         for member in range(self.members):
-            table = {key: np.array([shared[key] for _, shared in self.rows]) for key in self.rows[0][1]}
-            for name in names:
+            table = {key: np.array([shared[key] for _, shared in self.rows]) for key in sorted(self.rows[0][1])}
+            for name in self._names():
                 table[name] = np.array([row[name][member] if name in row else np.nan for row, _ in self.rows])
             table["diverged_at"] = np.full(len(self.rows), diverged_at[member])
             at = diverged_at[member]
             if at >= 0:
-                for name in names:
+                for name in self._names():
                     table[name][table["step"] > at] = np.nan
             tables.append(table)
         return tables
+
+    def _names(self) -> list[str]:
+        return sorted({name for row, _ in self.rows for name in row})

@@ -1,0 +1,38 @@
+"""A small data set whose examples tell who they are, and one entry a registered task (a new one is added here)."""
+
+import importlib
+import inspect
+import pkgutil
+
+import numpy as np
+
+import pliant.tasks
+from pliant.data import Dataset
+from pliant.tasks import PermutedPixels, RandomLabels, Task
+
+
+def data(size: int = 40, regression: bool = False) -> Dataset:
+    """Images (2, 3, 4) of 24 different values each; example i holds i, i + 1, ..., i + 23."""
+    x = (np.arange(size)[:, None] + np.arange(24)).astype(np.uint8).reshape(size, 2, 3, 4)
+    y = np.linspace(-1, 1, size) if regression else np.arange(size) % 7
+    return Dataset("counting", x, y, None, None, None if regression else 7, 64.0, (0.4, 0.4), (0.2, 0.2))
+
+
+EXAMPLES = {
+    "Task": Task(num_examples=20, batch_size=6, every=10, num_tasks=4),
+    "RandomLabels": RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4),
+    "RandomLabels, a fraction": RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4, fraction=0.3),
+    "PermutedPixels": PermutedPixels(num_examples=20, batch_size=6, every=10, num_tasks=4),
+}
+
+
+def registered() -> list[type[Task]]:
+    """Every task in the files of the package."""
+    package = pliant.tasks
+    files = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    return [
+        kind
+        for file in files
+        for kind in vars(file).values()
+        if inspect.isclass(kind) and issubclass(kind, Task) and kind.__module__ == file.__name__
+    ]

@@ -1,0 +1,227 @@
+"""What holds for every task: a batch is a function of (seed, step), in any order and in any process."""
+
+import dataclasses
+import hashlib
+import inspect
+import itertools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pliant.tasks
+from pliant.data import Dataset
+from pliant.tasks import RandomLabels, Task
+from tests.tasks.examples import EXAMPLES, data, registered
+
+every_task = pytest.mark.parametrize("task", EXAMPLES.values(), ids=EXAMPLES)
+SEEDS = [0, 1, 5]
+
+
+def equal(a, b):
+    return torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
+
+
+def who(x, dataset):
+    """Which example a standardized image is, whatever the order of its pixels: its smallest value."""
+    return ((x.double().flatten(-3).min(-1).values * dataset.std[0] + dataset.mean[0]) * 64).round().long()
+
+
+def digest(task, seeds, order):
+    """All batches of some steps, as one number; runs in a process of its own, too."""
+    stream, found = task.bind(data(), seeds), hashlib.sha256()
+    for step in order:
+        for batch in stream.batches(step, step + 1):
+            found.update(step.to_bytes(4, "little") + batch.x.numpy().tobytes() + batch.y.numpy().tobytes())
+    return found.hexdigest()
+
+
+def test_every_task_has_an_example():
+    assert {type(task) for task in EXAMPLES.values()} == set(registered())
+    assert {kind.__name__ for kind in registered()} <= set(pliant.tasks.__all__)
+
+
+@every_task
+def test_a_batch_is_a_function_of_seed_and_step(task):
+    stream, other = task.bind(data(), SEEDS), task.bind(data(), SEEDS)
+    batches = list(stream.batches(0, task.num_steps))
+    assert len(batches) == task.num_steps == 40
+    for step in (39, 3, 12, 11, 0, 39, 25):
+        (again,) = other.batches(step, step + 1)
+        assert equal(again, batches[step])
+    assert all(equal(a, b) for a, b in zip(other.batches(7, 33), batches[7:33], strict=True))
+    assert list(stream.batches(5, 5)) == []
+
+
+@every_task
+def test_a_fresh_process_draws_the_same(task):
+    root, steps = Path(__file__).parents[2], [17, 3, 39, 0]
+    code = f"""
+from pliant.tasks import *
+from tests.tasks.test_every_task import digest
+print(digest({task!r}, {SEEDS}, {steps}))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": "77"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digest(task, SEEDS, steps)
+
+
+@every_task
+def test_seeds_differ_and_global_streams_are_left_alone(task):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    stream = task.bind(data(), [0, 1, 0])
+    everything = stream.examples(0)
+    assert not torch.equal(everything.x[0], everything.x[1])
+    assert torch.equal(everything.x[0], everything.x[2])
+    for batch in stream.batches(0, 12):
+        assert not torch.equal(batch.x[0], batch.x[1])
+        assert torch.equal(batch.x[0], batch.x[2])
+        assert torch.equal(batch.y[0], batch.y[2])
+    assert torch.equal(torch_state, torch.get_rng_state())
+    assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
+
+
+@every_task
+def test_a_population_has_the_streams_of_its_seeds(task):
+    together = task.bind(data(), SEEDS)
+    alone = [task.bind(data(), [seed]) for seed in SEEDS]
+    streams = zip(together.batches(0, 40), *(stream.batches(0, 40) for stream in alone), strict=True)
+    for crowd, *members in streams:
+        for m, member in enumerate(members):
+            assert torch.equal(crowd.x[m], member.x[0])
+            assert torch.equal(crowd.y[m], member.y[0])
+    for m, stream in enumerate(alone):
+        assert torch.equal(together.examples(2).y[m], stream.examples(2).y[0])
+
+
+@every_task
+@pytest.mark.parametrize("size", [1, 6, 20])
+def test_epochs_cover_all_examples_once(task, size):
+    """Also where a batch straddles two epochs; and two epochs have different orders."""
+    task = replace(task, batch_size=size, every=1000)
+    dataset = data()
+    stream = task.bind(dataset, SEEDS)
+    steps = -(-3 * 20 // size)
+    seen = torch.cat([who(batch.x, dataset) for batch in stream.batches(0, steps)], dim=1)
+    for m in range(len(SEEDS)):
+        epochs = [seen[m, 20 * e : 20 * (e + 1)] for e in range(3)]
+        own = sorted(who(stream.examples(0).x[m], dataset).tolist())
+        assert len(set(own)) == 20
+        assert all(sorted(epoch.tolist()) == own for epoch in epochs)
+        assert not torch.equal(epochs[0], epochs[1])
+        assert not torch.equal(epochs[1], epochs[2])
+
+
+@every_task
+def test_examples_keep_their_targets_within_a_task(task):
+    dataset = data()
+    stream = task.bind(dataset, SEEDS)
+    for index in range(task.num_tasks):
+        x, y = stream.examples(index)
+        assert x.shape == (3, 20, 2, 3, 4)
+        first = stream.examples(index, most=5)
+        assert torch.equal(first.x, x[:, :5])
+        assert torch.equal(first.y, y[:, :5])
+        for m in range(3):
+            pairs = dict(zip(who(x[m], dataset).tolist(), y[m].tolist(), strict=True))
+            for batch in stream.batches(index * task.every, (index + 1) * task.every):
+                for example, target in zip(who(batch.x[m], dataset).tolist(), batch.y[m].tolist(), strict=True):
+                    assert pairs[example] == target
+
+
+@every_task
+def test_something_changes_at_a_switch_and_nothing_between(task):
+    stream = task.bind(data(), SEEDS)
+    tasks = [stream.examples(index) for index in range(task.num_tasks)]
+    for before, after in itertools.pairwise(tasks):
+        assert equal(before, after) == (type(task) is Task)
+    assert [task.task_at(step) for step in (0, 9, 10, 39)] == [0, 0, 1, 3]
+
+
+@every_task
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_stay_raw_until_a_batch_is_drawn(task, dtype):
+    stream = task.bind(data(size=200), SEEDS, dtype=dtype)
+    assert stream._pool.dtype is torch.uint8
+    assert len(stream._pool) <= 60  # what no seed keeps is not held
+    batch = next(stream.batches(0, 1))
+    assert batch.x.dtype is dtype
+    assert batch.y.dtype is torch.int64
+    assert batch.x.shape == (3, 6, 2, 3, 4)
+
+
+def test_inputs_are_standardized_once():
+    dataset = data()
+    x, y = EXAMPLES["Task"].bind(dataset, SEEDS, dtype=torch.float64).examples(0)
+    other = replace(dataset, mean=(0.4, 0.7), std=(0.2, 0.5))
+    x_other, _ = EXAMPLES["Task"].bind(other, SEEDS, dtype=torch.float64).examples(0)
+    for m in range(3):
+        rows = who(x[m], dataset).numpy()
+        raw = torch.from_numpy(dataset.x_train[rows].copy())
+        assert torch.equal(x[m], dataset.standardize(raw, torch.float64))
+        assert torch.equal(x_other[m], other.standardize(raw, torch.float64))
+        assert y[m].tolist() == dataset.y_train[rows].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [name for name, task in EXAMPLES.items() if not isinstance(task, RandomLabels)])
+def test_regression_targets_have_the_dtype_of_the_inputs(name, dtype):
+    batch = next(EXAMPLES[name].bind(data(regression=True), SEEDS, dtype=dtype).batches(0, 1))
+    assert batch.x.dtype is batch.y.dtype is dtype
+
+
+def test_each_seed_draws_its_own_examples_uniformly():
+    """Over many seeds every example is kept about equally often."""
+    dataset, task = data(), replace(EXAMPLES["Task"], num_examples=10)
+    kept = who(task.bind(dataset, list(range(400))).examples(0).x, dataset).flatten()
+    counts = torch.bincount(kept, minlength=40)
+    assert counts.sum() == 4000
+    assert 60 < counts.min() <= counts.max() < 140  # 100 expected, deviation 8.7
+
+
+@pytest.mark.parametrize("kind", registered(), ids=lambda kind: kind.__name__)
+def test_refuses_sizes_that_do_not_fit(kind):
+    sizes = {"num_examples": 20, "batch_size": 6, "every": 10, "num_tasks": 4}
+    for name in sizes:
+        for bad in (0, -1):
+            with pytest.raises(ValueError, match=f"expected {name} to be at least 1, got {bad}"):
+                kind(**{**sizes, name: bad})
+    with pytest.raises(ValueError, match="expected batch_size to be at most num_examples=20, got 21"):
+        kind(**{**sizes, "batch_size": 21})
+    kind(**{**sizes, "batch_size": 20})
+    with pytest.raises(ValueError, match="num_examples to be at most 40, the size of counting, got 41"):
+        kind(**{**sizes, "num_examples": 41}).bind(data(), SEEDS)
+    kind(**{**sizes, "num_examples": 40}).bind(data(), SEEDS)
+
+
+@every_task
+def test_is_a_frozen_dataclass_that_is_its_own_config(task):
+    assert eval(repr(task), vars(pliant.tasks)) == task
+    assert type(task)(**dataclasses.asdict(task)) == task
+    assert hash(replace(task)) == hash(task)
+    assert replace(task, every=7) != task
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        task.every = 3
+    assert ">>> " in inspect.getdoc(type(task))
+
+
+def test_a_long_run_forgets_old_epochs_and_draws_the_same():
+    task = replace(EXAMPLES["Task"], batch_size=20, every=1000)
+    stream, other = task.bind(data(), [0]), task.bind(data(), [0])
+    batches = list(stream.batches(0, 300))
+    assert len(stream._epochs) <= 70
+    for step in (299, 0, 64, 65, 130):
+        assert equal(next(other.batches(step, step + 1)), batches[step])
+        assert equal(next(stream.batches(step, step + 1)), batches[step])
+
+
+def test_vectors_and_floats_are_inputs_too():
+    x = np.linspace(0, 1, 120, dtype=np.float32).reshape(40, 3)
+    dataset = Dataset("vectors", x, np.arange(40) % 3, None, None, 3, 1.0, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+    for task in EXAMPLES.values():
+        assert next(task.bind(dataset, SEEDS).batches(0, 1)).x.shape == (3, 6, 3)

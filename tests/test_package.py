@@ -1,0 +1,140 @@
+"""The package as a whole: imports go one way and change nothing; every public name explains itself."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pliant
+
+ROOT = Path(pliant.__file__).parent
+LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
+    {"functional", "nets", "data", "refs"},
+    {"network"},
+    {"optim", "heads"},
+    {"interventions", "diagnostics"},
+    {"population", "probe", "monitor"},
+    {"disentangle", "integrations", "tasks", "rl"},
+    {"experiment"},
+    {"papers"},
+    {"run", "cite"},
+    {"report"},
+    {"cli"},
+]
+REGISTRIES = {("pliant.experiment", "pliant.papers")}  # who finds its entries by scanning a package further down
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in ROOT.rglob("*.py")
+)
+
+
+def imports(module: str) -> set[str]:
+    """The modules of pliant that a module imports, at its top, inside a function or for the type checker."""
+    path = ROOT.parent / Path(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: write absolute imports"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("pliant.")}
+
+
+def part(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "pliant"])
+def test_imports_go_one_way(module):
+    assert part(module) in LEVEL, f"say in LAYERS where {part(module)} belongs"
+    for other in imports(module):
+        if part(other) in LEVEL and part(other) != part(module) and (module, other) not in REGISTRIES:
+            assert LEVEL[part(other)] < LEVEL[part(module)], f"{module} imports {other}"
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HEAVY = [
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "gymnasium",
+    "stable_baselines3",
+    "lightning",
+    "transformers",
+    "ray",
+    "torch._dynamo",
+]
+
+
+def test_importing_is_light():
+    """`import pliant`, and the core that a training loop imports."""
+    code = f"""
+import sys
+import pliant, pliant.interventions, pliant.diagnostics, pliant.population, pliant.nets, pliant.tasks
+print(*(name for name in {HEAVY} if name in sys.modules))
+"""
+    assert run(code).split() == []
+
+
+def test_listing_experiments_needs_no_torch():
+    assert run("import sys, pliant, pliant.experiment; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_importing_everything_changes_no_setting():
+    code = f"""
+import warnings
+import numpy, torch
+warnings.simplefilter("ignore")
+def settings():
+    return (
+        torch.get_num_threads(), torch.get_num_interop_threads(), torch.get_default_dtype(),
+        torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(), torch.initial_seed(),
+        torch.get_rng_state().tolist(), numpy.random.get_state()[1].tolist(),
+        torch.backends.mkldnn.enabled, torch.get_float32_matmul_precision(), warnings.filters[:],
+    )
+before = settings()
+import importlib
+for name in {MODULES}:
+    importlib.import_module(name)
+after = settings()
+print(*(i for i, (a, b) in enumerate(zip(before, after)) if a != b))
+"""
+    assert run(code).split() == []
+
+
+def public() -> list[tuple[str, str]]:
+    packages = [name for _, name, is_package in pkgutil.iter_modules([str(ROOT)]) if is_package]
+    return [
+        (package, name)
+        for package in packages
+        for name in getattr(importlib.import_module(f"pliant.{package}"), "__all__", [])
+    ]
+
+
+@pytest.mark.parametrize(("package", "name"), public(), ids=lambda part: part)
+def test_every_public_name_explains_itself_with_an_example(package, name):
+    thing = getattr(importlib.import_module(f"pliant.{package}"), name)
+    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+        return
+    doc = thing.__doc__ or ""
+    assert not re.match(rf"{name}\(.*\)$", doc), "a docstring of its own, not the one a dataclass writes"
+    assert ">>> " in doc
+
+
+def test_ships_types():
+    assert (ROOT / "py.typed").exists()
