@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pliant.experiment import Experiment, Setup, experiments, find, unknown
+from pliant.experiment import Experiment, Setup, check, experiments, find, unknown
 from pliant.run.files import read_json
 from pliant.run.store import Store, latest
 
@@ -77,11 +77,11 @@ def _parser() -> argparse.ArgumentParser:
 
     listed = command("list", _list, "every experiment: the figure it reproduces, its claims, its cost by tier")
     run = command("run", _run, "train an experiment's arms and seeds; what is there already is kept")
-    check = command("check", _check, "each claim of the paper: holds, fails or inconclusive; exit code 0 if all hold")
+    checks = command("check", _check, "each claim of the paper: holds, fails or inconclusive; exit code 0 if all hold")
     report = command("report", _report, "write an HTML page: figure, table, claims, settings, references")
     demo = command("demo", _demo, "watch a network lose plasticity, and layer norm + L2 prevent it, offline")
     selects(run, "laptop")
-    selects(check, None)
+    selects(checks, None)
     selects(report, None)
     for made in (run, demo):
         made.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 .. N-1")
@@ -89,9 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="cpu", help="cpu or cuda")
     run.add_argument("--rerun", action="store_true", help="train anew what is there already")
     run.add_argument("--dry-run", action="store_true", help="show the plan with an estimate of its time; train nothing")
-    for made in (run, check, report, demo):
+    for made in (run, checks, report, demo):
         made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    for made in (listed, run, check, report):
+    for made in (listed, run, checks, report):
         made.add_argument("--json", action="store_true", help="for programs")
 
     data = command("data", None, "data sets: list, fetch").add_subparsers(required=True, metavar="list|fetch")
@@ -272,7 +272,7 @@ def _claims(setup: Setup, results: Any) -> list:
     missing = [arm for arm in setup.arms if arm not in results.arms]
     if missing:
         raise ValueError(f"claims need all arms; missing: {', '.join(missing)}: run again without --arms")
-    return [claim.check(results) for claim in setup.claims]
+    return check(setup.claims, results)
 
 
 def _check(given: argparse.Namespace, console: Console) -> int:

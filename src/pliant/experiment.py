@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from pliant.functional.statistics import Interval, interval
+from pliant.functional.statistics import Interval, holm, interval, p_value
 
 if typing.TYPE_CHECKING:  # keeps `pliant list` free of torch
     from torch import nn
@@ -73,12 +73,18 @@ Effect = Callable[[Results], np.ndarray]
 
 @dataclass(frozen=True)
 class Checked:
-    """A claim with our number: the effect over seeds, its 95 % interval and the verdict."""
+    """A claim with our number: the effect over seeds, its 95 % interval and the verdict.
+
+    `p` is one-sided, below 0.025 exactly where the claim holds, NaN where it could not be tested; `adjusted` is Holm's
+    over all claims of the experiment.
+    """
 
     claim: Claim
     effect: Interval
     verdict: Verdict
     reason: str = ""
+    p: float = float("nan")
+    adjusted: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Claim:
         paper: the paper's value, or "direction only".
         ours: whether the threshold is our own choice rather than the paper's.
         given: preconditions, without which the claim would be vacuous.
-        number: the line of the papers' checklist.
+        checklist: lines of the papers' checklist (`pliant.papers.checklist`) that the claim is evidence for.
     """
 
     text: str
@@ -105,6 +111,7 @@ class Claim:
     paper: str = "direction only"
     ours: bool = False
     given: tuple[Claim, ...] = ()
+    checklist: tuple[int, ...] = ()
 
     def check(self, results: Results) -> Checked:
         """The verdict on stored results."""
@@ -117,11 +124,19 @@ class Claim:
             return Checked(self, found, "inconclusive", "one seed")
         if not np.isfinite(values).all():
             return Checked(self, found, "inconclusive", "a seed diverged")
+        p = p_value(values, self.threshold)
         if found.low > self.threshold:
-            return Checked(self, found, "holds")
+            return Checked(self, found, "holds", p=p)
         if found.high < self.threshold:
-            return Checked(self, found, "fails")
-        return Checked(self, found, "inconclusive", "the interval contains the threshold")
+            return Checked(self, found, "fails", p=p)
+        return Checked(self, found, "inconclusive", "the interval contains the threshold", p)
+
+
+def check(claims: Sequence[Claim], results: Results) -> list[Checked]:
+    """The verdicts on a family of claims, each by its own interval, with Holm's p values beside them."""
+    checked = [claim.check(results) for claim in claims]
+    adjusted = holm([one.p for one in checked])
+    return [replace(one, adjusted=float(p)) for one, p in zip(checked, adjusted, strict=True)]
 
 
 @dataclass(frozen=True)

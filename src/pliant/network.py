@@ -279,7 +279,7 @@ class _Recorder(TorchFunctionMode):
         return next((path for path, output in reversed(self.outputs) if output is x), None)
 
     def _add(self, name: str, pre: Tensor, function: Callable[[Tensor], Tensor], source: str | None) -> None:
-        post, pullback = vjp(function, pre)
+        post, pullback = vjp(function, pre)  # type: ignore[misc]
         (slope,) = pullback(torch.ones_like(pre))
         dim = self.unit_dim if pre.ndim > 2 else -1
         site = Site(*(t.detach().movedim(dim, -1).flatten(0, -2) for t in (pre, post, slope)))

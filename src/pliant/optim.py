@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 
 import torch
+from torch import Tensor
 
 from pliant.network import Params
 
@@ -59,11 +60,18 @@ class SGD(Optimizer):
     momentum: float = 0.0
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "expected momentum of SGD above 0 with nesterov=True, got 0: write SGD(lr, momentum=0.9, ...)"
+            )
+
     def init(self, params: Params) -> Moments:
         return {"momentum_buffer": _zeros(params)} if self.momentum else {}
 
     def update(self, params: Params, grads: Params, moments: Moments) -> None:
-        p, g = list(params.values()), list(grads.values())
+        p, g = list(params.values()), _aligned(params, grads)
         if self.momentum:
             b = list(moments["momentum_buffer"].values())
             torch._foreach_mul_(b, self.momentum)
@@ -102,7 +110,7 @@ class Adam(Optimizer):
         return {"exp_avg": _zeros(params), "exp_avg_sq": _zeros(params), "step": _clock(params)}
 
     def update(self, params: Params, grads: Params, moments: Moments) -> None:
-        p, g = list(params.values()), list(grads.values())
+        p, g = list(params.values()), _aligned(params, grads)
         m, v = list(moments["exp_avg"].values()), list(moments["exp_avg_sq"].values())
         (step,) = moments["step"].values()
         b1, b2 = self.betas
@@ -157,7 +165,7 @@ class RMSProp(Optimizer):
         return moments
 
     def update(self, params: Params, grads: Params, moments: Moments) -> None:
-        p, g, v = list(params.values()), list(grads.values()), list(moments["square_avg"].values())
+        p, g, v = list(params.values()), _aligned(params, grads), list(moments["square_avg"].values())
         torch._foreach_mul_(v, self.alpha)
         torch._foreach_addcmul_(v, g, g, 1 - self.alpha)
         if self.centered:
@@ -177,6 +185,18 @@ class RMSProp(Optimizer):
             torch._foreach_add_(p, b, alpha=-self.lr)
         else:
             torch._foreach_addcdiv_(p, g, root, -self.lr)
+
+
+def _aligned(params: Params, grads: Params) -> list[Tensor]:
+    """Gradients in the order and memory layout of the parameters, none twice: autograd promises none of it."""
+    found, seen = [], set()
+    for name, p in params.items():
+        g = grads[name]
+        if g.stride() != p.stride() or g.data_ptr() in seen:
+            g = torch.empty_like(p).copy_(g)
+        seen.add(g.data_ptr())
+        found.append(g)
+    return found
 
 
 def _zeros(params: Params) -> Params:

@@ -20,6 +20,10 @@ from pliant.interventions.base import Chain, Draw, Intervention, State
 from pliant.network import Network, Params, Trace
 from pliant.optim import Moments, Optimizer
 
+GLOBAL_STREAM = (
+    "the forward pass draws from the global random stream (F.dropout?), so the network is no function of its inputs: "
+    "write pliant.nets.Dropout(p)"
+)
 Loss = Callable[[Any, Tensor], Tensor]
 Forward = Callable[[Params, Any, Tensor | None], Any]
 
@@ -102,7 +106,7 @@ class Population:
         self._groups = _groups([m.optimizer for m in members])
         self.mode = "single" if len(members) == 1 else "compiled" if compile else "vmap"
         self._gradient: Callable | None = None
-        self._bound: tuple[Params, Forward, Params] | None = None
+        self._bound: tuple[list[Tensor], Forward, Params] | None = None
 
     def __len__(self) -> int:
         return len(self.members)
@@ -115,7 +119,7 @@ class Population:
         return PopulationState(
             params=params,
             initial={name: p.clone() for name, p in params.items()},
-            moments=self.members[0].optimizer.init(params),
+            moments=max((optimizer.init(params) for optimizer, _ in self._groups), key=len),
             interventions=[_stack([state[i] for state in states]) for i in range(len(self.chain))],
             step=0,
             diverged_at=[-1] * len(self),
@@ -124,8 +128,8 @@ class Population:
     def step(self, state: PopulationState, x: Tensor, y: Tensor) -> Tensor:
         """One optimizer step of every member on its own batch; returns the losses before it, without penalties.
 
-        `x` and `y` have a leading member axis. `state` is overwritten. A member whose loss is not finite is frozen at
-        its parameters, the others go on.
+        `x` and `y` have a leading member axis. `state` is overwritten. A member whose loss is not finite is frozen, the
+        others go on (a gradient that overflows under a finite loss shows in the loss of the next step).
         """
         key = None
         if self.network.stochastic:
@@ -142,17 +146,23 @@ class Population:
 
     def gradients(self, state: PopulationState, x: Tensor, y: Tensor) -> Params:
         """Gradients of the training loss with its penalties, dropout off; what `step` would follow."""
-        # never the compiled one: it keeps to the one shape it was made for
-        function = {"single": self._single, "loop": self._looped}.get(self.mode, self._stacked)
-        return function(state.params, state.interventions, self._numbers, x, y, None)[0]
+        self._check_axis(x, y)
+        args = (state.params, state.interventions, self._numbers, x, y, None)
+        if self.mode in ("single", "loop"):
+            return (self._single if self.mode == "single" else self._looped)(*args)[0]
+        return self._or_loop(self._stacked, self._looped, args)[
+            0
+        ]  # the compiled one keeps to the shape it was made for
 
     def outputs(self, state: PopulationState, x: Tensor) -> Any:
         """Every member's output on its own inputs, without dropout or gradients."""
         with torch.no_grad():
+            self._check_axis(x)
             return self._over_members(self.network, state.params, x)
 
     def trace(self, state: PopulationState, x: Tensor) -> Trace:
         """Every member's `Network.trace` on its own inputs."""
+        self._check_axis(x)
         return self._over_members(self.network.trace, state.params, x)
 
     def measure(
@@ -194,7 +204,7 @@ class Population:
                 if state.diverged_at[m] >= 0:
                     continue
                 one = _member(state, m)
-                draw = Draw(member.seed, state.step)
+                draw = Draw(member.seed, state.step, i)
                 new = member.chain[i].on_event(self.network, event, one.params, one.moments, one.interventions[i], draw)
                 if new is not None:
                     _copy(one.params, new[0])
@@ -243,8 +253,9 @@ class Population:
 
     def _single(self, params: Params, *args: Any) -> Any:
         """The gradient of the only member, as fast as plain PyTorch: its module keeps views of the stacked buffers."""
-        if self._bound is None or self._bound[0] is not params:
-            self._bound = (params, *self.network.bound(_at(params, 0)))
+        buffers = list(params.values())
+        if self._bound is None or not all(a is b for a, b in zip(self._bound[0], buffers, strict=True)):
+            self._bound = (buffers, *self.network.bound(_at(params, 0)))
         _, forward, leaves = self._bound
         grads, loss = self._one(forward, leaves, *(_at(arg, 0) for arg in args))
         return {name: g[None] for name, g in grads.items()}, loss[None]
@@ -267,6 +278,7 @@ class Population:
         return vmap(one, in_dims=(0, 0, 0, 0, 0, None if args[-1] is None else 0))(*args)
 
     def _gradients(self, state: PopulationState, x: Tensor, y: Tensor, key: Tensor | None) -> tuple[Params, Tensor]:
+        self._check_axis(x, y)
         args = (state.params, state.interventions, self._numbers, x, y, key)
         if self._gradient is None:
             self._gradient, result = self._decide(args)
@@ -279,14 +291,11 @@ class Population:
             before = torch.get_rng_state()
             result = self._single(*args)
             if not torch.equal(before, torch.get_rng_state()):
-                raise ValueError(
-                    "the forward pass draws from the global random stream (F.dropout?), so the network is no function "
-                    "of its inputs: write pliant.nets.Dropout(p)"
-                )
+                raise ValueError(GLOBAL_STREAM)
             return self._single, result
         if self.mode == "compiled":
-            compiled = torch.compile(self._stacked, dynamic=False)
             try:
+                compiled = torch.compile(self._stacked, dynamic=False)
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", category=DeprecationWarning)  # raised by Inductor's own imports
                     return compiled, compiled(*args)
@@ -294,25 +303,39 @@ class Population:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 warnings.warn(f"torch.compile failed, the population runs eagerly: {reason}", stacklevel=5)
                 self.mode = "vmap"
+        result = self._or_loop(self._stacked, self._looped, args)
+        return (self._looped if self.mode == "loop" else self._stacked), result
+
+    def _or_loop(self, stacked: Callable, looped: Callable, args: tuple) -> Any:
+        """The result under `vmap`; where that has no rule, of a loop over members, and then for good."""
         try:
-            return self._stacked, self._stacked(*args)
+            return stacked(*args)
         except RuntimeError as error:
             if "randomness" in str(error):
-                raise ValueError(
-                    "the forward pass draws from the global random stream (F.dropout?), so the network is no function "
-                    "of its inputs: write pliant.nets.Dropout(p)"
-                ) from error
-            result = self._looped(*args)  # a real mistake raises here, too, and plainly
+                raise ValueError(GLOBAL_STREAM) from error
+            result = looped(*args)  # a real mistake raises here, too, and plainly
             reason = str(error).strip().splitlines()[0]
             warnings.warn(f"vmap cannot run this network, its members run in a loop: {reason}", stacklevel=5)
             self.mode = "loop"
-            return self._looped, result
+            return result
 
     def _over_members(self, function: Callable, *args: Any) -> Any:
         """`function` of each member's part of the arguments, stacked."""
-        if self.mode in ("single", "loop"):
+
+        def looped(*args: Any) -> Any:
             return _stack([function(*(_at(arg, m) for arg in args)) for m in range(len(self))])
-        return vmap(function)(*args)
+
+        if self.mode in ("single", "loop"):
+            return looped(*args)
+        return self._or_loop(vmap(function), looped, args)
+
+    def _check_axis(self, *batches: Any) -> None:
+        for leaf in tree_leaves(batches):
+            if isinstance(leaf, Tensor) and (leaf.ndim == 0 or len(leaf) != len(self)):
+                raise ValueError(
+                    f"expected batches with a member axis of length {len(self)}, got shape {tuple(leaf.shape)}: "
+                    "write x[None] for one member, x.expand(num_members, *x.shape) for shared inputs"
+                )
 
     # -- updates -------------------------------------------------------------------------------------------------------
 
@@ -335,7 +358,7 @@ class Population:
             moments = {k: group for k, group in state.moments.items() if k != "step"}
 
             def one(values: Any, *args: Any, i: Intervention = i) -> Any:
-                return _with_numbers(i, values).after_step(self.network, *args)
+                return _with_numbers(i, values).after_step(self.network, *args) or args
 
             with torch.no_grad():
                 params, moments, carried = self._over_members(
@@ -359,6 +382,11 @@ def _differing(members: list[Intervention], device: torch.device, dtype: torch.d
     for setting in fields(members[0]):
         values = [getattr(member, setting.name) for member in members]
         if any(v != values[0] for v in values):
+            if type(members[0]).build is not Intervention.build:
+                raise ValueError(
+                    f"expected members that share what {type(members[0]).__name__} built, got {setting.name}={values[0]!r} "
+                    "and others: train them as two populations"
+                )
             if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
                 raise ValueError(
                     f"expected members to differ in numbers only, got {setting.name}={values[0]!r} and others of "

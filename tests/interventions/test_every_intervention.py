@@ -147,10 +147,9 @@ def test_numbers_that_are_none_are_refused(example):
 
 @every_optimizer
 @every_net
-@every_intervention
-def test_zero_strength_changes_nothing(example, net, optimizer):
-    if example.zero is None:
-        pytest.skip("it has no strength")
+@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example.zero is not None])
+def test_zero_strength_changes_nothing(name, net, optimizer):
+    example = EXAMPLES[name]
     events = [example.event] if example.event else []
     without = train(population(net, [[]], optimizer, [3]), net, [0])
     zero = train(population(net, [[example.zero]], optimizer, [3]), net, [0], events=events)

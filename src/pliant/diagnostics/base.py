@@ -16,6 +16,10 @@ class Observation(NamedTuple):
 
     `initial` are the parameters before training, `gradients` those of the training loss on the batch, `update` the
     latest change of the parameters.
+
+    >>> import torch
+    >>> Observation({"weight": torch.ones(1)}).trace is None
+    True
     """
 
     params: Params
@@ -32,6 +36,15 @@ class Diagnostic(ABC):
     `needs` names the fields of `Observation` it reads beside `params`; `cost` is *economy* (one forward pass),
     *business* (one backward pass) or *full*; `reference` is a key of refs.bib. `measure` is a pure function without
     branches on data, so that it runs under `vmap` for a population.
+
+    >>> @dataclass(frozen=True)
+    ... class LargestWeight(Diagnostic):
+    ...     reference: ClassVar[str] = "lyle2024"
+    ...     def measure(self, seen):
+    ...         return {"largest_weight": max(p.abs().max() for p in seen.params.values())}
+    >>> import torch
+    >>> LargestWeight().measure(Observation({"weight": torch.tensor([1.0, -2.0])}))
+    {'largest_weight': tensor(2.)}
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -16,7 +16,7 @@ State = dict[str, Any]
 
 
 class Draw(NamedTuple):
-    """Where an intervention's random numbers come from: functions of the member's seed and the step, nothing else.
+    """Where an intervention's random numbers come from: the member's seed, the step and its place in the chain alone.
 
     >>> torch.rand(1, generator=Draw(seed=0, step=5).generator()) == torch.rand(1, generator=Draw(0, 5).generator())
     tensor([True])
@@ -24,6 +24,7 @@ class Draw(NamedTuple):
 
     seed: int
     step: int
+    place: int = 0
 
     def fresh(self, network: Network) -> Params:
         """New parameters from the initial distribution."""
@@ -34,7 +35,9 @@ class Draw(NamedTuple):
         return torch.Generator().manual_seed(self._mixed(1))
 
     def _mixed(self, purpose: int) -> int:
-        return int(np.random.SeedSequence([self.seed, self.step, purpose]).generate_state(1, np.uint64)[0] >> 1)
+        return int(
+            np.random.SeedSequence([self.seed, self.step, self.place, purpose]).generate_state(1, np.uint64)[0] >> 1
+        )
 
 
 @dataclass(frozen=True)

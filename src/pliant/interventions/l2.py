@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pliant.interventions.base import Intervention, State
@@ -41,7 +42,8 @@ class L2(Intervention):
             raise ValueError(f"expected strength of L2 to be at least 0 and finite, got {self.strength!r}")
 
     def penalty(self, network: Network, params: Params, state: State) -> Tensor:
-        return self.strength * sum(w.square().sum() for w in self._touched(network, params).values())
+        squares = (w.square().sum() for w in self._touched(network, params).values())
+        return self.strength * sum(squares, start=torch.zeros(()))
 
     def penalty_gradient(self, network: Network, params: Params, state: State) -> Params:
         return {name: 2 * self.strength * w for name, w in self._touched(network, params).items()}

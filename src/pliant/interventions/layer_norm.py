@@ -11,9 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from pliant.interventions.base import Intervention
-from pliant.network import producers
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from pliant.network import LAYERS, producers
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,12 @@ class LayerNorm(Intervention):
                 raise ValueError(
                     f"LayerNorm would overwrite {path}.norm of {type(module).__name__}: build it into a module once"
                 )
+            assert isinstance(layer, LAYERS)
             place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-            if isinstance(layer, _CONVOLUTIONS):
-                norm: nn.Module = nn.GroupNorm(1, layer.out_channels, eps=self.eps, **place)
+            if isinstance(layer, nn.Linear):
+                norm: nn.Module = nn.LayerNorm(layer.out_features, eps=self.eps, **place)
             else:
-                norm = nn.LayerNorm(layer.out_features, eps=self.eps, **place)
+                norm = nn.GroupNorm(1, layer.out_channels, eps=self.eps, **place)
             layer.register_module("norm", norm)
             layer.register_forward_hook(_normalise)
         if not fed:
@@ -73,4 +72,4 @@ class LayerNorm(Intervention):
 
 
 def _normalise(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    return layer.norm(output)
+    return layer.norm(output)  # type: ignore[operator]

@@ -105,8 +105,8 @@ class _Embedding(nn.Module):
         tokens = 1 + -(-shape[1] // patch) * -(-shape[2] // patch)
         self.token = nn.Parameter(torch.empty(features))
         self.position = nn.Parameter(torch.empty(tokens, features))
-        self.reset_parameters()
         self.patches = nn.Linear(shape[0] * patch**2, features)
+        self.reset_parameters()  # last, so that a fresh draw (inner layers first) equals a new construction
 
     def reset_parameters(self) -> None:
         """Draws the class token and the positions anew; `patches` has its own."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pliant.experiment import Panel, Results, Setup, unknown
-from pliant.functional.statistics import interval
+from pliant.functional.statistics import bands
 from pliant.report.numbers import diverged
 
 SWITCHES = 30  # most tasks whose boundaries are drawn
@@ -103,17 +103,17 @@ def _values(results: Results, arm: str, panel: Panel) -> tuple[np.ndarray, np.nd
 
 
 def _curve(results: Results, arm: str, panel: Panel, x: np.ndarray, values: np.ndarray, most: int) -> Curve:
-    mean = np.array([column[~np.isnan(column)].mean() for column in values.T])
+    mean = np.nanmean(values, axis=0)
     kept = thin(mean, most)
-    intervals = [interval(column[~np.isnan(column)]) for column in values.T[kept]]
+    band = bands(values[:, kept])
     gone = [seed for name, seed in results.diverged() if name == arm]
     last = [np.flatnonzero(~np.isnan(values[results.seeds.index(seed)])) for seed in gone]
     return Curve(
         arm,
         x[kept],
         mean[kept],
-        np.array([i.low for i in intervals]),
-        np.array([i.high for i in intervals]),
+        band.low,
+        band.high,
         _range(np.concatenate([values.ravel(), mean]), panel.log),
         len(x),
         tuple(float(x[at[-1] if len(at) else 0]) for at in last if len(x)),

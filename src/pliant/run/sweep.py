@@ -11,10 +11,11 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 from pliant.experiment import Setup
 from pliant.run.files import write_json
@@ -45,6 +46,30 @@ class Progress:
     done: int = 0
 
 
+class Engine(Protocol):
+    """Where packs are trained; leaving its context ends those that still run, gently first."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def room(self) -> bool:
+        """Whether it takes another pack now."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether packs were started that have not ended."""
+        ...
+
+    def start(self, pack: Pack) -> None:
+        """Sees to it that the pack is trained."""
+        ...
+
+    def wait(self, progress: Progress) -> None:
+        """Takes messages for a moment; notes what has ended."""
+        ...
+
+
 def plan(arms: Sequence[str], num_seeds: int) -> list[Pack]:
     """The packs of seeds 0 .. `num_seeds` - 1, a function of its arguments alone.
 
@@ -63,9 +88,12 @@ def sweep(
     *,
     device: str = "cpu",
     rerun: bool = False,
+    engine: Callable[[Store, str, bool], Engine] | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Trains what is missing of the arms and seeds: a process with one thread a pack, as many at once as cores.
+
+    Another `engine`, made of the store, the device and `rerun`, trains the same packs elsewhere (`run/ray.py`).
 
     A pack that fails, or whose process is killed, leaves its error in the result and the others go on. Two sweeps in
     one store share the work. `rerun` trains anew what is there. Raises `Interrupted` after Ctrl-C or SIGTERM; then the
@@ -82,11 +110,10 @@ def sweep(
     steps = setup.task.num_steps
     progress = Progress(len(packs) * steps, len(packs), kept=len(kept), done=len(kept) * steps)
     on_progress(progress)
-    workers = 1 if device != "cpu" else len(os.sched_getaffinity(0))
     todo = [p for p in packs if p not in kept]
-    with _Workers(store, device, rerun) as running:
-        while todo or running.processes:
-            while todo and len(running.processes) < workers:
+    with _interruptible(), (engine or _Workers)(store, device, rerun) as running:
+        while todo or running.busy():
+            while todo and running.room():
                 running.start(todo.pop(0))
             running.wait(progress)
             progress.done = (progress.kept + progress.finished) * steps + sum(progress.running.values())
@@ -112,10 +139,16 @@ class _Workers:
         self.context = multiprocessing.get_context("spawn")
         self.queue, self.stop = self.context.Queue(), self.context.Event()
         self.processes: dict[Pack, Any] = {}
+        self.most = 1 if device != "cpu" else len(os.sched_getaffinity(0))
 
-    def __enter__(self) -> _Workers:
-        self._handlers = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    def __enter__(self) -> Self:
         return self
+
+    def room(self) -> bool:
+        return len(self.processes) < self.most
+
+    def busy(self) -> bool:
+        return bool(self.processes)
 
     def start(self, pack: Pack) -> None:
         arguments = (self.store, pack, self.device, self.rerun, self.queue, self.stop, os.getpid())
@@ -156,14 +189,23 @@ class _Workers:
             elif pack in self.processes:
                 progress.running[pack] = what
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.stop.set()
         deadline = time.monotonic() + GRACE
         for process in self.processes.values():
             process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
         self.queue.close()
-        for number, handler in self._handlers.items():
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise `Interrupted`."""
+    handlers = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

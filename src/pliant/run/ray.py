@@ -1,0 +1,225 @@
+"""All packs of an experiment over a Ray cluster: the same packs, trained by the same function, to the same numbers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, Self
+
+from pliant.run.store import Store, environment
+from pliant.run.sweep import GRACE, Pack, Progress, train_pack
+from pliant.run.train import Interrupted
+
+RETRIES = 3  # of a pack whose worker or machine dies; what fails with an error is not tried again
+BEAT = 0.5  # seconds between two reports of a pack
+
+
+class Cluster:
+    """The workers of a Ray cluster, as an engine of `sweep`: a process with one thread and one CPU a pack.
+
+    A pack whose worker is killed or whose machine is lost is started again, up to `RETRIES` times, and goes on from its
+    checkpoint in the store (under `rerun`, from the beginning). Every machine needs the versions of this one, the data
+    sets (or a way to fetch them), and the store's folder under the same path: on a cluster, `--out` must be a folder on
+    a file system that all machines share, one with file locks across machines (NFS 4 has them).
+
+    Args:
+        store: where the packs go.
+        device: "cpu" or "cuda".
+        rerun: whether what is there is trained anew.
+        address: `HOST:PORT`, `ray://HOST:PORT`, or `auto`, the cluster that this machine belongs to. Without it the one
+            in RAY_ADDRESS, or else a cluster of this machine's cores that ends with the sweep.
+        gpus_per_pack: how much of a GPU each pack reserves; 0.25 lets four packs share one. By default 1 on "cuda".
+
+    Raises `ValueError` where Ray is not installed and, on entering, where there is no cluster at the address.
+    """
+
+    def __init__(
+        self, store: Store, device: str, rerun: bool, *, address: str | None = None, gpus_per_pack: float | None = None
+    ):
+        self.ray = _ray()
+        self.store = Store(store.root.resolve(), store.experiment, store.tier, store.settings)
+        self.device, self.rerun = device, rerun
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self.gpus = float(device != "cpu") if gpus_per_pack is None else gpus_per_pack
+        self.tasks: dict[Pack, Any] = {}
+
+    def __enter__(self) -> Self:
+        self.ours = not self.ray.is_initialized()
+        if self.ours:
+            _connect(self.ray, self.address)
+        try:
+            self._check_resources()
+            self.mark = tempfile.NamedTemporaryFile(dir=self.store.folder, prefix=".ray-")  # noqa: SIM115
+            lasting = self.ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+            self.board = lasting(_Board).remote()
+            resources = {"num_cpus": 1, "num_gpus": self.gpus}
+            self.train = self.ray.remote(**resources, max_retries=RETRIES, max_calls=1)(_train)  # a fresh process each
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def room(self) -> bool:
+        return True  # Ray has the queue
+
+    def busy(self) -> bool:
+        return bool(self.tasks)
+
+    def start(self, pack: Pack) -> None:
+        ours = {name: value for name, value in os.environ.items() if name.startswith("PLIANT_")}
+        self.tasks[pack] = self.train.remote(
+            self.store, pack, self.device, self.rerun, self.board, self.mark.name, environment(self.device), ours
+        )
+
+    def wait(self, progress: Progress) -> None:
+        packs = {task: pack for pack, task in self.tasks.items()}
+        ended, _ = self.ray.wait(list(packs), num_returns=1, timeout=0.2)
+        for task in ended:
+            del self.tasks[packs[task]]
+            try:
+                error = self.ray.get(task)
+            except self.ray.exceptions.RayError as raised:
+                error = _told(raised)
+            if error is None:
+                progress.finished += 1
+            else:
+                progress.failed[packs[task]] = error
+        steps = self.ray.get(self.board.read.remote())
+        progress.running = {pack: step for pack, step in steps.items() if pack in self.tasks}
+
+    def __exit__(self, *_: Any) -> None:
+        try:
+            if self.tasks:
+                self._stop()
+        finally:
+            self.mark.close()
+            self._leave()
+
+    def _stop(self) -> None:
+        """Lets packs that are training write their checkpoints; ends the others."""
+        deadline = time.monotonic() + GRACE
+        try:
+            training = self.ray.get(self.board.stop.remote(), timeout=GRACE)
+        except self.ray.exceptions.RayError:
+            training = {}
+        for pack, task in self.tasks.items():
+            if pack not in training:
+                self.ray.cancel(task, force=True)
+        tasks = [task for pack, task in self.tasks.items() if pack in training]
+        if tasks:
+            self.ray.wait(tasks, num_returns=len(tasks), timeout=max(0.0, deadline - time.monotonic()))
+        for task in tasks:
+            self.ray.cancel(task, force=True)
+
+    def _leave(self) -> None:
+        if self.ours:
+            self.ray.shutdown()
+
+    def _check_resources(self) -> None:
+        there = self.ray.cluster_resources()
+        for name, wanted in (("CPU", 1.0), ("GPU", self.gpus)):
+            if there.get(name, 0.0) < wanted:
+                warnings.warn(
+                    f"a pack needs {wanted:g} {name}, and the Ray cluster has {there.get(name, 0.0):g} now: packs wait "
+                    "until it has more (Ctrl-C to stop; --device, --gpus-per-pack)",
+                    stacklevel=2,
+                )
+
+
+def _ray() -> Any:
+    try:
+        import ray  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError("--engine ray needs Ray: pip install 'pliant[ray]'") from None
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Joins the cluster, or makes one of this machine; `ValueError` where there is none (Ray itself waits for minutes)."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that we start: nothing is sent anywhere
+    options = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if port:
+            socket.create_connection((host, int(port)), timeout=10.0).close()
+        ray.init(address=address, logging_level=logging.WARNING, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no Ray cluster at {address} ({str(error).splitlines()[0]}): start one with `ray start --head`, or leave "
+            "--address out for one on this machine"
+        ) from None
+    finally:
+        for number, handler in handlers.items():  # Ray sets its own
+            signal.signal(number, handler)
+
+
+def _told(error: Exception) -> str:
+    """What Ray says of a task that ended without a word; the last line sums it up."""
+    name = type(error).__name__
+    dead = name in ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
+    what = f"its worker died {RETRIES + 1} times" if dead else "Ray could not run it"
+    return f"{error}\n{what}: {name}: {str(error).strip().splitlines()[0]}"
+
+
+# -- on the cluster ----------------------------------------------------------------------------------------------------
+
+
+class _Board:
+    """An actor that knows how far each pack is, and whether to stop."""
+
+    def __init__(self) -> None:
+        self.steps: dict[Pack, int] = {}
+        self.stopped = False
+
+    def report(self, pack: Pack, step: int) -> bool:
+        self.steps[pack] = step
+        return self.stopped
+
+    def read(self) -> dict[Pack, int]:
+        return self.steps
+
+    def stop(self) -> dict[Pack, int]:
+        self.stopped = True
+        return self.steps
+
+
+def _train(
+    store: Store, pack: Pack, device: str, rerun: bool, board: Any, mark: str, here: dict[str, Any], ours: dict[str, str]
+) -> str | None:
+    """Trains one pack in a worker's process; returns its error, or None."""
+    ray, last = _ray(), 0.0
+    os.environ.update(ours)
+
+    def on_progress(step: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > BEAT:
+            last = time.monotonic()
+            if ray.get(board.report.remote(pack, step)):
+                raise Interrupted
+
+    try:
+        _check_machine(store, mark, here, environment(device))
+        train_pack(store, pack, device=device, rerun=rerun, on_progress=on_progress)
+    except BaseException:
+        return traceback.format_exc().strip()
+    return None
+
+
+def _check_machine(store: Store, mark: str, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """`ValueError` on a machine that does not share the store's folder, or would give other numbers."""
+    name = socket.gethostname()
+    if not Path(mark).exists():
+        raise ValueError(
+            f"worker {name} does not see {store.folder}: choose an --out on a file system that all workers share"
+        )
+    for key in sorted(here.keys() - {"commit"}):  # a result's commit is recorded with it
+        if here[key] != there[key]:
+            raise ValueError(f"worker {name} has {key} {here[key]}, expected {there[key]}: install the same everywhere")
