@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-faults lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,6 +18,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+test-faults: .venv/installed
+	$(BIN)/python tests/faults/kill.py --kills 100
+	$(BIN)/python -m pytest -m slow tests/test_cli_random.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

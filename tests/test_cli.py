@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from pliant.cli import main
 from pliant.experiment import experiments
+from pliant.run.files import read_json
 
 PLIANT = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
 
@@ -123,20 +125,57 @@ def test_users_own_arrays_and_module_run_in_the_same_experiment(
     assert "layer norm + L2" in capsys.readouterr().out
 
 
-def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
-    call = ["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--set", "num_tasks=45", "--seeds", "1"]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_cleanly_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
+    call = [
+        "run",
+        "lyle2024/swiss_cheese",
+        "--tier",
+        "smoke",
+        "--set",
+        "num_tasks=48",
+        "--seeds",
+        "1",
+        "--arms",
+        "both",
+    ]
+    environment = {**os.environ, "PLIANT_CHECKPOINT_SECONDS": "0.1"}
     process = subprocess.Popen(
-        [*PLIANT, *call, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*PLIANT, *call, "--out", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
     )
-    while not list(tmp_path.glob("**/run.json")):
+    while not list(tmp_path.glob("**/.checkpoint-0.safetensors")):
         time.sleep(0.1)
         assert process.poll() is None
-    time.sleep(3)
-    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10  # 5 s on a machine that does nothing else
     assert process.returncode == 130
-    assert "To go on: pliant run lyle2024/swiss_cheese" in error
+    assert "To go on: pliant run lyle2024/swiss_cheese --tier smoke --seeds 1 --arms both --set num_tasks=48" in error
     assert "Traceback" not in error
+    assert len(list(tmp_path.glob("**/.checkpoint-0.safetensors"))) == 1
+    assert main([*call, "--out", str(tmp_path)]) == 0
+
+
+def test_a_disk_that_fills_up_is_reported_and_what_was_written_stays_readable(tmp_path: Path) -> None:
+    call = ["run", "lyle2023/fig1", "--tier", "smoke", "--seeds", "1", "--out", str(tmp_path)]
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))  # room for settings, none for metrics
+
+    ran = subprocess.run([*PLIANT, *call], capture_output=True, text=True, preexec_fn=limited, timeout=120)
+    assert ran.returncode == 1
+    assert "File too large" in ran.stderr
+    assert "2 of 2 packs failed" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    for path in tmp_path.glob("**/*.json"):
+        assert read_json(path) is not None
+    assert main(call) == 0
 
 
 def test_an_unwritable_folder_is_named_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

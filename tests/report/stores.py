@@ -1,0 +1,49 @@
+"""Stores on disk, with the hand-made experiment's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pliant.experiment import Experiment, Results
+from pliant.report.stored import Stored, opened
+from pliant.run.files import write_json
+from pliant.run.store import Store
+from tests.report.synthetic import EXPERIMENT, RUN, Settings, results
+
+KNOWN = {EXPERIMENT.id: replace(EXPERIMENT, tiers={"smoke": Settings(), "laptop": Settings()})}
+
+
+def written(
+    root: Path,
+    settings: Settings | None = None,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    arms: Sequence[str] = ("none", "l2"),
+    missing: Sequence[tuple[str, int]] = (),
+    made: Results | None = None,
+    tier: str = "laptop",
+    experiment: Experiment = KNOWN["made/up"],
+) -> Path:
+    """Writes a run, its `missing` cells left out; returns its folder."""
+    store = Store(root, experiment, tier, settings or Settings())
+    made = made or results(seeds=max(seeds) + 1)
+    store.prepare()
+    write_json(store.folder / "run.json", RUN | {"arms": list(arms), "seeds": list(seeds)})
+    for arm in arms:
+        tables: dict[int, dict[str, np.ndarray]] = {
+            seed: dict(made.tables[arm, seed]) for seed in seeds if (arm, seed) not in missing
+        }
+        how: dict[str, Any] = {"mode": "vmap", "threads": 1, "total_seconds": 1.0, "commit": "abc1234"}
+        store.write(arm, tables, how)
+    return store.folder
+
+
+def run(root: Path, *arguments: Any, **options: Any) -> Stored:
+    """Writes a run and opens it."""
+    experiment = options.get("experiment", KNOWN["made/up"])
+    return opened(written(root, *arguments, **options), {experiment.id: experiment})

@@ -1,0 +1,108 @@
+"""Kept results: smaller, and the same to everyone who reads them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pliant.experiment import Results
+from pliant.report.index import index
+from pliant.report.keep import keep
+from pliant.report.ledger import ledger
+from pliant.report.page import page
+from pliant.report.stored import Stored, opened
+from pliant.run.files import read_json
+from pliant.run.store import Store
+from tests.report.stores import KNOWN, run, written
+from tests.report.synthetic import SETUP, Settings, results
+
+
+def more(made: Results) -> Results:
+    """`made` with a metric of a layer that nobody reads, and one that only a claim reads, at every third step."""
+    tables = {}
+    for key, table in made.tables.items():
+        third = np.where(table["step"] % 3 == 0, table["step"], np.nan)
+        tables[key] = {**table, "dead/0": table["norm"], "dead/1": third, "dead": table["norm"], "loss": third}
+    return Results(tables)
+
+
+def text(one: Stored, root: Path) -> str:
+    """The report of a run."""
+    store = Store(root, one.experiment, one.tier, one.settings)
+    facts = read_json(one.folder / "run.json")
+    assert facts is not None
+    return page(one.experiment, one.setup, store, one.results, one.checked(), facts)
+
+
+def test_page_ledger_and_index_are_the_same(tmp_path: Path) -> None:
+    one = run(tmp_path / "runs", made=more(results()))
+    kept = keep(one, tmp_path / "results")
+    again = opened(kept.folder, KNOWN)
+    assert kept.after < kept.before
+    assert text(again, tmp_path / "results") == text(one, tmp_path / "runs")
+    assert ledger(tmp_path / "results", KNOWN) == ledger(tmp_path / "runs", KNOWN)
+    assert index(tmp_path / "results", KNOWN) == index(tmp_path / "runs", KNOWN)
+
+
+def test_what_the_figure_and_the_claims_read_is_kept_to_the_bit(tmp_path: Path) -> None:
+    one = run(tmp_path / "runs", made=more(results()))
+    found = opened(keep(one, tmp_path / "results").folder, KNOWN).results
+    for key, table in one.results.tables.items():
+        assert "dead/0" not in found.tables[key]
+        assert len(found.tables[key]["step"]) == 50  # the panel of the norm is over steps
+        for name in found.tables[key]:
+            np.testing.assert_array_equal(found.tables[key][name], table[name])
+            assert found.tables[key][name].dtype == table[name].dtype
+
+
+def test_rows_that_nobody_reads_go(tmp_path: Path) -> None:
+    claims = (
+        replace(SETUP.claims[0], effect=lambda r: np.array([np.nansum(r.tables["l2", s]["dead/1"]) for s in r.seeds])),
+    )
+    setup = replace(SETUP, panels=SETUP.panels[:1], columns=SETUP.columns[:1], claims=claims)
+    experiment = replace(KNOWN["made/up"], setup=lambda settings: setup)
+    one = run(tmp_path / "runs", made=more(results()), experiment=experiment)
+    found = opened(keep(one, tmp_path / "results").folder, {"made/up": experiment}).results
+    step = found.tables["l2", 0]["step"]
+    assert all(s % 3 == 0 or s % 10 == 0 for s in step)
+    assert len(step) == 16 + 5 - 1
+    assert "dead/1" in found.tables["l2", 0]
+
+
+def test_a_claim_that_needs_what_is_dropped_is_named(tmp_path: Path) -> None:
+    claims = (replace(SETUP.claims[0], effect=lambda r: np.array([len(r.tables["l2", s]["step"]) for s in r.seeds])),)
+    setup = replace(SETUP, panels=SETUP.panels[:1], columns=SETUP.columns[:1], claims=claims)
+    one = run(tmp_path / "runs", experiment=replace(KNOWN["made/up"], setup=lambda settings: setup))
+    with pytest.raises(ValueError, match=r"'L2 ends above nothing\.' needs rows"):
+        keep(one, tmp_path / "results")
+    assert not list(tmp_path.glob("results/**/*.parquet"))
+
+
+def test_folders_of_this_machine_are_not_kept(tmp_path: Path) -> None:
+    one = run(tmp_path / "runs", Settings(data="/home/someone/secret/pixels.npz"))
+    kept = keep(one, tmp_path / "results")
+    assert all(b"/home" not in path.read_bytes() for path in kept.folder.rglob("*") if path.is_file())
+    assert opened(kept.folder, KNOWN).settings == Settings(data="pixels.npz")
+    assert Store(tmp_path / "results", one.experiment, "laptop", Settings(data="pixels.npz")).folder == kept.folder
+
+
+def test_keeping_again_replaces_and_a_whole_run_is_never_overwritten(tmp_path: Path) -> None:
+    keep(run(tmp_path / "runs"), tmp_path / "results")
+    kept = keep(run(tmp_path / "fewer", seeds=[0, 1]), tmp_path / "results")
+    assert opened(kept.folder, KNOWN).seeds == (0, 1)
+    assert not list(kept.folder.glob("arm=*/seed=2"))
+    assert not list(kept.folder.parent.glob(".*"))
+    with pytest.raises(ValueError, match="is a run of its own"):
+        keep(opened(kept.folder, KNOWN), tmp_path / "runs")
+
+
+def test_an_incomplete_run_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path / "runs", missing=[("l2", 1)])
+    with pytest.raises(ValueError, match="has no arm l2 seed 1 yet"):
+        keep(opened(folder, KNOWN), tmp_path / "results")
+
+
+def test_some_arms_can_be_kept(tmp_path: Path) -> None:
+    kept = keep(run(tmp_path / "runs", arms=["l2"]), tmp_path / "results")
+    assert opened(kept.folder, KNOWN).arms == ("l2",)
