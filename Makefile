@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-faults lint clean
+.PHONY: demo test test-slow test-faults test-extras lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,10 +23,19 @@ test-faults: .venv/installed
 	$(BIN)/python tests/faults/kill.py --kills 100
 	$(BIN)/python -m pytest -m slow tests/test_cli_random.py
 
+.venv-extras/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-extras
+	.venv-extras/bin/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[dev,ray,tensorboard,wandb,mlflow]'
+	touch $@
+
+test-extras: .venv-extras/installed
+	.venv-extras/bin/python -m pytest tests/extras
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-extras .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The command line: `pliant list | run | check | report | demo | data`."""
+"""The command line: `pliant list | run | check | report | compare | keep | ledger | cite | export | demo | data`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run, parser=made)
         return made
 
-    def selects(made: argparse.ArgumentParser, tier: str | None) -> None:
-        made.add_argument("ids", nargs="+", metavar="ID", help="an experiment, see `pliant list`")
+    def selects(made: argparse.ArgumentParser, tier: str | None, needed: bool = True) -> None:
+        made.add_argument("ids", nargs="+" if needed else "*", metavar="ID", help="an experiment, see `pliant list`")
         made.add_argument("--tier", default=tier, help="smoke, laptop or paper")
         made.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)"
@@ -79,19 +80,51 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "train an experiment's arms and seeds; what is there already is kept")
     checks = command("check", _check, "each claim of the paper: holds, fails or inconclusive; exit code 0 if all hold")
     report = command("report", _report, "write an HTML page: figure, table, claims, settings, references")
+    compare = command(
+        "compare", _compare, "closing values of any runs, their differences over common seeds, one figure"
+    )
+    keep = command("keep", _keep, "a small copy of a run, from which everything is drawn and checked again")
+    ledger = command("ledger", _ledger, "write every claim of both papers with our verdicts from stored results")
+    cited = command("cite", _cite, "the BibTeX of experiments or runs")
+    export = command("export", _export, "write stored metrics for TensorBoard, Weights & Biases (offline) or MLflow")
     demo = command("demo", _demo, "watch a network lose plasticity, and layer norm + L2 prevent it, offline")
     selects(run, "laptop")
     selects(checks, None)
-    selects(report, None)
+    selects(report, None, needed=False)
+    selects(export, None)
     for made in (run, demo):
         made.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 .. N-1")
     run.add_argument("--arms", metavar="A,B", help="only these arms")
     run.add_argument("--device", default="cpu", help="cpu or cuda")
+    run.add_argument("--engine", default="local", metavar="local|ray", help="this machine's cores, or a Ray cluster")
+    run.add_argument(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster; auto: this machine's; default: one of its own"
+    )
+    run.add_argument("--gpus-per-pack", type=float, metavar="N", help="with Ray, GPUs a pack; 0.25: four share one")
     run.add_argument("--rerun", action="store_true", help="train anew what is there already")
     run.add_argument("--dry-run", action="store_true", help="show the plan with an estimate of its time; train nothing")
-    for made in (run, checks, report, demo):
+    export.add_argument("--to", required=True, metavar="SINK", help="tensorboard, wandb or mlflow")
+    export.add_argument("--into", type=Path, metavar="DIR", help="where to; default: OUT/SINK")
+    listed.add_argument(
+        "what", nargs="?", choices=["experiments", "runs"], default="experiments", help="default: experiments"
+    )
+    report.add_argument("--index", action="store_true", help="write an index page over all runs instead")
+    checks.add_argument("--format", choices=["md", "latex"], help="the tables, for a paper")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its end such as laptop-1a2b3c4d")
+    compare.add_argument("--metric", action="append", default=[], metavar="M", help="a metric (repeatable)")
+    compare.add_argument("--format", choices=["md", "latex"], help="the tables, for a paper")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write a page")
+    keep.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its end such as laptop-1a2b3c4d")
+    keep.add_argument("--to", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    ledger.add_argument(
+        "--to", type=Path, default=Path("docs/claims.md"), metavar="FILE", help="default: docs/claims.md"
+    )
+    cited.add_argument(
+        "names", nargs="*", metavar="NAME", help="experiments or run folders; all experiments by default"
+    )
+    for made in (listed, run, checks, report, compare, keep, ledger, export, demo):
         made.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    for made in (listed, run, checks, report):
+    for made in (listed, run, checks, report, compare):
         made.add_argument("--json", action="store_true", help="for programs")
 
     data = command("data", None, "data sets: list, fetch").add_subparsers(required=True, metavar="list|fetch")
@@ -106,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(given: argparse.Namespace, console: Console) -> int:
+    if given.what == "runs":
+        from pliant.report.listing import print_runs, runs
+
+        kept = runs(given.out)
+        print(json.dumps([asdict(run) for run in kept], indent=1)) if given.json else print_runs(console, kept)
+        return OK
     found = experiments().values()
     if given.json:
         print(json.dumps([_described(e) for e in found], indent=1))
@@ -136,6 +175,7 @@ def _described(experiment: Experiment) -> dict[str, Any]:
 def _run(given: argparse.Namespace, console: Console) -> int:
     if given.seeds < 1:
         raise ValueError(f"expected --seeds to be at least 1, got {given.seeds}")
+    _check_engine(given)
     chosen = [_prepared(given, id) for id in given.ids]  # every mistake shows before anything is trained
     if given.dry_run:
         return _plan(given, console, chosen)
@@ -171,9 +211,20 @@ def _prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[st
     for arm in arms:
         if arm not in setup.arms:
             raise ValueError(unknown("arm", arm, list(setup.arms)))
-    _check_device(given.device)
+    if given.engine == "local":
+        _check_device(given.device)
     setup.task.bind(inputs(setup), [0])
     return Store(given.out, experiment, given.tier, settings), setup, arms
+
+
+def _check_engine(given: argparse.Namespace) -> None:
+    if given.engine not in ("local", "ray"):
+        raise ValueError(unknown("engine", given.engine, ["local", "ray"]))
+    for option in ("address", "gpus_per_pack"):
+        if given.engine == "local" and getattr(given, option) is not None:
+            raise ValueError(f"--{option.replace('_', '-')} is of no use without --engine ray")
+    if given.gpus_per_pack is not None and (given.gpus_per_pack <= 0 or given.device == "cpu"):
+        raise ValueError(f"expected --gpus-per-pack above 0, with --device cuda, got {given.gpus_per_pack:g}")
 
 
 def _check_device(device: str) -> None:
@@ -193,8 +244,9 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
     try:
         with _live(told, store.experiment.id) as on_progress:
             done = sweep(
-                store, setup, arms, given.seeds, device=given.device, rerun=given.rerun, on_progress=on_progress
-            )
+                store, setup, arms, given.seeds, device=given.device, rerun=given.rerun, engine=_engine(given),
+                on_progress=on_progress,
+            )  # fmt: skip
     except Interrupted:
         again = store.command(arms, given.seeds)
         told.print(f"stopped; what was done is kept. To go on: {again}", soft_wrap=True)
@@ -218,6 +270,14 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
         print_closing(console, setup, results)
         console.print(f"{store.folder}", soft_wrap=True)
     return OK
+
+
+def _engine(given: argparse.Namespace) -> Any:
+    if given.engine == "local":
+        return None
+    from pliant.run.ray import Cluster
+
+    return partial(Cluster, address=given.address, gpus_per_pack=given.gpus_per_pack)
 
 
 @contextmanager
@@ -286,7 +346,11 @@ def _check(given: argparse.Namespace, console: Console) -> int:
         shown.append(
             {"experiment": id, "folder": str(store.folder), "seeds": run["seeds"], "claims": claims_data(checked)}
         )
-        if not given.json:
+        if given.format:
+            from pliant.report.tables import claims_grid, closing_grid
+
+            print(closing_grid(setup, results).text(given.format), claims_grid(checked).text(given.format), sep="\n")
+        elif not given.json:
             console.print(f"[bold]{id}[/]  {store.tier} tier, {len(run['seeds'])} seeds, {setup.data}")
             print_claims(console, checked)
     if given.json:
@@ -295,8 +359,28 @@ def _check(given: argparse.Namespace, console: Console) -> int:
 
 
 def _report(given: argparse.Namespace, console: Console) -> int:
+    if given.index:
+        from pliant.report.index import write_index
+
+        print(write_index(given.out))
+        return OK
+    if not given.ids:
+        raise ValueError("expected an experiment, got none: pliant report ID, or pliant report --index")
     written = [str(_page(*_stored(given, id))) for id in given.ids]
     print(json.dumps(written) if given.json else "\n".join(written))
+    return OK
+
+
+def _export(given: argparse.Namespace, console: Console) -> int:
+    from pliant.run.sinks import SINKS, tracked
+
+    if given.to not in SINKS:
+        raise ValueError(unknown("sink", given.to, list(SINKS)))
+    chosen = [tracked(store, results) for store, _, results, _ in (_stored(given, id) for id in given.ids)]
+    folder = given.into or given.out / given.to
+    folder.mkdir(parents=True, exist_ok=True)
+    SINKS[given.to]([run for runs in chosen for run in runs], folder)
+    console.print(f"{sum(map(len, chosen))} runs in {folder}", soft_wrap=True)
     return OK
 
 
@@ -310,9 +394,52 @@ def _page(store: Store, setup: Setup, results: Any, run: dict[str, Any], path: P
     return path
 
 
+def _compare(given: argparse.Namespace, console: Console) -> int:
+    from pliant.report.compare import compare, comparison_data, grids, print_comparison
+    from pliant.report.stored import find_run, opened
+
+    made = compare([opened(find_run(name, given.out)) for name in given.runs], given.metric)
+    if given.html:
+        from pliant.report.compare_page import compare_page
+
+        given.html.write_text(compare_page(made), encoding="utf-8")
+    if given.json:
+        print(json.dumps(comparison_data(made), indent=1))
+    elif given.format:
+        print("\n".join(grid.text(given.format) for grid in grids(made)))
+    else:
+        print_comparison(console, made)
+    return OK
+
+
+def _keep(given: argparse.Namespace, console: Console) -> int:
+    from pliant.report.keep import keep
+    from pliant.report.stored import find_run, opened
+
+    for name in given.runs:
+        kept = keep(opened(find_run(name, given.out)), given.to)
+        console.print(f"{kept.folder} ({kept.before:,} bytes -> {kept.after:,})", soft_wrap=True)
+    return OK
+
+
+def _ledger(given: argparse.Namespace, console: Console) -> int:
+    from pliant.report.ledger import write_ledger
+
+    print(write_ledger(given.out, given.to))
+    return OK
+
+
+def _cite(given: argparse.Namespace, console: Console) -> int:
+    from pliant.report.stored import bibliography
+
+    print(bibliography(given.names), end="")
+    return OK
+
+
 def _demo(given: argparse.Namespace, console: Console) -> int:
     given.ids, given.tier, given.set, given.arms = ["lyle2024/swiss_cheese"], "demo", [], None
     given.device, given.json, given.rerun, given.dry_run = "cpu", False, False, False
+    given.engine, given.address, given.gpus_per_pack = "local", None, None
     task = find(given.ids[0]).tiers["demo"]
     console.print(
         f"Small networks learn random labels for {task.num_examples} images of digits. The labels are drawn again "

@@ -83,7 +83,18 @@ def test_square_brackets_are_no_markup() -> None:
 def test_claims_for_programs_are_json(made: Results) -> None:
     data = claims_data([claim.check(made) for claim in SETUP.claims])
     assert json.loads(json.dumps(data, allow_nan=False)) == data
-    assert {"text", "verdict", "effect", "threshold", "threshold_is_ours", "paper", "reason", "given"} == set(data[0])
+    assert {
+        "text",
+        "verdict",
+        "effect",
+        "threshold",
+        "threshold_is_ours",
+        "paper",
+        "reason",
+        "given",
+        "p",
+        "p_holm",
+    } == set(data[0])
     assert data[2]["given"] == ["nothing reaches 2"]
 
 

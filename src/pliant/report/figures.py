@@ -174,7 +174,7 @@ def limits(panel: Panel, lines: list[Curve]) -> tuple[float, float]:
 def _legend(made: Figure, setup: Setup, shown: Sequence[str]) -> None:
     """One legend on top, in as many columns as fit."""
     places = [(at, arm) for at, arm in enumerate(setup.arms) if arm in shown]
-    handles = [Line2D([], [], color=colour(at), linestyle=dashes(at), lw=2.2) for at, _ in places]
+    handles = [Line2D([], [], color=colour(at), ls=dashes(at), lw=2.2) for at, _ in places]
     labels = [setup.arms[arm].label for _, arm in places]
     for columns in range(len(labels), 0, -1):
         legend = made.legend(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import math
@@ -12,17 +11,16 @@ from dataclasses import asdict, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import escape
 
 from pliant import cite
 from pliant.experiment import Checked, Claim, Experiment, Results, Setup
 from pliant.report import figures, tables
 from pliant.report.curves import caption, curves
+from pliant.report.html import SIGNS, template, uri
 from pliant.report.numbers import plain
 from pliant.run.store import Store, read_json
 
-SIGNS = {"holds": "\N{CHECK MARK}", "fails": "\N{MULTIPLICATION SIGN}", "inconclusive": "?"}
 PAPERS = {"P1": "lyle2023", "P2": "lyle2024"}  # as figures and deviations call them
 BREAKPOINTS = {1: 560, 2: 860}  # widest page, in CSS pixels, that has so many panels a row
 
@@ -70,20 +68,6 @@ def page(
         bibtex=cite.bibtex(used),
     )
     return _without_folders(made, store, setup)
-
-
-def template(name: str) -> Any:
-    """A template of this folder, with the filters that pages share."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["heading"] = lambda text: Markup("&shy;").join(
-        Markup(" ").join(escape(part) for part in piece.split("\n")) for piece in text.split("-\n")
-    )
-    environment.filters["short"] = cite.short
-    environment.filters["seconds"] = _duration
-    return environment.get_template(name)
 
 
 def pictures(title: str, setup: Setup, shown: Sequence[str], lines: list) -> list[dict[str, Any]]:
@@ -174,14 +158,6 @@ def _packs(store: Store, setup: Setup, results: Results) -> list[dict[str, Any]]
     return list(found.values())
 
 
-def _duration(seconds: float) -> str:
-    """Seconds as a reader takes them in."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
 def _csv(setup: Setup, results: Results) -> str:
     """What figure and table draw on, at the end of every task."""
     wanted = ["accuracy", "loss", *(p.column for p in setup.panels), *(c.column for c in setup.columns)]
@@ -194,11 +170,6 @@ def _csv(setup: Setup, results: Results) -> str:
             values = [f"{table[name][at]:.6g}" if math.isfinite(table[name][at]) else "" for name in columns]
             rows.writerow([arm, seed, int(table["task"][at]) + 1, int(table["step"][at]), *values])
     return out.getvalue()
-
-
-def uri(kind: str, text: str) -> str:
-    """A file inside the page."""
-    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _commands(store: Store, setup: Setup, results: Results, run: dict[str, Any]) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePath
@@ -11,14 +11,28 @@ from typing import Any
 
 import numpy as np
 
+from pliant.cite import bibtex, references_used
 from pliant.experiment import Checked, Experiment, Results, Setup, experiments, unknown
 from pliant.run.files import read_json
 from pliant.run.store import check_schema, latest
 
+BOOKKEEPING = ("step", "task", "end", "elapsed_seconds", "diverged_at")  # columns that are no metrics
+
 
 @dataclass(frozen=True)
 class Stored:
-    """A run: what its latest command asked for, and the experiment that makes sense of it."""
+    """A run: what its latest command asked for, and the experiment that makes sense of it.
+
+    Args:
+        folder: where it lies.
+        experiment: what was run.
+        tier: its tier.
+        settings: as they were, with the tier's for those in `later`.
+        arms: that were asked for.
+        seeds: that were asked for.
+        environment: versions and machine.
+        later: settings that the experiment did not have when it was run.
+    """
 
     folder: Path
     experiment: Experiment
@@ -154,6 +168,38 @@ def find_run(name: str, out: Path, tier: str | None = None) -> Path:
             raise ValueError(f"{name} is no run: expected a folder OUT/EXPERIMENT/TIER-HASH with a settings.json")
         raise ValueError(unknown("run or experiment", name, list(experiments())))
     return latest(out, name, tier)
+
+
+def cited(run: Stored) -> list[str]:
+    """Keys of refs.bib of what a run reproduces, and of the interventions and diagnostics that it used."""
+    setup = replace(run.setup, arms={name: arm for name, arm in run.setup.arms.items() if name in run.arms})
+    return references_used(run.experiment, setup)
+
+
+def bibliography(names: Sequence[str]) -> str:
+    """BibTeX of what runs (their folders) and experiments (ids, at all tiers) use; for none, of all experiments."""
+    known, keys = experiments(), []
+    for name in names or list(known):
+        if (Path(name) / "settings.json").exists():
+            keys += cited(opened(Path(name), known))
+        elif name in known:
+            for settings in known[name].tiers.values():
+                keys += references_used(known[name], known[name].setup(settings))
+        else:
+            raise ValueError(unknown("experiment or folder of a run", name, list(known)))
+    return bibtex(keys)
+
+
+def reason(error: Exception, folder: Path) -> str:
+    """Why a run could not be opened or checked, without its folder and what to type.
+
+    >>> reason(ValueError("runs/a/b has no arm l2 seed 1 yet: run it again"), Path("runs/a/b"))
+    'has no arm l2 seed 1 yet'
+    """
+    if isinstance(error, KeyError):
+        return f"has no column {error}"
+    said = str(error).replace(f"{folder}/", "").replace(f"{folder} ", "").replace(f"{folder}: ", "")
+    return said.partition(": run ")[0].partition(": delete ")[0]
 
 
 def text(value: Any) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pliant.experiment import Checked, Column, Results, Setup, unknown
+from pliant.experiment import Checked, Column, Results, Setup, Verdict, unknown
 from pliant.functional.statistics import interval
 from pliant.report.formats import Grid
 from pliant.report.numbers import diverged, half, number, plain, with_interval
@@ -79,7 +79,7 @@ def print_rows(console: Console, table: Closing) -> None:
     shown = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     shown.add_column("", overflow="fold")
     for heading in table.headings:
-        shown.add_column(Text(heading, justify="right"), justify="right", no_wrap=flat)
+        shown.add_column(Text(heading, justify="right"), justify="right", no_wrap=flat, overflow="fold")
     for row in table.rows:
         cells = [Text(str(c)) if flat else Text.assemble(c.value, (f"\n{c.spread}", "dim")) for c in row.cells]
         shown.add_row(Text(row.label), *cells)
@@ -121,7 +121,7 @@ def print_claims(console: Console, checked: list[Checked]) -> None:
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold", ratio=1)
     for one in checked:
-        detail = f"\nours {effect(one)}, needs > {threshold(one)}; paper: {one.claim.paper}"
+        detail = f"\nours {effect(one)}, needs > {threshold(one)}{p_values(one)}; paper: {one.claim.paper}"
         reason = f"\n{one.reason}" if one.reason else ""
         text = Text.assemble(one.claim.text, (detail, "dim"), (reason, COLOURS[one.verdict]))
         shown.add_row(Text(one.verdict, f"bold {COLOURS[one.verdict]}"), text)
@@ -139,6 +139,8 @@ def claims_data(checked: list[Checked]) -> list[dict[str, Any]]:
             "effect": {name: value if math.isfinite(value) else None for name, value in one.effect._asdict().items()},
             "threshold": one.claim.threshold,
             "threshold_is_ours": one.claim.ours,
+            "p": one.p if math.isfinite(one.p) else None,
+            "p_holm": one.adjusted if math.isfinite(one.adjusted) else None,
             "paper": one.claim.paper,
             "given": [given.text for given in one.claim.given],
         }
@@ -156,6 +158,13 @@ def threshold(one: Checked) -> str:
     return plain(one.claim.threshold) + (" (our threshold)" if one.claim.ours else "")
 
 
+def p_values(one: Checked) -> str:
+    """The one-sided p value and Holm's beside it; empty for a claim that could not be tested."""
+    if not math.isfinite(one.adjusted):
+        return ""
+    return "; p " + ", Holm ".join("< 0.0001" if p < 1e-4 else f"{p:.2g}" for p in (one.p, one.adjusted))
+
+
 def tally(checked: list[Checked]) -> str:
     """How many claims hold, fail and are inconclusive.
 
@@ -169,6 +178,17 @@ def tally(checked: list[Checked]) -> str:
     said += [f"{counts['fails']} {'fail' if counts['fails'] > 1 else 'fails'}"] if counts["fails"] else []
     said += [f"{counts['inconclusive']} inconclusive"] if counts["inconclusive"] else []
     return ", ".join(s for s in said if s) if checked else "no claims"
+
+
+def counted(verdicts: Sequence[Verdict]) -> str:
+    """How often each verdict comes, "" for none.
+
+    >>> counted(["holds", "fails", "holds", "inconclusive"])
+    '2 hold, 1 fails, 1 inconclusive'
+    """
+    plural = {"holds": "hold", "fails": "fail", "inconclusive": "inconclusive"}
+    counts = Counter[str](verdicts)
+    return ", ".join(f"{counts[v]} {v if counts[v] == 1 else word}" for v, word in plural.items() if counts[v])
 
 
 def explained(results: Results) -> str:

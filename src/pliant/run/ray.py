@@ -10,8 +10,9 @@ import tempfile
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pliant.run.store import Store, environment
 from pliant.run.sweep import GRACE, Pack, Progress, train_pack
@@ -51,12 +52,17 @@ class Cluster:
         self.tasks: dict[Pack, Any] = {}
 
     def __enter__(self) -> Self:
-        self.ours = not self.ray.is_initialized()
-        if self.ours:
-            _connect(self.ray, self.address)
+        self.interrupted, self.ours = False, not self.ray.is_initialized()
+        self.handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
+            if self.ours:
+                _connect(self.ray, self.address)
+            for number in self.handlers:
+                signal.signal(number, self._interrupt)  # again: Ray has set its own
             self._check_resources()
-            self.mark = tempfile.NamedTemporaryFile(dir=self.store.folder, prefix=".ray-")  # noqa: SIM115
+            self.mark = tempfile.NamedTemporaryFile(dir=self.store.folder, prefix=".ray-")
+            ours = {name: value for name, value in os.environ.items() if name.startswith("PLIANT_")}
+            self.here = _Here(Path(self.mark.name), environment(self.device), ours)
             lasting = self.ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
             self.board = lasting(_Board).remote()
             resources = {"num_cpus": 1, "num_gpus": self.gpus}
@@ -73,14 +79,13 @@ class Cluster:
         return bool(self.tasks)
 
     def start(self, pack: Pack) -> None:
-        ours = {name: value for name, value in os.environ.items() if name.startswith("PLIANT_")}
-        self.tasks[pack] = self.train.remote(
-            self.store, pack, self.device, self.rerun, self.board, self.mark.name, environment(self.device), ours
-        )
+        self.tasks[pack] = self.train.remote(self.store, pack, self.device, self.rerun, self.board, self.here)
 
     def wait(self, progress: Progress) -> None:
         packs = {task: pack for pack, task in self.tasks.items()}
         ended, _ = self.ray.wait(list(packs), num_returns=1, timeout=0.2)
+        if self.interrupted:
+            raise Interrupted
         for task in ended:
             del self.tasks[packs[task]]
             try:
@@ -91,8 +96,9 @@ class Cluster:
                 progress.finished += 1
             else:
                 progress.failed[packs[task]] = error
-        steps = self.ray.get(self.board.read.remote())
-        progress.running = {pack: step for pack, step in steps.items() if pack in self.tasks}
+        with suppress(self.ray.exceptions.GetTimeoutError):  # while Ray restarts the board on another machine
+            steps = self.ray.get(self.board.read.remote(), timeout=GRACE)
+            progress.running = {pack: step for pack, step in steps.items() if pack in self.tasks}
 
     def __exit__(self, *_: Any) -> None:
         try:
@@ -121,16 +127,20 @@ class Cluster:
     def _leave(self) -> None:
         if self.ours:
             self.ray.shutdown()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, *_: Any) -> None:
+        self.interrupted = True  # raising would be lost in Ray's own code
 
     def _check_resources(self) -> None:
         there = self.ray.cluster_resources()
         for name, wanted in (("CPU", 1.0), ("GPU", self.gpus)):
             if there.get(name, 0.0) < wanted:
-                warnings.warn(
-                    f"a pack needs {wanted:g} {name}, and the Ray cluster has {there.get(name, 0.0):g} now: packs wait "
-                    "until it has more (Ctrl-C to stop; --device, --gpus-per-pack)",
-                    stacklevel=2,
-                )
+                lacks = f"a pack needs {wanted:g} {name}, the Ray cluster has {there.get(name, 0.0):g}"
+                if self.address == "local":
+                    raise ValueError(f"{lacks}: write --device cpu, or the --address of another cluster")
+                warnings.warn(f"{lacks} now; packs wait until it grows (Ctrl-C to stop)", stacklevel=2)
 
 
 def _ray() -> Any:
@@ -142,23 +152,21 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Joins the cluster, or makes one of this machine; `ValueError` where there is none (Ray itself waits for minutes)."""
+    """Joins the cluster or makes one here; `ValueError` where there is none (Ray would wait for minutes)."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that we start: nothing is sent anywhere
+    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")  # no tips on the terminal
     options = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if port:
+        if host:
             socket.create_connection((host, int(port)), timeout=10.0).close()
         ray.init(address=address, logging_level=logging.WARNING, **options)
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise ValueError(
-            f"no Ray cluster at {address} ({str(error).splitlines()[0]}): start one with `ray start --head`, or leave "
-            "--address out for one on this machine"
+            f"no Ray cluster at {address} ({reason}): start one with `ray start --head`, or leave --address out for "
+            "one on this machine"
         ) from None
-    finally:
-        for number, handler in handlers.items():  # Ray sets its own
-            signal.signal(number, handler)
 
 
 def _told(error: Exception) -> str:
@@ -170,6 +178,14 @@ def _told(error: Exception) -> str:
 
 
 # -- on the cluster ----------------------------------------------------------------------------------------------------
+
+
+class _Here(NamedTuple):
+    """What workers must find as it is where the sweep was started, and the settings they take over."""
+
+    mark: Path  # a file that is in the store's folder while the sweep lasts
+    environment: dict[str, Any]
+    variables: dict[str, str]
 
 
 class _Board:
@@ -191,12 +207,10 @@ class _Board:
         return self.steps
 
 
-def _train(
-    store: Store, pack: Pack, device: str, rerun: bool, board: Any, mark: str, here: dict[str, Any], ours: dict[str, str]
-) -> str | None:
+def _train(store: Store, pack: Pack, device: str, rerun: bool, board: Any, expected: _Here) -> str | None:
     """Trains one pack in a worker's process; returns its error, or None."""
     ray, last = _ray(), 0.0
-    os.environ.update(ours)
+    os.environ.update(expected.variables)
 
     def on_progress(step: int) -> None:
         nonlocal last
@@ -206,20 +220,21 @@ def _train(
                 raise Interrupted
 
     try:
-        _check_machine(store, mark, here, environment(device))
+        _check_machine(store, expected, environment(device))
         train_pack(store, pack, device=device, rerun=rerun, on_progress=on_progress)
     except BaseException:
         return traceback.format_exc().strip()
     return None
 
 
-def _check_machine(store: Store, mark: str, there: dict[str, Any], here: dict[str, Any]) -> None:
+def _check_machine(store: Store, expected: _Here, found: dict[str, Any]) -> None:
     """`ValueError` on a machine that does not share the store's folder, or would give other numbers."""
     name = socket.gethostname()
-    if not Path(mark).exists():
+    if not expected.mark.exists():
         raise ValueError(
             f"worker {name} does not see {store.folder}: choose an --out on a file system that all workers share"
         )
-    for key in sorted(here.keys() - {"commit"}):  # a result's commit is recorded with it
-        if here[key] != there[key]:
-            raise ValueError(f"worker {name} has {key} {here[key]}, expected {there[key]}: install the same everywhere")
+    for key in sorted(found.keys() - {"commit"}):  # a result's commit is recorded with it
+        if found[key] != expected.environment[key]:
+            wanted = expected.environment[key]
+            raise ValueError(f"worker {name} has {key} {found[key]}, expected {wanted}: install the same everywhere")

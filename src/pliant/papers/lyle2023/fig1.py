@@ -86,12 +86,14 @@ CLAIMS = (
         threshold=0.5,
         paper="axis to 0.8",
         ours=True,
+        checklist=(1,),
     ),
     Claim(
         "Default Adam's accuracy falls to below 0.3 (0.3 minus accuracy on the last task).",
         lambda r: 0.3 - _accuracies(r, "default")[:, -1],
         paper="trivial accuracy",
         ours=True,
+        checklist=(1,),
     ),
     Claim(
         "Tuned Adam keeps dead units below 0.1 at the end of every task (0.1 minus the largest share).",
@@ -99,6 +101,7 @@ CLAIMS = (
         paper="stays alive",
         ours=True,
         given=(TUNED_FITS,),
+        checklist=(2,),
     ),
     Claim(
         "Tuned Adam fits every task to within 0.1 of its first (worst task minus first).",
@@ -107,6 +110,7 @@ CLAIMS = (
         paper="re-fits",
         ours=True,
         given=(TUNED_FITS,),
+        checklist=(2,),
     ),
     Claim(
         "After a switch, default Adam's update norm peaks above 10 times its median.",
@@ -114,11 +118,13 @@ CLAIMS = (
         threshold=10,
         paper="a spike",
         ours=True,
+        checklist=(3,),
     ),
     Claim(
         "The spike is larger under default Adam than under tuned Adam (difference of peak over median).",
         lambda r: spike(r, "default") - spike(r, "tuned"),
         given=(TUNED_FITS,),
+        checklist=(3,),
     ),
 )
 

@@ -102,6 +102,7 @@ CLAIMS = (
         "With layer norm alone, accuracy falls from the first task to the last.",
         lambda r: first(r, "layer_norm") - last(r, "layer_norm"),
         given=(Claim("layer norm alone fits its first task to 0.5", lambda r: first(r, "layer_norm"), 0.5, ours=True),),
+        checklist=(36,),
     ),
     Claim("Layer norm and L2 together end above no intervention.", lambda r: last(r, "both") - last(r, "none")),
     Claim("Layer norm and L2 together end above L2 alone.", lambda r: last(r, "both") - last(r, "l2")),
@@ -112,14 +113,17 @@ CLAIMS = (
         threshold=-0.05,
         ours=True,
         given=(Claim("both fit their first task to 0.5", lambda r: first(r, "both"), 0.5, ours=True),),
+        checklist=(36,),
     ),
     Claim(
         "Layer norm alone lets the parameter norm grow; adding L2 stops it (difference of the norm ratios).",
         lambda r: last(r, "layer_norm", "norm_ratio") - last(r, "both", "norm_ratio"),
+        checklist=(37,),
     ),
     Claim(
         "L2 alone lets dead and linearized units accumulate; adding layer norm stops it (difference of the shares).",
         lambda r: _linear(r, "l2") - _linear(r, "both"),
+        checklist=(37,),
     ),
 )
 

@@ -1,0 +1,45 @@
+"""What the HTML pages share: the templates of this folder, with their filters, and files inside a page."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from pliant import cite
+
+SIGNS = {"holds": "\N{CHECK MARK}", "fails": "\N{MULTIPLICATION SIGN}", "inconclusive": "?"}
+
+
+def template(name: str) -> Any:
+    """A template of this folder, with the filters that pages share."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["heading"] = _heading
+    environment.filters["short"] = cite.short
+    environment.filters["seconds"] = _duration
+    return environment.get_template(name)
+
+
+def uri(kind: str, text: str) -> str:
+    """A file inside the page."""
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _heading(text: str) -> Markup:
+    """A heading whose line breaks are spaces, after a hyphen places where it may be split."""
+    pieces = (Markup(" ").join(escape(part) for part in piece.split("\n")) for piece in text.split("-\n"))
+    return Markup("&shy;").join(pieces)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a reader takes them in."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

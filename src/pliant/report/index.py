@@ -1,0 +1,102 @@
+"""The index of a store: one HTML file with every run, its settings, how far it is and what became of its claims."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path, PurePath
+from typing import Any
+
+from markupsafe import Markup
+
+from pliant.experiment import TIERS, Experiment, experiments
+from pliant.report.html import SIGNS, template
+from pliant.report.listing import Listed, progress, runs
+from pliant.report.stored import Stored, opened, reason, text
+
+SCRIPT = Path(__file__).with_name("index.js")
+WORDS = {"holds": "hold", "fails": "fail", "inconclusive": "inconclusive"}
+
+
+def index(root: Path, known: Mapping[str, Experiment] | None = None) -> str:
+    """The index of all runs under `root` as HTML, to lie in `root`: the same store gives the same bytes.
+
+    It loads nothing and names no folder of this machine. Its one script sorts tables; without it they stay as they are.
+
+    Args:
+        root: the store.
+        known: experiments by id, of this package where it is not given.
+    """
+    known = experiments() if known is None else known
+    listed = sorted(runs(root), key=lambda run: (run.experiment, _tier(run.tier)))
+    sections = []
+    for id, group in groupby(listed, key=lambda run: run.experiment):
+        rows = sorted((_row(root, run, known) for run in group), key=lambda row: row["order"])
+        title = known[id].title if id in known else "This version of pliant has no such experiment."
+        sections.append({"id": id, "title": title, "rows": rows})
+    script = SCRIPT.read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    rows = [row for section in sections for row in section["rows"]]
+    return template("index.html.jinja").render(
+        sections=sections,
+        count=len(rows),
+        partial=sum(row["partial"] for row in rows),
+        script=Markup(script),
+        digest=digest,
+        signs=SIGNS,
+        words=WORDS,
+    )
+
+
+def write_index(root: Path) -> Path:
+    """Writes the index into the store; returns where it is."""
+    path = root / "index.html"
+    if not root.is_dir():
+        raise ValueError(f"no store at {root}: choose its folder with --out")
+    path.write_text(index(root), encoding="utf-8")
+    return path
+
+
+def _row(root: Path, run: Listed, known: Mapping[str, Experiment]) -> dict[str, Any]:
+    """What the index says of a run; `problem` where its claims cannot be checked."""
+    name = PurePath(run.path).name
+    row: dict[str, Any] = {
+        "name": name,
+        "link": f"{run.path}/report.html" if (root / run.path / "report.html").exists() else "",
+        "changes": {},
+        "data": text(run.settings.get("data", "")),
+        "seeds": progress(run),
+        "partial": run.complete_seeds < len(run.seeds),
+        "share": f"{run.complete_seeds / max(1, len(run.seeds)):.3f}",
+        "arms": ", ".join(run.arms),
+        "tally": Counter(),
+        "problem": run.problem,
+    }
+    try:
+        if not run.problem and run.experiment not in known:
+            raise ValueError("unknown experiment")
+        if not run.problem:
+            stored = opened(root / run.path, known)
+            row |= {"changes": stored.changes(), "data": stored.data, "arms": _arms(stored)}
+            if row["partial"] or row["arms"].startswith("only"):
+                raise ValueError("not complete yet" if row["partial"] else "needs all arms")
+            row["tally"] = Counter(one.verdict for one in stored.checked())
+    except (ValueError, KeyError) as error:
+        row["problem"] = reason(error, root / run.path)
+    total = sum(row["tally"].values())
+    row["score"] = f"{row['tally']['holds'] / total - row['tally']['fails'] / total / 1000:.6f}" if total else "-1"
+    row["order"] = (_tier(run.tier), len(row["changes"]), str(row["changes"]), run.path)
+    return row
+
+
+def _arms(stored: Stored) -> str:
+    missing = [arm for arm in stored.setup.arms if arm not in stored.arms]
+    return f"only {', '.join(stored.arms)}" if missing else f"all {len(stored.arms)}"
+
+
+def _tier(tier: str) -> tuple[int, str]:
+    """Largest first; tiers of an experiment's own last."""
+    return (-TIERS.index(tier), tier) if tier in TIERS else (1, tier)

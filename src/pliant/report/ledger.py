@@ -1,0 +1,180 @@
+"""The ledger: every claim of both papers, and what our stored results say of it, as Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pliant import cite
+from pliant.experiment import TIERS, Checked, Claim, Experiment, experiments
+from pliant.papers.checklist import CHECKLIST, Line, line
+from pliant.report.formats import Grid, escape_markdown, markdown
+from pliant.report.listing import runs
+from pliant.report.numbers import plain
+from pliant.report.stored import Stored, opened, reason
+from pliant.report.tables import counted, effect
+
+WIDTH = 118
+COUNTED = ("laptop", "paper")  # smoke only shows that everything runs
+INTRODUCTION = (
+    "Made by `pliant ledger` from stored results; do not edit. The 46 lines are what a reproduction of both papers has "
+    "to show. Below each stand the claims of our experiments that evidence it, with a verdict for every run at the "
+    "laptop and paper tiers: a claim gives one number a seed, and *holds* where the 95 % interval of their mean lies "
+    "above its threshold, *fails* where it lies below, and is *inconclusive* otherwise. A line often says more than "
+    "the claims below it test. Values of paper 2 come from close readings by others, some by eye: they are leads."
+)
+STATES = ("all hold", "some fail", "some undecided", "not run yet", "no experiment yet")
+PAPERS = {"lyle2023": "Paper 1", "lyle2024": "Paper 2"}
+
+
+class Verdict(NamedTuple):
+    """What one run says of one claim."""
+
+    run: Stored
+    checked: Checked
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A claim of an experiment with its verdicts, none before it was run."""
+
+    experiment: str
+    claim: Claim
+    verdicts: tuple[Verdict, ...]
+
+
+def evidence(root: Path, known: Mapping[str, Experiment] | None = None) -> tuple[list[Evidence], list[str]]:
+    """Every claim of every experiment with its verdicts under `root`, and a sentence on each run that gives none.
+
+    All runs at the laptop and paper tiers count, whatever their settings; one that is incomplete gives no verdict.
+    """
+    known = experiments() if known is None else known
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    silent = []
+    for listed in runs(root):
+        if listed.tier not in COUNTED and not listed.problem:
+            continue
+        try:
+            if listed.problem:
+                raise ValueError(listed.problem)
+            run = opened(root / listed.path, known)
+            for checked in run.checked():
+                found.setdefault((run.experiment.id, checked.claim.text), []).append(Verdict(run, checked))
+        except (ValueError, KeyError) as error:
+            silent.append(f"{listed.path}: {reason(error, root / listed.path)}")
+    claims = {(id, claim.text): claim for id, experiment in known.items() for claim in _claims(experiment)}
+    claims |= {key: verdicts[0].checked.claim for key, verdicts in found.items()}
+    order = list(known)
+    made = [Evidence(id, claims[id, said], tuple(sorted(found.get((id, said), []), key=_order))) for id, said in claims]
+    made.sort(key=lambda one: order.index(one.experiment))
+    return made, silent
+
+
+def ledger(root: Path, known: Mapping[str, Experiment] | None = None) -> str:
+    """All lines of the checklist with their evidence: the same results give the same text, at most 120 columns wide."""
+    every, silent = evidence(root, known)
+    by_line: dict[int, list[Evidence]] = {one.number: [] for one in CHECKLIST}
+    for one in every:
+        for number in _numbers(one):
+            by_line[line(number).number].append(one)
+    parts = [_head(by_line)]
+    for key, name in PAPERS.items():
+        parts.append(f"## {name}: {cite.entry(key).title} ({cite.short(key)})\n")
+        parts += [_entry(one, by_line[one.number]) for one in CHECKLIST if one.paper == key]
+    beyond = [one for one in every if not _numbers(one)]
+    if beyond:
+        parts.append("## Claims of our experiments beyond this list\n")
+        parts.append("\n".join(map(_claim, beyond)) + "\n")
+    if silent:
+        parts.append("## Runs that give no verdict\n")
+        parts.append("\n".join(_wrapped("- ", escape_markdown(said)) for said in silent) + "\n")
+    return "\n".join(parts)
+
+
+def write_ledger(root: Path, path: Path) -> Path:
+    """Writes the ledger of the results under `root`; returns where it is."""
+    if not root.is_dir():
+        raise ValueError(f"no results at {root}: choose their folder with --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(ledger(root), encoding="utf-8")
+    return path
+
+
+def standing(found: Iterable[Evidence]) -> str:
+    """Under which of `STATES` a line of the checklist is counted.
+
+    >>> standing([])
+    'no experiment yet'
+    """
+    found = list(found)
+    verdicts = [verdict.checked.verdict for one in found for verdict in one.verdicts]
+    if not found:
+        return "no experiment yet"
+    if not verdicts:
+        return "not run yet"
+    if "fails" in verdicts:
+        return "some fail"
+    return "all hold" if set(verdicts) == {"holds"} and all(one.verdicts for one in found) else "some undecided"
+
+
+def _head(by_line: Mapping[int, Sequence[Evidence]]) -> str:
+    rows = []
+    for key, name in PAPERS.items():
+        found = [standing(by_line[one.number]) for one in CHECKLIST if one.paper == key]
+        rows.append([name, str(len(found)), *(str(found.count(state)) for state in STATES)])
+    total = [str(sum(int(row[at]) for row in rows)) for at in range(1, len(STATES) + 2)]
+    table = markdown(Grid(["", "lines", *STATES], [*rows, ["both", *total]], "l" + "r" * (len(STATES) + 1)))
+    intro = textwrap.fill(INTRODUCTION, WIDTH)
+    return f"# What the papers claim, and what our runs say\n\n{intro}\n\n{table}"
+
+
+def _entry(said: Line, found: Sequence[Evidence]) -> str:
+    """A line of the checklist with its evidence."""
+    value = said.value if said.value == "direction only" else f"paper: {said.value}"
+    source = f"*{said.where[0].upper()}{said.where[1:]}; {escape_markdown(value)}.*"
+    tally = counted([verdict.checked.verdict for one in found for verdict in one.verdicts])
+    state = f"**Ours: {tally}.**" if tally else f"({standing(found)})"
+    head = _wrapped("", f"**{said.number}.** {escape_markdown(said.text)} {source} {state}")
+    return "\n".join([head, "", *map(_claim, found), ""] if found else [head, ""])
+
+
+def _claim(one: Evidence) -> str:
+    """A claim of an experiment with its verdicts, as an item of a list."""
+    needs = f"needs more than {plain(one.claim.threshold)}" + (" (our threshold)" if one.claim.ours else "")
+    head = _wrapped("- ", f"{escape_markdown(one.claim.text)} `{one.experiment}`, {needs}")
+    verdicts = [_wrapped("  - ", _verdict(verdict)) for verdict in one.verdicts] or ["  - not run yet"]
+    return "\n".join([head, *verdicts])
+
+
+def _verdict(verdict: Verdict) -> str:
+    run, checked = verdict
+    reason = f" ({escape_markdown(checked.reason)})" if checked.reason else ""
+    seeds = f"{len(run.seeds)} seed{'s' if len(run.seeds) > 1 else ''}"
+    changes = [escape_markdown(f"{name}={value}") for name, value in run.changes().items() if name != "data"]
+    facts = [f"{run.tier} tier", seeds, run.data, *changes, f"commit {', '.join(run.commits()) or 'unknown'}"]
+    return f"**{checked.verdict}**{reason}: {effect(checked)}; {', '.join(facts)}"
+
+
+def _claims(experiment: Experiment) -> list[Claim]:
+    """What the experiment claims at the tiers that count."""
+    settings = [settings for tier, settings in experiment.tiers.items() if tier in COUNTED]
+    return [claim for one in settings for claim in experiment.setup(one).claims]
+
+
+def _numbers(one: Evidence) -> tuple[int, ...]:
+    return getattr(one.claim, "checklist", ())
+
+
+def _order(verdict: Verdict) -> tuple:
+    run = verdict.run
+    return (-TIERS.index(run.tier), len(run.changes()), str(run.changes()), run.folder.name)
+
+
+def _wrapped(bullet: str, text: str) -> str:
+    indent = " " * len(bullet)
+    return textwrap.fill(
+        text, WIDTH, initial_indent=bullet, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

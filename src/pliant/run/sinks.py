@@ -1,0 +1,144 @@
+"""Stored runs for experiment trackers: TensorBoard, Weights & Biases (offline) and MLflow, without network or account.
+
+Every arm and seed becomes one run there, with all measured columns by step and the settings as hyper-parameters. What
+was exported before is replaced, so that an export can be repeated when a run has grown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pliant.experiment import Results
+from pliant.run.store import Store, plain
+
+PROJECT = "pliant"
+MLFLOW_BATCH = 1000  # metrics a call, which is as many as MLflow takes
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """One arm and seed of a run, as trackers see it."""
+
+    group: str  # the experiment, tier and settings' hash
+    name: str  # the arm and seed
+    settings: dict[str, Any]
+    table: Mapping[str, np.ndarray]
+
+    def rows(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """For every stored step, the columns that were measured there.
+
+        >>> table = {"step": np.array([1, 2]), "loss": np.array([0.5, np.nan]), "end": np.array([False, True])}
+        >>> list(Tracked("", "", {}, table).rows())
+        [(1, {'loss': 0.5, 'end': 0.0}), (2, {'end': 1.0})]
+        """
+        columns = {name: np.asarray(values, np.float64) for name, values in self.table.items() if name != "step"}
+        for i, step in enumerate(self.table["step"]):
+            yield int(step), {name: float(v[i]) for name, v in columns.items() if not np.isnan(v[i])}
+
+
+def tracked(store: Store, results: Results) -> list[Tracked]:
+    """Every arm and seed of some stored results."""
+    group = store.folder.relative_to(store.root).as_posix()
+    shared = {"experiment": store.experiment.id, "tier": store.tier, **plain(store.settings)}
+    return [
+        Tracked(group, f"{arm}/seed={seed}", {**shared, "arm": arm, "seed": seed}, table)
+        for (arm, seed), table in results.tables.items()
+    ]
+
+
+def tensorboard(runs: Sequence[Tracked], folder: Path) -> None:
+    """Event files under `folder`, for `tensorboard --logdir`; values are rounded to float32, as TensorBoard keeps them.
+
+    Raises `ValueError` where TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import FileWriter  # pyright: ignore[reportPrivateImportUsage]
+        from torch.utils.tensorboard.summary import hparams, scalar
+    except ImportError:
+        raise _missing("tensorboard") from None
+    for run in runs:
+        place = folder / run.group / run.name
+        for old in place.glob("events.out.tfevents.*"):
+            old.unlink()
+        known = {k: v if isinstance(v, bool | int | float) else _text(v) for k, v in run.settings.items()}
+        with closing(FileWriter(str(place))) as writer:
+            for summary in hparams(known, dict.fromkeys(run.table, 0.0)):  # of the metrics, the names alone
+                writer.add_summary(summary)
+            for step, row in run.rows():
+                for column, value in row.items():
+                    writer.add_summary(scalar(column, value), step, row.get("elapsed_seconds"))
+
+
+def wandb(runs: Sequence[Tracked], folder: Path) -> None:
+    """Offline runs in `folder`/wandb, which `wandb sync` uploads, and again under the same id when exported again.
+
+    Raises `ValueError` where wandb is not installed.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        import wandb as wb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise _missing("wandb") from None
+    quiet = wb.Settings(
+        console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
+    )
+    for run in runs:
+        id = hashlib.sha256(f"{run.group}/{run.name}".encode()).hexdigest()[:16]
+        for old in folder.glob(f"wandb/offline-run-*-{id}"):
+            shutil.rmtree(old)
+        names = {"project": PROJECT, "group": run.group, "name": run.name, "id": id}
+        with wb.init(mode="offline", dir=folder, config=run.settings, settings=quiet, **names) as writer:
+            for step, row in run.rows():
+                writer.log(row, step=step)
+
+
+def mlflow(runs: Sequence[Tracked], folder: Path) -> None:
+    """Runs in the SQLite file `folder`/mlflow.db, for `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`.
+
+    Raises `ValueError` where MLflow is not installed.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        import mlflow as ml  # pyright: ignore[reportMissingImports]
+        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise _missing("mlflow") from None
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    client = ml.MlflowClient(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+    for run in runs:
+        found = client.get_experiment_by_name(run.group)
+        at = found.experiment_id if found else client.create_experiment(run.group)
+        for old in client.search_runs([at], f"attributes.run_name = '{run.name}'"):
+            client.delete_run(old.info.run_id)
+        id = client.create_run(at, run_name=run.name).info.run_id
+        client.log_batch(id, params=[Param(k, _text(v)) for k, v in run.settings.items()])
+        metrics = [
+            Metric(name, value, int(1000 * row.get("elapsed_seconds", 0.0)), step)
+            for step, row in run.rows()
+            for name, value in row.items()
+        ]
+        for i in range(0, len(metrics), MLFLOW_BATCH):
+            client.log_batch(id, metrics=metrics[i : i + MLFLOW_BATCH])
+        client.set_terminated(id)
+
+
+SINKS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
+
+
+def _missing(extra: str) -> ValueError:
+    return ValueError(f"--to {extra} needs it installed: pip install 'pliant[{extra}]'")
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
