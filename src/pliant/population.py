@@ -384,8 +384,8 @@ def _differing(members: list[Intervention], device: torch.device, dtype: torch.d
         if any(v != values[0] for v in values):
             if type(members[0]).build is not Intervention.build:
                 raise ValueError(
-                    f"expected members that share what {type(members[0]).__name__} built, got {setting.name}={values[0]!r} "
-                    "and others: train them as two populations"
+                    f"expected members that share what {type(members[0]).__name__} built, got "
+                    f"{setting.name}={values[0]!r} and others: train them as two populations"
                 )
             if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
                 raise ValueError(
