@@ -31,7 +31,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             options = [o for action in self._actions for o in action.option_strings]
-            message = unknown("argument", message.split(": ", 1)[1].split()[0], options)
+            got = message.removeprefix("unrecognized arguments: ").split() or [""]
+            message = unknown("argument", got[0], options)
         elif "invalid choice: " in message:
             got = message.split("invalid choice: ", 1)[1].split(" (", 1)[0].strip("'")
             choices = [c for a in self._actions if isinstance(a.choices, (dict, list)) for c in a.choices]
