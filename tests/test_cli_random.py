@@ -80,7 +80,7 @@ def refused_or_accepted(call: list[str]) -> None:
         assert err.getvalue().count("\n") == 1, (call, err.getvalue())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls)
 def test_random_calls(call: list[str]) -> None:
     refused_or_accepted(call)
