@@ -12,8 +12,9 @@ from scipy import stats
 from torch import nn
 from torch.func import grad, vmap
 
+from pliant.modules import producers
 from pliant.nets import CNN, MLP, Dropout
-from pliant.network import Network, producers
+from pliant.network import Network
 
 IMPORT_WARNING = "ignore:.torch.jit.script:DeprecationWarning"  # raised when torch.compile imports its compiler
 

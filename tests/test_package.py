@@ -16,10 +16,13 @@ import pliant
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
     {"functional", "nets", "data", "refs", "sites"},
-    {"units"},
+    {"units", "modules"},
+    {"poking"},
     {"network"},
     {"optim", "heads"},
     {"interventions", "diagnostics"},
+    {"stacking"},
+    {"gradients"},
     {"population", "probe", "monitor", "keeper"},
     {"disentangle", "integrations", "tasks", "rl"},
     {"experiment"},

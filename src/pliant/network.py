@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
+from pliant.modules import NORMALISERS, output_layers, penultimate, redraw, refuse_impure, seeded
 from pliant.nets.dropout import Dropout
 from pliant.sites import (
-    CONVOLUTIONS,
     NAMES,
     UNSEEN,
     Activity,
@@ -41,7 +34,6 @@ if TYPE_CHECKING:
 
 Params = dict[str, Tensor]
 Forward = Callable[[Params, Any, Tensor | None], Any]
-NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 
 
 class Trace(NamedTuple):
@@ -106,7 +98,7 @@ class Network:
         if not isinstance(module, nn.Module):
             raise ValueError(f"expected an nn.Module or a function that returns one, got {type(module).__name__}")
         self.module = copy.deepcopy(uncompiled(module))
-        _refuse_impure(self.module)
+        refuse_impure(self.module)
         self._composites = elementwise_modules(self.module)
         self._stochastic = [name for name, m in self.module.named_modules() if isinstance(m, Dropout)]
         keys = {f"{name}.key".lstrip(".") for name in self._stochastic}
@@ -136,7 +128,7 @@ class Network:
     @cached_property
     def units(self) -> tuple[Units, ...]:
         """The hidden units: which entries of the parameters feed and read each (see `pliant.units`)."""
-        from pliant.units import find_units
+        from pliant.poking import find_units
 
         if self.example is None:
             raise ValueError("expected a batch of inputs to find the units with: write Network(module, example=x)")
@@ -162,7 +154,7 @@ class Network:
     def _last(self) -> frozenset[str]:
         if self.example is None:
             raise ValueError("expected a batch of inputs to find the output layer: write Network(module, example=x)")
-        return self._part_of._last if self._part_of is not None else _output_layers(self.module, self.example)
+        return self._part_of._last if self._part_of is not None else output_layers(self.module, self.example)
 
     def only(self, pattern: str) -> Network:
         """The same network, of which interventions touch only the parameters that match, such as `"hidden.*"`.
@@ -210,7 +202,7 @@ class Network:
                 module = uncompiled(self._factory())
             else:
                 module = self._spare = self._spare or copy.deepcopy(self.module).cpu()
-                _redraw(module, only)
+                redraw(module, only)
         return {n: p.detach().clone() for n, p in module.named_parameters() if only is None or n in only}
 
     def __call__(self, params: Params, x: Any, key: Tensor | None = None) -> Any:
@@ -293,149 +285,3 @@ class Network:
         if key is None or not self._stochastic:
             return params
         return {**params, **{f"{name}.key".lstrip("."): key for name in self._stochastic}}
-
-
-def penultimate(features: Tensor | None, module: nn.Module) -> Tensor:
-    """What the last linear or convolution call of a watched forward pass read, as `(batch, features)`."""
-    if features is None:
-        raise ValueError(
-            f"no linear or convolution call was seen in {type(module).__name__}, so it has no features: "
-            "write nn.Linear or F.linear(x, weight) for x @ weight.T"
-        )
-    return features.flatten(1) if features.ndim > 1 else features
-
-
-def producers(module: nn.Module, example: Any) -> tuple[list[str], list[str]]:
-    """Paths of the hidden linear and convolution layers, and names of the hidden sites that no such layer feeds.
-
-    A hidden layer is one whose output a nonlinearity reads that further layers come after: one that squashes the output
-    (a final `tanh`) does not count. The module may draw random numbers; the global stream is put back.
-
-    >>> producers(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2))
-    (['0'], [])
-    """
-    if uncompiled(module) is not module:
-        raise ValueError("expected a module that is not compiled yet: write model = torch.compile(...) after the build")
-    module = copy.deepcopy(module)
-    recorder = Recorder(elementwise_modules(module))
-    args, kwargs = arguments(example)
-    with torch.no_grad(), seeded(0), recorder.over(module):
-        module(*args, **kwargs)
-    hidden = list(recorder.fed.items())[: recorder.hidden]
-    return list(dict.fromkeys(p for _, p in hidden if p is not None)), [s for s, p in hidden if p is None]
-
-
-class _Calls(TorchFunctionMode):
-    """Keeps what every linear and convolution call read, and what it returned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Tensor, list[Tensor], Tensor]] = []  # input, weight and bias, output
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is F.linear or func in CONVOLUTIONS:
-            read = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **(kwargs or {})}
-            own = [t for t in (read["weight"], read.get("bias")) if t is not None]
-            self.calls.append((read["input"], own, result))
-        return result
-
-
-@torch.enable_grad()
-def _output_layers(module: nn.Module, example: Any) -> frozenset[str]:
-    """Names of the parameters of the linear and convolution calls whose results reach the output and no later call."""
-    module = copy.deepcopy(module).requires_grad_()
-    mode = _Calls()
-    with seeded(0), uncompiled_parts(), mode:
-        args, kwargs = arguments(example)
-        output = module(*args, **kwargs)
-    ends = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
-
-    def reached(ends: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[bool]:
-        if not ends:
-            return [False] * len(tensors)
-        number = torch.stack([end.sum() for end in ends]).sum()
-        found = torch.autograd.grad(number, tensors, retain_graph=True, allow_unused=True)
-        return [g is not None for g in found]
-
-    params = dict(module.named_parameters())
-    last: set[str] = set()
-    for i, (_, own, result) in enumerate(mode.calls):
-        later = [x for x, _, _ in mode.calls[i + 1 :] if x.requires_grad]
-        if reached(ends, [result])[0] and not reached(later, [result])[0]:
-            used = reached(own, list(params.values()))
-            last |= {name for name, there in zip(params, used, strict=True) if there}
-    if not last:
-        raise ValueError(
-            f"no linear or convolution call was seen in {type(module).__name__}, so it has no output layer: write "
-            "nn.Linear or F.linear(x, weight) for x @ weight.T"
-        )
-    return frozenset(last)
-
-
-def _redraw(module: nn.Module, only: Collection[str] | None = None) -> None:
-    """Every layer's own initial distribution, inner layers first, as in a constructor."""
-    owners: dict[Tensor, list[tuple[nn.Module, str]]] = {}
-    for name, p in module.named_parameters(remove_duplicate=False):
-        if only is None or name in only:
-            owners.setdefault(p, []).append((module.get_submodule(name.rpartition(".")[0]), name))
-            p.data.fill_(torch.nan if p.is_floating_point() else 0)  # what stays NaN was drawn by nobody
-    ours = {id(layer) for layers in owners.values() for layer, _ in layers}
-
-    def reset(layer: nn.Module) -> None:
-        own = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
-        if own is not None and (only is None or id(layer) in ours):
-            own()
-
-    module.apply(reset)
-    for p, layers in owners.items():
-        layer, name = layers[0]
-        if p.isnan().any():
-            problem = f"no reset_parameters() draws {name!r} of {type(layer).__name__}"
-        elif len({type(layer) for layer, _ in layers}) > 1:
-            problem = f"{' and '.join(repr(n) for _, n in layers)} are one tensor, which layers of two kinds draw"
-        else:
-            continue
-        raise ValueError(
-            f"{problem}: write Network(lambda: make_model()) with a function that builds a new model, or "
-            "recipe.attach(model, optimizer, fresh=make_model) in a loop of your own"
-        )
-
-
-def purified(module: nn.Module) -> nn.Module:
-    """A copy on the CPU that is a function of its inputs: no dropout; batch normalisation by each batch's statistics.
-
-    Batch normalisation in `eval` mode keeps its running statistics.
-
-    >>> purified(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)))(torch.tensor([[0.0, 2.0], [2.0, 0.0]])).sum().item()
-    0.0
-    """
-    module = copy.deepcopy(uncompiled(module)).cpu()
-    for layer in module.modules():
-        if isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.training and layer.track_running_stats:
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-    return module.eval()
-
-
-def _refuse_impure(module: nn.Module) -> None:
-    for name, layer in module.named_modules():
-        kind = type(layer).__name__
-        if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
-            raise ValueError(
-                f"{kind} {name!r} draws from the global random stream, so the network is no function of its inputs: "
-                "write pliant.nets.Dropout(p), or model.eval()"
-            )
-        if isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.training and layer.track_running_stats:
-            raise ValueError(
-                f"{kind} {name!r} updates running statistics, so the network is no function of its inputs: "
-                f"write nn.{kind}(..., track_running_stats=False), or model.eval()"
-            )
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The global stream, seeded for as long as layers draw from it, then put back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

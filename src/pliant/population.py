@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, vmap
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.func import vmap
+from torch.utils._pytree import tree_leaves
 
 from pliant.diagnostics.base import Diagnostic, Observation
-from pliant.interventions.base import Chain, Change, Draw, Intervention, Seen, State
-from pliant.network import Forward, Network, Params, Trace
+from pliant.gradients import SEEN, Gradients, Loss
+from pliant.interventions.base import Chain, Change, Draw, Seen, State, write
+from pliant.network import Network, Params, Trace
 from pliant.optim import SAM, Moments, Optimizer
 from pliant.optim.base import noise_generator
-
-GLOBAL_STREAM = (
-    "the forward pass draws from the global random stream (F.dropout?), so the network is no function of its inputs: "
-    "write pliant.nets.Dropout(p)"
-)
-SEEN = frozenset({"features", "activations"})  # what only a watched forward pass shows
-Loss = Callable[[Any, Tensor], Tensor]
+from pliant.stacking import at, differing, stack, with_numbers
 
 
 @dataclass(frozen=True)
@@ -102,18 +94,19 @@ class Population:
         self.network, self.loss, self.members = network, loss, tuple(members)
         self.device, self.dtype = torch.device(device), dtype
         self.chain = members[0].chain
-        self._numbers = [_differing([m.chain[i] for m in members], self.device, dtype) for i in range(len(self.chain))]
+        self._numbers = [differing([m.chain[i] for m in members], self.device, dtype) for i in range(len(self.chain))]
         self._seeds = torch.tensor([m.seed for m in members], device=self.device)
         if any(i.needs & SEEN for i in self.chain) and network.example is not None:
             _ = network.units  # found now: poking draws, which vmap forbids
         self._groups = _groups([m.optimizer for m in members])
         self._lrs = torch.tensor([m.optimizer.lr for m in members], device=self.device, dtype=dtype)
-        self._penalties_see = any(i.needs & SEEN for i in self.chain if i.overrides("penalty"))
-        compile = compile and not self._penalties_see  # what watches the forward pass does not compile
-        self.mode = "single" if len(members) == 1 else "compiled" if compile else "vmap"
-        self._gradient: Callable | None = None
-        self._bound: tuple[list[Tensor], Forward, Params] | None = None
+        self._gradients = Gradients(network, loss, self.chain, self._numbers, len(members), compile)
         self._views: tuple[PopulationState, PopulationState] | None = None
+
+    @property
+    def mode(self) -> str:
+        """What runs: `"single"`, `"vmap"`, `"compiled"` or `"loop"`."""
+        return self._gradients.mode
 
     def __len__(self) -> int:
         return len(self.members)
@@ -127,7 +120,7 @@ class Population:
             params=params,
             initial={name: p.clone() for name, p in params.items()},
             moments=max((optimizer.init(params) for optimizer, _ in self._groups), key=len),
-            interventions=[_stack([state[i] for state in states]) for i in range(len(self.chain))],
+            interventions=[stack([state[i] for state in states]) for i in range(len(self.chain))],
             step=0,
             diverged_at=[-1] * len(self),
         )
@@ -143,10 +136,11 @@ class Population:
             key = torch.stack([self._seeds, torch.full_like(self._seeds, state.step)], dim=1)
         acting = [i for i in self.chain if i.overrides("after_step") and i.active(state.step)]
         see = any(i.needs & SEEN for i in acting)
-        grads, losses, watched = self._gradients(state, x, y, key, see and self.mode != "compiled")
-        if see and self.mode == "compiled":
-            with torch.no_grad():
-                watched = self._over_members(self._watched, state.params, x, key)
+        self._check_axis(x, y)
+        apart = see and self.mode == "compiled"  # a compiled forward pass shows nothing
+        grads, losses, watched = self._gradients(*self._arguments(state, x, y, key), see and not apart)
+        if apart:
+            watched = self._gradients.watched(state.params, x, key)
         frozen = self._note_divergence(state, losses)
         kept = {name: p[frozen].clone() for name, p in state.params.items()} if frozen else {}
         if self.members[0].optimizer.ascends:
@@ -162,23 +156,18 @@ class Population:
     def gradients(self, state: PopulationState, x: Tensor, y: Tensor) -> Params:
         """Gradients of the training loss with its penalties, dropout off; what `step` would follow."""
         self._check_axis(x, y)
-        args = (*self._arguments(state, x, y, None), False)
-        if self.mode in ("single", "loop"):
-            return (self._single if self.mode == "single" else self._looped)(*args)[0]
-        return self._or_loop(self._stacked, self._looped, args)[
-            0
-        ]  # the compiled one keeps to the shape it was made for
+        return self._gradients.eagerly(*self._arguments(state, x, y, None), False)
 
     def outputs(self, state: PopulationState, x: Tensor) -> Any:
         """Every member's output on its own inputs, without dropout or gradients."""
         with torch.no_grad():
             self._check_axis(x)
-            return self._over_members(self.network, state.params, x)
+            return self._gradients.over_members(self.network, state.params, x)
 
     def trace(self, state: PopulationState, x: Tensor) -> Trace:
         """Every member's `Network.trace` on its own inputs."""
         self._check_axis(x)
-        return self._over_members(self.network.trace, state.params, x)
+        return self._gradients.over_members(self.network.trace, state.params, x)
 
     def measure(
         self,
@@ -205,7 +194,7 @@ class Population:
             return {k: v for d in diagnostics for k, v in d.measure(Observation(**seen)).items()}
 
         with torch.no_grad():
-            return self._over_members(everything, seen)
+            return self._gradients.over_members(everything, seen)
 
     def leaves(self, state: PopulationState) -> list[Tensor]:
         """Every tensor of the state in a fixed order, for checkpoints; writing into them restores it."""
@@ -225,10 +214,10 @@ class Population:
                 one, draw = _member(state, m), Draw(member.seed, state.step, i)
                 carried = one.interventions[i]
                 for copied in tied:
-                    params = _at(copied, m)
+                    params = at(copied, m)
                     new = member.chain[i].on_event(self.network, event, params, one.moments, carried, draw)
                     if new is not None:
-                        _write(params, new.params)
+                        write(params, new.params)
                 new = member.chain[i].on_event(self.network, event, one.params, one.moments, carried, draw)
                 _apply(new, one.params, one.moments, carried)
 
@@ -242,149 +231,10 @@ class Population:
                     state.diverged_at[m] = state.step
         return [m for m, at in enumerate(state.diverged_at) if at >= 0]
 
-    # -- gradients -----------------------------------------------------------------------------------------------------
-
     def _arguments(self, state: PopulationState, x: Tensor, y: Tensor, key: Tensor | None) -> tuple:
         """What the gradient is a function of: every tensor with a member axis."""
         steps = torch.full((len(self),), state.step, device=self.device)
-        return state.params, state.interventions, self._numbers, steps, self._lrs, x, y, key
-
-    def _watched(self, params: Params, x: Tensor, key: Tensor | None) -> dict[str, Any]:
-        """What `Seen` holds of a forward pass, as a tree."""
-        seen = self.network.watch(params, x, key)
-        return {"features": seen.features, "activations": seen.activations}
-
-    def _objective(
-        self,
-        forward: Forward,
-        params: Params,
-        states: list,
-        numbers: list,
-        step: Tensor,
-        lr: Tensor,
-        x: Tensor,
-        y: Tensor,
-        key: Tensor | None,
-        see: bool,
-    ) -> Any:
-        """Loss with the penalties that autograd must derive, and the loss and what was seen, for one network."""
-        watched: dict[str, Any] = {}
-        if see or self._penalties_see:
-            found = self.network.watch(params, x, key, forward)
-            output, watched = found.output, {"features": found.features, "activations": found.activations}
-        else:
-            output = forward(params, x, key)
-        loss = total = self.loss(output, y)
-
-        def gradient() -> Params:
-            return grad(lambda p: self.loss(self.network(p, x, key), y))(params)
-
-        seen = Seen(step, lr, x, output, gradient=gradient, **watched)
-        for i, values, state in zip(self.chain, numbers, states, strict=True):
-            i = _with_numbers(i, values)
-            if i.overrides("penalty") and not i.overrides("penalty_gradient"):
-                penalty = i.penalty(self.network, params, state, seen)
-                total = total if penalty is None else total + penalty
-        return total, (loss, watched if see else {})
-
-    def _add_penalties(self, grads: Params, params: Params, *args: Any) -> Params:
-        states, numbers, step, lr, x = args[:5]
-        for i, values, state in zip(self.chain, numbers, states, strict=True):
-            seen = Seen(step, lr, x)
-            extra = _with_numbers(i, values).penalty_gradient(self.network, params, state, seen) or {}
-            grads = {**grads, **{name: grads[name] + g for name, g in extra.items()}}
-        return grads
-
-    def _one(self, forward: Forward, leaves: Params, *args: Any) -> Any:
-        """Gradient and loss of one network by plain autograd."""
-        with torch.enable_grad():
-            total, (loss, watched) = self._objective(forward, leaves, *args)
-            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-        grads = {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(leaves.items(), found, strict=True)}
-        with torch.no_grad():
-            grads = self._add_penalties(grads, leaves, *args)
-        return grads, loss.detach(), _detached(watched)
-
-    def _single(self, params: Params, *args: Any) -> Any:
-        """The gradient of the only member, as fast as plain PyTorch: its module keeps views of the stacked buffers."""
-        buffers = list(params.values())
-        if self._bound is None or not all(a is b for a, b in zip(self._bound[0], buffers, strict=True)):
-            self._bound = (buffers, *self.network.bound(_at(params, 0)))
-        _, forward, leaves = self._bound
-        grads, loss, watched = self._one(forward, leaves, *(_at(arg, 0) for arg in args))
-        return {name: g[None] for name, g in grads.items()}, loss[None], _one_member(watched)
-
-    def _looped(self, params: Params, *args: Any) -> Any:
-        results = []
-        for m in range(len(self)):
-            leaves = {name: p[m].detach().requires_grad_() for name, p in params.items()}
-            results.append(self._one(self.network, leaves, *(_at(arg, m) for arg in args)))
-        return _stack(results)
-
-    def _stacked(self, *args: Any) -> Any:
-        """Gradients and losses of all members under `vmap`."""
-        *stacked, key, see = args
-
-        def one(params: Params, *rest: Any) -> Any:
-            derived: Callable = grad_and_value(partial(self._objective, self.network), has_aux=True)
-            grads, (_, (loss, watched)) = derived(params, *rest, see)
-            return self._add_penalties(grads, params, *rest), loss, watched
-
-        return vmap(one, in_dims=(*[0] * len(stacked), None if key is None else 0))(*stacked, key)
-
-    def _gradients(
-        self, state: PopulationState, x: Tensor, y: Tensor, key: Tensor | None, see: bool
-    ) -> tuple[Params, Tensor, dict[str, Any]]:
-        self._check_axis(x, y)
-        args = (*self._arguments(state, x, y, key), see)
-        if self._gradient is None:
-            self._gradient, result = self._decide(args)
-            return result
-        return self._gradient(*args)
-
-    def _decide(self, args: tuple) -> tuple[Callable, Any]:
-        """How gradients are computed from here on: settled on the first batch."""
-        if self.mode == "single":
-            before = torch.get_rng_state()
-            result = self._single(*args)
-            if not torch.equal(before, torch.get_rng_state()):
-                raise ValueError(GLOBAL_STREAM)
-            return self._single, result
-        if self.mode == "compiled":
-            try:
-                compiled = torch.compile(self._stacked, dynamic=False)
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", category=DeprecationWarning)  # raised by Inductor's own imports
-                    return compiled, compiled(*args)
-            except Exception as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                warnings.warn(f"torch.compile failed, the population runs eagerly: {reason}", stacklevel=5)
-                self.mode = "vmap"
-        result = self._or_loop(self._stacked, self._looped, args)
-        return (self._looped if self.mode == "loop" else self._stacked), result
-
-    def _or_loop(self, stacked: Callable, looped: Callable, args: tuple) -> Any:
-        """The result under `vmap`; where that has no rule, of a loop over members, and then for good."""
-        try:
-            return stacked(*args)
-        except RuntimeError as error:
-            if "randomness" in str(error):
-                raise ValueError(GLOBAL_STREAM) from error
-            result = looped(*args)  # a real mistake raises here, too, and plainly
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"vmap cannot run this network, its members run in a loop: {reason}", stacklevel=5)
-            self.mode = "loop"
-            return result
-
-    def _over_members(self, function: Callable, *args: Any) -> Any:
-        """`function` of each member's part of the arguments, stacked."""
-
-        def looped(*args: Any) -> Any:
-            return _stack([function(*(_at(arg, m) for arg in args)) for m in range(len(self))])
-
-        if self.mode in ("single", "loop"):
-            return looped(*args)
-        return self._or_loop(vmap(function), looped, args)
+        return state.params, state.interventions, steps, self._lrs, x, y, key
 
     def _check_axis(self, *batches: Any) -> None:
         for leaf in tree_leaves(batches):
@@ -405,9 +255,9 @@ class Population:
         for optimizer, member in self._groups:
             for name, step in before.items():
                 clock[name].copy_(step)
-            moments = {k: group if k == "step" else _at(group, member) for k, group in state.moments.items()}
+            moments = {k: group if k == "step" else at(group, member) for k, group in state.moments.items()}
             noise = self._noise(member, state.step)
-            optimizer.update(_at(state.params, member), _at(grads, member), moments, noise)
+            optimizer.update(at(state.params, member), at(grads, member), moments, noise)
 
     def _noise(self, m: int, step: int) -> torch.Generator | None:
         member = self.members[m]
@@ -421,12 +271,12 @@ class Population:
         if len(self._groups) == 1:
             there = vmap(self.members[0].optimizer.ascent)(state.params, grads)
         else:
-            there = _stack([o.ascent(_at(state.params, m), _at(grads, m)) for o, m in self._groups])
+            there = stack([o.ascent(at(state.params, m), at(grads, m)) for o, m in self._groups])
         try:
-            _write(state.params, there)
-            return self._gradients(state, x, y, key, False)[0]
+            write(state.params, there)
+            return self._gradients(*self._arguments(state, x, y, key), False)[0]
         finally:
-            _write(state.params, before)
+            write(state.params, before)
 
     def _after_step(self, state: PopulationState, x: Tensor, watched: dict[str, Any]) -> None:
         shared = (torch.full((len(self),), state.step, device=self.device), self._lrs, x)
@@ -443,20 +293,19 @@ class Population:
         """What an intervention does after a step, to all members, in place."""
 
         def one(values: Any, params: Params, moments: Moments, state: State, shared: tuple, seen: dict) -> Any:
-            i = _with_numbers(self.chain[n], values)
+            i = with_numbers(self.chain[n], values)
             new = i.after_step(self.network, params, moments, state, Seen(*shared, **seen)) or Change()
             return new.params, new.moments, new.state
 
         if self.mode in ("single", "loop"):
             for m in range(len(self)):
                 part = self._part(state, m)
-                args = (part.params, part.moments, part.interventions[n])
-                rest = _at((self._numbers[n], shared, seen), m)
+                args = (part.params, _without_count(part.moments), part.interventions[n])
+                rest = at((self._numbers[n], shared, seen), m)
                 _apply(Change(*one(rest[0], *args, *rest[1:])), *args)
             return
-        moments = {kind: group for kind, group in state.moments.items() if kind != "step"}
-        args = (state.params, moments, state.interventions[n])
-        _apply(Change(*self._over_members(one, self._numbers[n], *args, shared, seen)), *args)
+        args = (state.params, _without_count(state.moments), state.interventions[n])
+        _apply(Change(*self._gradients.over_members(one, self._numbers[n], *args, shared, seen)), *args)
 
     def _part(self, state: PopulationState, m: int) -> PopulationState:
         """One member's part of the state; that of an only member is made once, as making views takes its time."""
@@ -490,84 +339,19 @@ def _groups(optimizers: list[Optimizer]) -> list[tuple[Optimizer, int]]:
     return [(o, m) for m, o in enumerate(optimizers)]
 
 
-def _differing(members: list[Intervention], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The fields in which one kind of intervention differs between members, stacked; of wrapped ones, too."""
-    found = {}
-    for setting in fields(members[0]):
-        values = [getattr(member, setting.name) for member in members]
-        if all(v == values[0] for v in values):
-            continue
-        kinds = {type(v) for v in values}
-        if len(kinds) == 1 and isinstance(values[0], Intervention):
-            found[setting.name] = _differing(values, device, dtype)
-            continue
-        if members[0].overrides("build"):
-            raise ValueError(
-                f"expected members that share what {type(members[0]).__name__} built, got "
-                f"{setting.name}={values[0]!r} and others: train them as two populations"
-            )
-        if not kinds <= {int, float} or setting.type == "int":
-            what = "share counts and periods" if kinds == {int} else "differ in numbers only"
-            raise ValueError(
-                f"expected members to {what}, got {setting.name}={values[0]!r} and others of "
-                f"{type(members[0]).__name__}: train them as two populations"
-            )
-        found[setting.name] = torch.tensor(values, device=device, dtype=dtype)
-    return found
-
-
-def _with_numbers(intervention: Intervention, values: dict[str, Any]) -> Any:
-    """The intervention with one member's numbers in place (tensors under `vmap`, so nothing is validated again)."""
-    if not values:
-        return intervention
-    new = copy.copy(intervention)
-    for name, value in values.items():
-        inner = _with_numbers(getattr(new, name), value) if isinstance(value, dict) else value
-        object.__setattr__(new, name, inner)
-    return new
-
-
-def _at(tree: Any, member: int) -> Any:
-    """One member's part of a stacked tree, as views."""
-    if isinstance(tree, Tensor):
-        return tree[member]
-    if isinstance(tree, dict):
-        return {name: _at(part, member) for name, part in tree.items()}
-    if type(tree) in (tuple, list):
-        return type(tree)(_at(part, member) for part in tree)
-    return tree_map(lambda t: t[member] if isinstance(t, Tensor) else t, tree)
-
-
-def _detached(tree: Any) -> Any:
-    return {k: _detached(v) for k, v in tree.items()} if isinstance(tree, dict) else tree.detach()
-
-
-def _one_member(tree: Any) -> Any:
-    """A tree of one member with a member axis."""
-    return {k: _one_member(v) for k, v in tree.items()} if isinstance(tree, dict) else tree[None]
-
-
-def _stack(trees: list[Any]) -> Any:
-    return tree_map(lambda *leaves: torch.stack(leaves), *trees)
-
-
 def _member(state: PopulationState, m: int) -> PopulationState:
     """One member's part of the state, as views that write through."""
-    moments = {kind: group if kind == "step" else _at(group, m) for kind, group in state.moments.items()}
+    moments = {kind: group if kind == "step" else at(group, m) for kind, group in state.moments.items()}
     return PopulationState(
-        _at(state.params, m), _at(state.initial, m), moments, _at(state.interventions, m), state.step, [-1]
+        at(state.params, m), at(state.initial, m), moments, at(state.interventions, m), state.step, [-1]
     )
 
 
-def _write(buffers: Any, new: Any) -> None:
-    """Writes what is in a tree of new values into the same places of the buffers."""
-    for name, value in new.items():
-        if isinstance(value, dict):
-            _write(buffers[name], value)
-        elif value is not buffers[name]:
-            buffers[name].copy_(value)
+def _without_count(moments: Moments) -> Moments:
+    """The moments that have a member axis."""
+    return {kind: group for kind, group in moments.items() if kind != "step"}
 
 
 def _apply(change: Change | None, params: Params, moments: Moments, state: State) -> None:
     for buffers, new in ((params, change.params), (moments, change.moments), (state, change.state)) if change else ():
-        _write(buffers, new)
+        write(buffers, new)

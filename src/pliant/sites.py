@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -59,7 +60,7 @@ class Site(NamedTuple):
     slope: Tensor
 
 
-class Watch(TorchFunctionMode):
+class Watch(TorchFunctionMode, ABC):
     """Sees nonlinearity calls and linear maps in order; what `saw` returns takes the place of the result.
 
     Inside a handler the mode is off, so a call made of calls counts once. A site is named after the module it runs in:
@@ -83,9 +84,9 @@ class Watch(TorchFunctionMode):
         self.unit_dim = -1
         self.hidden = 0
 
+    @abstractmethod
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Told of each nonlinearity: its input as passed and as `keep` kept it, its output, itself as a function."""
-        raise NotImplementedError
 
     def keep(self, x: Tensor) -> Tensor:
         """What to keep of an input before the call, which may be in place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pliant.network import producers, seeded
+from pliant.modules import producers, seeded
 from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments, uncompiled
 
 Among = Callable[[str], bool]
@@ -87,7 +88,7 @@ def _normalise(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
 
 
 class _Layers(Watch):
-    """Paths of the modules that call linear maps."""
+    """Paths of the modules that call linear maps; nonlinearities pass."""
 
     def __init__(self) -> None:
         super().__init__(set())
@@ -98,6 +99,9 @@ class _Layers(Watch):
             path, module = self.stack[-1]
             self.paths += [path] if isinstance(module, LAYERS) else []
         return func(*args, **(kwargs or {}))
+
+    def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return post
 
 
 def layers_in_order(module: nn.Module, example: Any) -> list[str]:
@@ -113,15 +117,15 @@ def layers_in_order(module: nn.Module, example: Any) -> list[str]:
     return list(dict.fromkeys(layers.paths))
 
 
-class Reparametrised:
+class Reparametrised(ABC):
     """What makes a linear or convolution layer use a multiple of its weight; the weight keeps its name."""
 
     weight: Tensor
     bias: Tensor | None
 
+    @abstractmethod
     def scale(self) -> Tensor:
         """What the weight is multiplied with: one number, or one a unit."""
-        raise NotImplementedError
 
     def used(self) -> Tensor:
         """The weight as it is used."""

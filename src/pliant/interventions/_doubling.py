@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_map
 from pliant.interventions._building import Among, prepared
 from pliant.interventions._nonlinearities import Call, Replacement, check_replaced, nonlinearity_calls, replaced
 from pliant.interventions.infer import Heads
-from pliant.network import seeded
+from pliant.modules import seeded
+from pliant.poking import find_units
 from pliant.sites import LAYERS, arguments
-from pliant.units import Units, find_units
+from pliant.units import Units
 
 Sizes = dict[str, tuple[int, ...]]
 

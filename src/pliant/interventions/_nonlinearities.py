@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pliant.interventions._building import Among, prepared
-from pliant.network import seeded
+from pliant.modules import seeded
 from pliant.sites import NONLINEARITIES, Recorder, arguments, elementwise_modules, uncompiled_parts
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {

@@ -21,7 +21,7 @@ def refuse_without_units(network: Network, name: str) -> None:
     if not network.units:
         raise ValueError(
             f"{name} found no hidden units in {type(network.module).__name__} that parameters feed one by one: leave "
-            f"{name} out, or look at pliant.units.find_units(model, x)"
+            f"{name} out, or look at pliant.poking.find_units(model, x)"
         )
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pliant.interventions._building import Among, prepared
 from pliant.interventions.base import Intervention, Seen, State, everything
-from pliant.network import Network, Params, seeded
+from pliant.modules import seeded
+from pliant.network import Network, Params
 from pliant.sites import Activity, arguments
 
 

@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from pliant.interventions._building import AXES, Among, Axes, check_choice, normalised, unit_axis, units_of
 from pliant.interventions.base import Intervention, everything
-from pliant.units import _FROZEN
+from pliant.poking import FROZEN
 
 Over = Literal["batch", "layer"]
 
@@ -118,4 +118,4 @@ def _at_a_point(kind: str, x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return generic if kind == "mean" else generic.square() + 1
 
 
-_FROZEN[statistic] = _at_a_point  # the unit map holds it fixed, like the statistics of F.layer_norm
+FROZEN[statistic] = _at_a_point  # the unit map holds it fixed, like the statistics of F.layer_norm

@@ -16,10 +16,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.interventions._building import Among, check_choice, layers_in_order, prepared
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State, cleared, everything
-from pliant.network import Network, Params, _output_layers, seeded
+from pliant.modules import output_layers, seeded
+from pliant.network import Network, Params
 from pliant.optim import Moments
+from pliant.poking import FROZEN
 from pliant.sites import LAYERS, arguments
-from pliant.units import _FROZEN
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PlasticityInjection(Intervention):
         kind = type(plain).__name__
         if any(isinstance(m, Injection) for m in plain.modules()):
             raise ValueError(f"PlasticityInjection is in {kind} already: build it into a module once")
-        last = _output_layers(plain, example)
+        last = output_layers(plain, example)
         order = layers_in_order(plain, example)
         outputs = [path for path in order if f"{path}.weight".lstrip(".") in last]
         head = outputs if self.layers == 1 else order[-self.layers :]
@@ -189,7 +190,7 @@ def counted(y: Tensor, gate: Tensor) -> Tensor:
     return torch.where(gate > 0, y, 0.0)
 
 
-_FROZEN[held] = _FROZEN[counted] = lambda t, gate: t  # to the unit map, all copies are there
+FROZEN[held] = FROZEN[counted] = lambda t, gate: t  # to the unit map, all copies are there
 
 
 @dataclass(frozen=True)

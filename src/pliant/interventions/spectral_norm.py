@@ -18,8 +18,8 @@ from pliant.interventions._building import (
     reparametrise,
 )
 from pliant.interventions.base import Intervention, everything
-from pliant.network import _output_layers
-from pliant.units import _FROZEN
+from pliant.modules import output_layers
+from pliant.poking import FROZEN
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SpectralNorm(Intervention):
 
     def build(self, module: nn.Module, example: Any, among: Among = everything) -> nn.Module:
         built = prepared("SpectralNorm", module)
-        outputs = _output_layers(built, example)
+        outputs = output_layers(built, example)
         hidden = [path for path in layers_in_order(built, example) if f"{path}.weight".lstrip(".") not in outputs]
         if self.layers == "first":
             hidden = [path for path in hidden if isinstance(built.get_submodule(path), nn.Linear)][:1]
@@ -135,4 +135,4 @@ def _at_a_point(matrix: Tensor, num_iterations: int) -> Tensor:
     return torch.ones((), dtype=matrix.dtype)
 
 
-_FROZEN[largest_singular_value] = _at_a_point  # the unit map holds it fixed, like the statistics of a normaliser
+FROZEN[largest_singular_value] = _at_a_point  # the unit map holds it fixed, like the statistics of a normaliser

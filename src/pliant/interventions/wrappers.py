@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,12 +19,13 @@ from pliant.optim import Moments
 
 
 @dataclass(frozen=True)
-class _Wrapper(Intervention):
+class _Wrapper(Intervention, ABC):
     """What hands everything on to an inner intervention; subclasses change the network or the time."""
 
     @property
+    @abstractmethod
     def within(self) -> Intervention:
-        raise NotImplementedError
+        """The inner intervention."""
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]

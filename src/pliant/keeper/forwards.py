@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pliant.network import penultimate
+from pliant.modules import penultimate
 from pliant.sites import Activity, Calls, Inputs, arguments, elementwise_modules, uncompiled, uncompiled_parts
 
 WATCHED = frozenset({"features", "activations"})  # what only a watched forward pass shows

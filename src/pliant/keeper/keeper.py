@@ -17,7 +17,8 @@ from pliant.keeper.forwards import WATCHED, Forwards
 from pliant.keeper.held import Held
 from pliant.keeper.penalties import Penalties
 from pliant.keeper.rates import NotingSeen, at_each_rate
-from pliant.network import Network, Params, purified
+from pliant.modules import purified
+from pliant.network import Network, Params
 from pliant.sites import uncompiled
 
 

@@ -1,0 +1,189 @@
+"""The gradient of the training loss of all members of a population: alone, stacked, compiled, or in a loop."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, vmap
+
+from pliant.interventions.base import Chain, Seen
+from pliant.network import Forward, Network, Params
+from pliant.stacking import at, detached, one_member, stack, with_numbers
+
+GLOBAL_STREAM = (
+    "the forward pass draws from the global random stream (F.dropout?), so the network is no function of its inputs: "
+    "write pliant.nets.Dropout(p)"
+)
+SEEN = frozenset({"features", "activations"})  # what only a watched forward pass shows
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+class Gradients:
+    """How the members' gradients are computed, settled on the first batch.
+
+    Called with trees with a member axis: parameters, states of the interventions, step counts, learning rates, inputs,
+    targets, then the keys of dropout (or None) and whether to show the forward pass. Returns gradients, losses without
+    penalties, and what was shown.
+
+    Attributes:
+        mode: `"single"`, `"vmap"`, `"compiled"` or `"loop"`.
+    """
+
+    def __init__(self, network: Network, loss: Loss, chain: Chain, numbers: list, size: int, compile: bool):
+        self.network, self.loss, self.chain, self.numbers, self.size = network, loss, chain, numbers, size
+        self._penalties_see = any(i.needs & SEEN for i in chain if i.overrides("penalty"))
+        compile = compile and not self._penalties_see  # what watches the forward pass does not compile
+        self.mode = "single" if size == 1 else "compiled" if compile else "vmap"
+        self._chosen: Callable | None = None
+        self._bound: tuple[list[Tensor], Forward, Params] | None = None
+
+    def __call__(self, params: Params, states: list, *rest: Any) -> tuple[Params, Tensor, dict[str, Any]]:
+        args = (params, states, self.numbers, *rest)
+        if self._chosen is None:
+            self._chosen, result = self._decide(args)
+            return result
+        return self._chosen(*args)
+
+    def eagerly(self, params: Params, states: list, *rest: Any) -> Params:
+        """The gradients alone, never compiled, for batches of any shape."""
+        args = (params, states, self.numbers, *rest)
+        if self.mode in ("single", "loop"):
+            return (self._single if self.mode == "single" else self._looped)(*args)[0]
+        return self._or_loop(self._stacked, self._looped, args)[0]
+
+    def watched(self, params: Params, x: Tensor, key: Tensor | None) -> dict[str, Any]:
+        """What `Seen` holds of every member's forward pass, as a tree."""
+
+        def one(params: Params, x: Tensor, key: Tensor | None) -> dict[str, Any]:
+            seen = self.network.watch(params, x, key)
+            return {"features": seen.features, "activations": seen.activations}
+
+        with torch.no_grad():
+            return self.over_members(one, params, x, key)
+
+    def _objective(
+        self,
+        forward: Forward,
+        params: Params,
+        states: list,
+        numbers: list,
+        step: Tensor,
+        lr: Tensor,
+        x: Tensor,
+        y: Tensor,
+        key: Tensor | None,
+        see: bool,
+    ) -> Any:
+        """Loss with the penalties that autograd must derive, and the loss and what was seen, for one network."""
+        watched: dict[str, Any] = {}
+        if see or self._penalties_see:
+            found = self.network.watch(params, x, key, forward)
+            output, watched = found.output, {"features": found.features, "activations": found.activations}
+        else:
+            output = forward(params, x, key)
+        loss = total = self.loss(output, y)
+
+        def gradient() -> Params:
+            return grad(lambda p: self.loss(self.network(p, x, key), y))(params)
+
+        seen = Seen(step, lr, x, output, gradient=gradient, **watched)
+        for i, values, state in zip(self.chain, numbers, states, strict=True):
+            i = with_numbers(i, values)
+            if i.overrides("penalty") and not i.overrides("penalty_gradient"):
+                penalty = i.penalty(self.network, params, state, seen)
+                total = total if penalty is None else total + penalty
+        return total, (loss, watched if see else {})
+
+    def _add_penalties(self, grads: Params, params: Params, *args: Any) -> Params:
+        states, numbers, step, lr, x = args[:5]
+        for i, values, state in zip(self.chain, numbers, states, strict=True):
+            seen = Seen(step, lr, x)
+            extra = with_numbers(i, values).penalty_gradient(self.network, params, state, seen) or {}
+            grads = {**grads, **{name: grads[name] + g for name, g in extra.items()}}
+        return grads
+
+    def _one(self, forward: Forward, leaves: Params, *args: Any) -> Any:
+        """Gradient and loss of one network by plain autograd."""
+        with torch.enable_grad():
+            total, (loss, watched) = self._objective(forward, leaves, *args)
+            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        grads = {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(leaves.items(), found, strict=True)}
+        with torch.no_grad():
+            grads = self._add_penalties(grads, leaves, *args)
+        return grads, loss.detach(), detached(watched)
+
+    def _single(self, params: Params, *args: Any) -> Any:
+        """The gradient of the only member, as fast as plain PyTorch: its module keeps views of the stacked buffers."""
+        buffers = list(params.values())
+        if self._bound is None or not all(a is b for a, b in zip(self._bound[0], buffers, strict=True)):
+            self._bound = (buffers, *self.network.bound(at(params, 0)))
+        _, forward, leaves = self._bound
+        grads, loss, watched = self._one(forward, leaves, *(at(arg, 0) for arg in args))
+        return {name: g[None] for name, g in grads.items()}, loss[None], one_member(watched)
+
+    def _looped(self, params: Params, *args: Any) -> Any:
+        results = []
+        for m in range(self.size):
+            leaves = {name: p[m].detach().requires_grad_() for name, p in params.items()}
+            results.append(self._one(self.network, leaves, *(at(arg, m) for arg in args)))
+        return stack(results)
+
+    def _stacked(self, *args: Any) -> Any:
+        """Gradients and losses of all members under `vmap`."""
+        *stacked, key, see = args
+
+        def one(params: Params, *rest: Any) -> Any:
+            derived: Callable = grad_and_value(partial(self._objective, self.network), has_aux=True)
+            grads, (_, (loss, watched)) = derived(params, *rest, see)
+            return self._add_penalties(grads, params, *rest), loss, watched
+
+        return vmap(one, in_dims=(*[0] * len(stacked), None if key is None else 0))(*stacked, key)
+
+    def _decide(self, args: tuple) -> tuple[Callable, Any]:
+        """How gradients are computed from here on: settled on the first batch."""
+        if self.mode == "single":
+            before = torch.get_rng_state()
+            result = self._single(*args)
+            if not torch.equal(before, torch.get_rng_state()):
+                raise ValueError(GLOBAL_STREAM)
+            return self._single, result
+        if self.mode == "compiled":
+            try:
+                compiled = torch.compile(self._stacked, dynamic=False)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", category=DeprecationWarning)  # raised by Inductor's own imports
+                    return compiled, compiled(*args)
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                warnings.warn(f"torch.compile failed, the population runs eagerly: {reason}", stacklevel=5)
+                self.mode = "vmap"
+        result = self._or_loop(self._stacked, self._looped, args)
+        return (self._looped if self.mode == "loop" else self._stacked), result
+
+    def _or_loop(self, stacked: Callable, looped: Callable, args: tuple) -> Any:
+        """The result under `vmap`; where that has no rule, of a loop over members, and then for good."""
+        try:
+            return stacked(*args)
+        except RuntimeError as error:
+            if "randomness" in str(error):
+                raise ValueError(GLOBAL_STREAM) from error
+            result = looped(*args)  # a real mistake raises here, too, and plainly
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(f"vmap cannot run this network, its members run in a loop: {reason}", stacklevel=5)
+            self.mode = "loop"
+            return result
+
+    def over_members(self, function: Callable, *args: Any) -> Any:
+        """`function` of each member's part of the arguments, stacked."""
+
+        def looped(*args: Any) -> Any:
+            return stack([function(*(at(arg, m) for arg in args)) for m in range(self.size)])
+
+        if self.mode in ("single", "loop"):
+            return looped(*args)
+        return self._or_loop(vmap(function), looped, args)

@@ -1,0 +1,167 @@
+"""What can be asked of, and done to, any module: its layers in use, fresh draws, a copy that is a pure function."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from pliant.sites import CONVOLUTIONS, Recorder, arguments, elementwise_modules, uncompiled, uncompiled_parts
+
+NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
+
+
+def penultimate(features: Tensor | None, module: nn.Module) -> Tensor:
+    """What the last linear or convolution call of a watched forward pass read, as `(batch, features)`."""
+    if features is None:
+        raise ValueError(
+            f"no linear or convolution call was seen in {type(module).__name__}, so it has no features: "
+            "write nn.Linear or F.linear(x, weight) for x @ weight.T"
+        )
+    return features.flatten(1) if features.ndim > 1 else features
+
+
+def producers(module: nn.Module, example: Any) -> tuple[list[str], list[str]]:
+    """Paths of the hidden linear and convolution layers, and names of the hidden sites that no such layer feeds.
+
+    A hidden layer is one whose output a nonlinearity reads that further layers come after: one that squashes the output
+    (a final `tanh`) does not count. The module may draw random numbers; the global stream is put back.
+
+    >>> producers(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2))
+    (['0'], [])
+    """
+    if uncompiled(module) is not module:
+        raise ValueError("expected a module that is not compiled yet: write model = torch.compile(...) after the build")
+    module = copy.deepcopy(module)
+    recorder = Recorder(elementwise_modules(module))
+    args, kwargs = arguments(example)
+    with torch.no_grad(), seeded(0), recorder.over(module):
+        module(*args, **kwargs)
+    hidden = list(recorder.fed.items())[: recorder.hidden]
+    return list(dict.fromkeys(p for _, p in hidden if p is not None)), [s for s, p in hidden if p is None]
+
+
+class _Calls(TorchFunctionMode):
+    """Keeps what every linear and convolution call read, and what it returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, list[Tensor], Tensor]] = []  # input, weight and bias, output
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.linear or func in CONVOLUTIONS:
+            read = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **(kwargs or {})}
+            own = [t for t in (read["weight"], read.get("bias")) if t is not None]
+            self.calls.append((read["input"], own, result))
+        return result
+
+
+@torch.enable_grad()
+def output_layers(module: nn.Module, example: Any) -> frozenset[str]:
+    """Names of the parameters of the linear and convolution calls whose results reach the output and no later call."""
+    module = copy.deepcopy(module).requires_grad_()
+    mode = _Calls()
+    with seeded(0), uncompiled_parts(), mode:
+        args, kwargs = arguments(example)
+        output = module(*args, **kwargs)
+    ends = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+
+    def reached(ends: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[bool]:
+        if not ends:
+            return [False] * len(tensors)
+        number = torch.stack([end.sum() for end in ends]).sum()
+        found = torch.autograd.grad(number, tensors, retain_graph=True, allow_unused=True)
+        return [g is not None for g in found]
+
+    params = dict(module.named_parameters())
+    last: set[str] = set()
+    for i, (_, own, result) in enumerate(mode.calls):
+        later = [x for x, _, _ in mode.calls[i + 1 :] if x.requires_grad]
+        if reached(ends, [result])[0] and not reached(later, [result])[0]:
+            used = reached(own, list(params.values()))
+            last |= {name for name, there in zip(params, used, strict=True) if there}
+    if not last:
+        raise ValueError(
+            f"no linear or convolution call was seen in {type(module).__name__}, so it has no output layer: write "
+            "nn.Linear or F.linear(x, weight) for x @ weight.T"
+        )
+    return frozenset(last)
+
+
+def redraw(module: nn.Module, only: Collection[str] | None = None) -> None:
+    """Every layer's own initial distribution, inner layers first, as in a constructor."""
+    owners: dict[Tensor, list[tuple[nn.Module, str]]] = {}
+    for name, p in module.named_parameters(remove_duplicate=False):
+        if only is None or name in only:
+            owners.setdefault(p, []).append((module.get_submodule(name.rpartition(".")[0]), name))
+            p.data.fill_(torch.nan if p.is_floating_point() else 0)  # what stays NaN was drawn by nobody
+    ours = {id(layer) for layers in owners.values() for layer, _ in layers}
+
+    def reset(layer: nn.Module) -> None:
+        own = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+        if own is not None and (only is None or id(layer) in ours):
+            own()
+
+    module.apply(reset)
+    for p, layers in owners.items():
+        layer, name = layers[0]
+        if p.isnan().any():
+            problem = f"no reset_parameters() draws {name!r} of {type(layer).__name__}"
+        elif len({type(layer) for layer, _ in layers}) > 1:
+            problem = f"{' and '.join(repr(n) for _, n in layers)} are one tensor, which layers of two kinds draw"
+        else:
+            continue
+        raise ValueError(
+            f"{problem}: write Network(lambda: make_model()) with a function that builds a new model, or "
+            "recipe.attach(model, optimizer, fresh=make_model) in a loop of your own"
+        )
+
+
+def purified(module: nn.Module) -> nn.Module:
+    """A copy on the CPU that is a function of its inputs: no dropout; batch normalisation by each batch's statistics.
+
+    Batch normalisation in `eval` mode keeps its running statistics.
+
+    >>> purified(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)))(torch.tensor([[0.0, 2.0], [2.0, 0.0]])).sum().item()
+    0.0
+    """
+    module = copy.deepcopy(uncompiled(module)).cpu()
+    for layer in module.modules():
+        if isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.training and layer.track_running_stats:
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+    return module.eval()
+
+
+def refuse_impure(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        kind = type(layer).__name__
+        if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
+            raise ValueError(
+                f"{kind} {name!r} draws from the global random stream, so the network is no function of its inputs: "
+                "write pliant.nets.Dropout(p), or model.eval()"
+            )
+        if isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.training and layer.track_running_stats:
+            raise ValueError(
+                f"{kind} {name!r} updates running statistics, so the network is no function of its inputs: "
+                f"write nn.{kind}(..., track_running_stats=False), or model.eval()"
+            )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global stream, seeded for as long as layers draw from it, then put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
