@@ -28,7 +28,7 @@ test-faults: .venv/installed
 .venv-extras/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[dev,ray,tensorboard,wandb,mlflow,sb3]'
+		--editable '.[dev,ray,tensorboard,wandb,mlflow,sb3,lightning,transformers]'
 	touch $@
 
 test-extras: .venv-extras/installed

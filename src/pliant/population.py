@@ -181,6 +181,8 @@ class Population:
         diagnostics = list(diagnostics)
         needs = frozenset().union(*(d.needs for d in diagnostics))
         seen: dict[str, Any] = {"params": state.params, "initial": state.initial}
+        seen |= {name: batch for name, batch in (("x", x), ("y", y)) if name in needs}
+        fixed = {"network": self.network, "loss": self.loss}
         if "trace" in needs:
             seen["trace"] = self.trace(state, x)
         if "gradients" in needs:
@@ -190,8 +192,11 @@ class Population:
                 raise ValueError("expected the latest change of the parameters as update=, got None")
             seen["update"] = update
 
+        if "earlier" in needs:
+            raise ValueError("a population keeps no earlier trace: measure what compares moments with pliant.Monitor")
+
         def everything(seen: dict[str, Any]) -> dict[str, Tensor]:
-            return {k: v for d in diagnostics for k, v in d.measure(Observation(**seen)).items()}
+            return {k: v for d in diagnostics for k, v in d.measure(Observation(**seen, **fixed)).items()}
 
         with torch.no_grad():
             return self._gradients.over_members(everything, seen)

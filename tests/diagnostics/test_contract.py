@@ -123,7 +123,7 @@ def test_float32_is_within_1e_4_of_float64(diagnostic, make):
             return tree.double()
         if isinstance(tree, dict):
             return {key: doubled(child) for key, child in tree.items()}
-        return type(tree)(*(doubled(child) for child in tree))
+        return type(tree)(*map(doubled, tree)) if isinstance(tree, tuple) else tree
 
     net = Network(make())
     seen = observe(net, *trained(net, 0), inputs())

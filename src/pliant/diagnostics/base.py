@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from pliant.network import Params, Trace
+from pliant.network import Network, Params, Trace
 
 
 class Observation(NamedTuple):
     """One network as diagnostics see it, on one batch; what no diagnostic asked for is None.
 
     `initial` are the parameters before training, `gradients` those of the training loss on the batch, `update` the
-    latest change of the parameters.
+    latest change of the parameters, `earlier` a trace of the same inputs at an earlier moment. `network`, `x`, `y` and
+    `loss` are the function itself and its batch, for what differentiates it anew.
 
     >>> import torch
     >>> Observation({"weight": torch.ones(1)}).trace is None
@@ -27,6 +29,11 @@ class Observation(NamedTuple):
     trace: Trace | None = None
     gradients: Params | None = None
     update: Params | None = None
+    earlier: Trace | None = None
+    network: Network | None = None
+    x: Any = None
+    y: Any = None
+    loss: Callable[[Any, Any], Tensor] | None = None
 
 
 @dataclass(frozen=True)
