@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -187,6 +187,16 @@ class Network:
         part.normalisers = frozenset(name for name in self.normalisers if name in names)
         return part
 
+    def hold(self, buffers: Params) -> None:
+        """Puts these buffers in place of those that were copied: the running statistics of a later time, say.
+
+        >>> net = Network(nn.BatchNorm1d(1).eval())
+        >>> net.hold({"running_mean": torch.tensor([2.0])})
+        >>> net(net.params(), torch.tensor([[2.0]])).item()
+        0.0
+        """
+        self._buffers = {name: buffers.get(name, old) for name, old in self._buffers.items()}
+
     def fresh(self, seed: int, only: Collection[str] | None = None) -> Params:
         """New parameters drawn from the initial distribution, a function of `seed` alone; the global stream is kept.
 
@@ -236,16 +246,19 @@ class Network:
 
         return call, dict(leaves)
 
-    def trace(self, params: Params, x: Any) -> Trace:
+    def trace(self, params: Params, x: Any, axes: Mapping[str, int] | None = None) -> Trace:
         """The output with every nonlinearity's preactivation, activation and slope, by name; dropout is off.
 
         A site is named after the module it runs in: `"act"` for an `nn.ReLU` stored as `act`, `"block.relu"` for a
         call of `F.relu` in the forward of `block`; the second call under one name is `"act#2"`. Modules without
         parameters that act elementwise (a GELU written out) are one site. Works under `torch.vmap`.
 
+        Units run along the channels after a convolution and along the last axis else; `axes` names, by site, where they
+        run otherwise (a convolution whose output was permuted; the unit map knows).
+
         Raises `ValueError` if no nonlinearity was seen.
         """
-        recorder = Recorder(self._composites)
+        recorder = Recorder(self._composites, axes)
         with recorder.over(self.module):
             output = functional_call(self.module, self._tensors(params, None), *arguments(x))
         unseen = [n for n, m in self.module.named_modules() if isinstance(m, UNSEEN)]

@@ -6,7 +6,7 @@ import operator
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -144,10 +144,14 @@ class Watch(TorchFunctionMode, ABC):
 
 
 class Recorder(Watch):
-    """Records every site with its slopes, detached, and which layer's output each reads."""
+    """Records every site with its slopes, detached, and which layer's output each reads.
 
-    def __init__(self, composites: set[nn.Module]):
+    Units run along the channels after a convolution and along the last axis else, unless `axes` names another one.
+    """
+
+    def __init__(self, composites: set[nn.Module], axes: Mapping[str, int] | None = None):
         super().__init__(composites)
+        self.axes = axes or {}
         self.sites: dict[str, Site] = {}
         self.outputs: list[tuple[str, Tensor]] = []  # of every linear and convolution module
         self.fed: dict[str, str | None] = {}  # site -> the module whose output it reads
@@ -159,14 +163,19 @@ class Recorder(Watch):
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         value, pullback = vjp(function, before)  # type: ignore[misc]
         (slope,) = pullback(torch.ones_like(before))
-        dim = self.unit_dim if before.ndim > 2 else -1
-        self.sites[name] = Site(*(t.detach().movedim(dim, -1).flatten(0, -2) for t in (before, value, slope)))
+        dim = self.axes.get(name, self.unit_dim if before.ndim > 2 else -1)
+        self.sites[name] = Site(*(_by_units(t.detach(), dim) for t in (before, value, slope)))
         self.fed[name] = self.source
         return post
 
     def done(self, path: str, module: nn.Module, output: Any) -> None:
         if isinstance(module, LAYERS) and isinstance(output, Tensor):
             self.outputs.append((path, output))
+
+
+def _by_units(t: Tensor, dim: int) -> Tensor:
+    """As `(samples, units)`; of channels, each one's numbers lie side by side, which reductions over samples like."""
+    return t.flatten(0, -2) if dim in (-1, t.ndim - 1) else t.movedim(dim, 0).flatten(1).T
 
 
 class Activity(Watch):

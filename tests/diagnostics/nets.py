@@ -54,12 +54,14 @@ def inputs(dtype=torch.float32):
     return torch.randn(32, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def observe(net: Network, params, initial, x) -> Observation:
-    """Everything a diagnostic may ask for."""
+def targets(dtype=torch.float32):
+    return F.one_hot(torch.arange(32) % 3).to(dtype)
 
-    def loss(params):
-        return F.cross_entropy(net(params, x), torch.arange(len(x)) % 3)
 
-    gradients = grad(loss)(params)
+def observe(net: Network, params, initial, x, y=None) -> Observation:
+    """Everything a diagnostic may ask for; `earlier` is a trace of the initial parameters."""
+    y = targets(x.dtype) if y is None else y
+    gradients = grad(lambda params: F.cross_entropy(net(params, x), y))(params)
     update = {name: -0.1 * g for name, g in gradients.items()}
-    return Observation(params, initial, net.trace(params, x), gradients, update)
+    trace, earlier = net.trace(params, x), net.trace(initial, x)
+    return Observation(params, initial, trace, gradients, update, earlier, net, x, y, F.cross_entropy)

@@ -9,11 +9,12 @@ from importlib.resources import files
 
 import pytest
 import torch
+from torch import nn
 from torch.func import vmap
 
 from pliant.diagnostics import Diagnostic, Observation, registered
-from pliant.network import Network, Site, Trace
-from tests.diagnostics.nets import NETS, inputs, observe
+from pliant.network import Network
+from tests.diagnostics.nets import NETS, inputs, mlp, observe, targets
 
 VALUES = {float: 0.1, int: 2, bool: True}  # for settings without a default
 
@@ -53,6 +54,14 @@ def state_of(module):
     }
 
 
+def doubled(tree):
+    if isinstance(tree, torch.Tensor):
+        return tree.double()
+    if isinstance(tree, dict):
+        return {key: doubled(child) for key, child in tree.items()}
+    return type(tree)(*map(doubled, tree)) if isinstance(tree, tuple) else tree
+
+
 def assert_same(before, after):
     assert before.keys() == after.keys()
     for key, value in before.items():
@@ -68,7 +77,7 @@ def test_leaves_no_trace_and_measures_the_same_twice(diagnostic, make):
     module = make()
     module(inputs()).sum().backward()
     next(iter(module.children())).eval()
-    net = Network(module)
+    net = Network(module, example=inputs())
     before, copied = state_of(module), state_of(net.module)
     seen = observe(net, *trained(net, 0), inputs())
     versions = [t._version for t in tensors_of(seen)]
@@ -85,7 +94,7 @@ def test_leaves_no_trace_and_measures_the_same_twice(diagnostic, make):
 @every_net
 @every_diagnostic
 def test_values_are_finite_scalars_and_keep_their_bounds(diagnostic, make):
-    net = Network(make())
+    net = Network(make(), example=inputs())
     found = diagnostic.measure(observe(net, *trained(net, 0), inputs()))
     assert found
     for name, value in found.items():
@@ -100,7 +109,7 @@ def test_values_are_finite_scalars_and_keep_their_bounds(diagnostic, make):
 @every_net
 @every_diagnostic
 def test_population_equals_a_loop(diagnostic, make):
-    net, x = Network(make().double()), inputs(torch.float64)
+    net, x = Network(make().double(), example=inputs(torch.float64)), inputs(torch.float64)
     members = [trained(net, seed, torch.float64) for seed in range(3)]
 
     def measure(params, initial):
@@ -115,17 +124,42 @@ def test_population_equals_a_loop(diagnostic, make):
             assert torch.allclose(population[name][i].double(), value.double(), rtol=1e-10, atol=1e-12), name
 
 
+@every_diagnostic
+def test_the_order_of_the_samples_does_not_matter(diagnostic):
+    if hasattr(diagnostic, "seed"):
+        pytest.skip("it draws numbers for every sample")
+    net, x, y = Network(mlp().double(), example=inputs(torch.float64)), inputs(torch.float64), targets(torch.float64)
+    params, initial = trained(net, 0, torch.float64)
+    first = len(x) if not hasattr(diagnostic, "num_samples") else diagnostic.num_samples
+    turned = torch.cat([torch.arange(first).flip(0), torch.arange(first, len(x))])
+    before = diagnostic.measure(observe(net, params, initial, x, y))
+    after = diagnostic.measure(observe(net, params, initial, x[turned], y[turned]))
+    for name, value in before.items():
+        assert torch.allclose(after[name].double(), value.double(), rtol=1e-8, atol=1e-10), name
+
+
+@every_diagnostic
+def test_a_broken_network_reads_otherwise(diagnostic):
+    """A hidden layer of clones, dead, always on or read by nobody, in a network that grew; another mean of targets."""
+    layers = nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)
+    net, x, y = Network(nn.Sequential(*layers), example=inputs()), inputs(), targets()
+    initial = {name: p + 0.01 for name, p in net.fresh(0).items()}
+    gradients = observe(net, initial, initial, x, y).gradients
+    params = {name: p - gradients[name] for name, p in initial.items()}
+    broken = {name: 5 * p for name, p in params.items()}
+    broken["3.weight"] = broken["3.weight"][:1].expand(6, -1).clone()
+    broken["3.bias"] = torch.tensor([100.0, 100.0, 100.0, -100.0, -100.0, -100.0])
+    broken["5.weight"] = broken["5.weight"] * torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    before, after = observe(net, params, initial, x, y), observe(net, broken, initial, x, y + 1)
+    healthy, sick = diagnostic.measure(before), diagnostic.measure(after)
+    assert healthy.keys() == sick.keys()
+    assert any(not torch.allclose(value.double(), sick[name].double(), rtol=0.01) for name, value in healthy.items())
+
+
 @every_net
 @every_diagnostic
 def test_float32_is_within_1e_4_of_float64(diagnostic, make):
-    def doubled(tree):
-        if isinstance(tree, torch.Tensor):
-            return tree.double()
-        if isinstance(tree, dict):
-            return {key: doubled(child) for key, child in tree.items()}
-        return type(tree)(*map(doubled, tree)) if isinstance(tree, tuple) else tree
-
-    net = Network(make())
+    net = Network(make(), example=inputs())
     seen = observe(net, *trained(net, 0), inputs())
     single, double = diagnostic.measure(seen), diagnostic.measure(doubled(seen))
     for name, value in single.items():
@@ -135,7 +169,7 @@ def test_float32_is_within_1e_4_of_float64(diagnostic, make):
 @every_diagnostic
 def test_reads_no_more_than_it_declares(diagnostic):
     assert diagnostic.needs <= set(Observation._fields)
-    net = Network(NETS["mlp"]())
+    net = Network(NETS["mlp"](), example=inputs())
     seen = observe(net, *trained(net, 0), inputs())
     given = Observation(seen.params, **{name: getattr(seen, name) for name in diagnostic.needs})
     assert_same(diagnostic.measure(seen), diagnostic.measure(given))
@@ -145,12 +179,16 @@ def test_reads_no_more_than_it_declares(diagnostic):
 @pytest.mark.parametrize("num_units", [1, 3])
 @every_diagnostic
 def test_finite_on_zero_constant_and_one_unit_activations(diagnostic, num_units, value):
-    constant = torch.full((8, num_units), value)
-    site = Site(constant, constant.relu(), (constant > 0).float())
-    trace = Trace(constant, constant.relu(), {"act": site, "act#2": site})
-    one = {"weight": torch.ones(2)}
-    found = diagnostic.measure(Observation(one, one, trace, gradients={"weight": torch.zeros(2)}, update=one))
-    assert all(number.isfinite() for number in found.values()), found
+    layers = [nn.Linear(m, n, bias=False) for m, n in ((2, num_units), (num_units, num_units), (num_units, 2))]
+    x, y = torch.full((8, 2), value / 2), targets()[:8, :2]
+    net = Network(nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]), example=x)
+    params = {name: torch.ones_like(p) for name, p in net.params().items()}
+    seen = observe(net, params, params, x, y)
+    if value == 1e30 and diagnostic.cost == "full":  # a second derivative is its square, beyond float32
+        seen = doubled(seen)
+    for gradients in (seen.gradients, {name: torch.zeros_like(p) for name, p in seen.params.items()}):
+        found = diagnostic.measure(seen._replace(gradients=gradients, update=seen.params))
+        assert all(number.isfinite() for number in found.values()), found
 
 
 @every_diagnostic
@@ -190,7 +228,7 @@ def test_the_package_is_scanned(tmp_path, monkeypatch):
 
 
 def test_column_names_do_not_clash():
-    net = Network(NETS["residual"]())
+    net = Network(NETS["residual"](), example=inputs())
     seen = observe(net, *trained(net, 0), inputs())
     names = [name for diagnostic in DIAGNOSTICS for name in diagnostic.measure(seen)]
     assert len(names) == len(set(names))

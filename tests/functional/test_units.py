@@ -177,3 +177,52 @@ def test_population_equals_a_loop(name):
     for i, member in enumerate(members):
         for key, verdict in verdicts(*member).items():
             assert stacked[key][i].equal(verdict), key
+
+
+@given(pre=matrices, cosine=st.sampled_from([0.5, 0.951]))
+def test_activity_duplicates_and_gradients_equal_the_naive_transcription(pre, cosine):
+    post = torch.tensor(pre)
+    assert np.allclose(units.active(post), naive.active(post))
+    assert units.duplicate(post, cosine).tolist() == naive.duplicate(post, cosine)
+    assert units.silent(post, share=0.7).tolist() == naive.silent(post, share=0.7)
+    assert units.constant(post, tolerance=0.4).tolist() == naive.constant(post, tolerance=0.4)
+    assert np.allclose(units.gradient_dormancy(post), naive.gradient_dormancy(post))
+    gradient = 2e-4 * post.flip(1) / 3
+    found = units.gradient_saturated(post, gradient, share=0.7)
+    assert found.tolist() == naive.gradient_saturated(post, gradient, share=0.7)
+
+
+def test_duplicates_by_hand():
+    """Two that are proportional, one at a right angle, one close by, two silent ones; the sign matters."""
+    h = torch.tensor([[1.0, 3.0, 0.0, 1.0, 0.0, 0.0, -1.0], [0.0, 0.0, 2.0, 0.3, 0.0, 0.0, 0.0]])
+    assert units.duplicate(h).tolist() == [True, True, False, True, False, False, False]
+    assert units.duplicate(h, cosine=0.96).tolist() == [True, True, False, False, False, False, False]
+    assert units.duplicate(1e30 * h).equal(units.duplicate(h))
+    assert units.duplicate(1e-30 * h).equal(units.duplicate(h))
+    assert not units.duplicate(torch.ones(5, 1)).any()
+
+
+def test_a_layer_without_gradients_is_all_dormant():
+    assert units.gradient_dormancy(torch.zeros(3, 4)).tolist() == [0.0, 0.0, 0.0]
+    huge = units.gradient_dormancy(1e30 * torch.tensor([[3.0, 4.0], [0.0, 15.0]]))
+    assert huge.tolist() == pytest.approx([0.5, 1.5])
+
+
+def test_saturated_by_gradient_at_exactly_its_share_and_never_when_silent():
+    gradient = torch.ones(100, 2)
+    gradient[:99] = 0
+    post = torch.ones(100, 2) * torch.tensor([1.0, 0.0])
+    assert units.gradient_saturated(post, gradient).tolist() == [False, False]  # 99 % are not more than 99 %
+    gradient[:] = 0
+    assert units.gradient_saturated(post, gradient).tolist() == [True, False]
+
+
+def test_definitions_of_inactive_differ_on_one_layer():
+    """Silent but learning, constant and without gradient, hardly active, healthy."""
+    post = torch.tensor([[0.0, 1.0, 0.02, 1.0], [0.0, 1.0, 0.0, 2.0]])
+    assert units.silent(post).tolist() == [True, False, False, False]
+    assert units.constant(post).tolist() == [True, True, False, False]
+    rows = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
+    assert units.dormant(post, 0.025).tolist() == [True, False, True, False]
+    assert (units.gradient_dormancy(rows) <= 0.025).tolist() == [False, True, False, False]
+    assert (units.active(post) == 0).tolist() == [True, False, False, False]

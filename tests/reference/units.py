@@ -1,5 +1,7 @@
 """Verdicts on units, one unit and one sample at a time; matrices are `(samples, units)` arrays."""
 
+import math
+
 import numpy as np
 
 
@@ -55,3 +57,39 @@ def sign_linear(pre, slope, delta):
 
 def slope_linear(slope, tolerance=1e-2):
     return [np.std(unit) <= tolerance and np.mean(unit) > 0 for (unit,) in columns(slope)]
+
+
+def active(post):
+    return [sum(h > 0 for h in unit) / len(unit) for (unit,) in columns(post)]
+
+
+def duplicate(post, cosine=0.95):
+    units = [unit for (unit,) in columns(post)]
+
+    def alike(u, v):
+        lengths = math.hypot(*u) * math.hypot(*v)
+        return lengths > 0 and sum(a * b for a, b in zip(u, v, strict=True)) / lengths > cosine
+
+    return [any(alike(u, v) for j, v in enumerate(units) if i != j) for i, u in enumerate(units)]
+
+
+def gradient_dormancy(rows):
+    sizes = [math.hypot(*row) for row in np.asarray(rows, dtype=np.float64)]
+    layer = sum(sizes) / len(sizes)
+    return [size / layer if layer > 0 else 0.0 for size in sizes]
+
+
+def gradient_saturated(post, gradient, tolerance=1e-4, share=0.99):
+    def flat(h, g):
+        size = np.mean(np.abs(h))
+        return size > 0 and sum(abs(value) / size < tolerance for value in g) / len(g) > share
+
+    return [flat(h, g) for h, g in columns(post, gradient)]
+
+
+def silent(post, tolerance=1e-7, share=0.95):
+    return [sum(abs(h) < tolerance for h in unit) / len(unit) > share for (unit,) in columns(post)]
+
+
+def constant(post, tolerance=1e-3):
+    return [np.std(unit) < tolerance for (unit,) in columns(post)]

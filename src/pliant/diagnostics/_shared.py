@@ -25,9 +25,19 @@ def by_site(name: str, verdicts: dict[str, Tensor]) -> dict[str, Tensor]:
     >>> {name: value.item() for name, value in by_site("dead", verdicts).items()}
     {'dead': 0.5, 'dead_count': 2, 'dead/1': 1.0, 'dead/3': 0.3333333432674408}
     """
-    units = torch.cat(list(verdicts.values()))
-    sites = {f"{name}/{site}": units.float().mean() for site, units in verdicts.items()}
-    return {name: units.float().mean(), f"{name}_count": units.sum(), **sites}
+    count = torch.cat(list(verdicts.values())).sum()
+    shares = average(name, {site: units.float() for site, units in verdicts.items()})
+    return {name: shares.pop(name), f"{name}_count": count, **shares}
+
+
+def average(name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of a number a unit over all units (`name`) and at each site (`name/site`).
+
+    >>> average("size", {"1": torch.tensor([1.0]), "3": torch.tensor([2.0, 4.0, 5.0])})
+    {'size': tensor(3.), 'size/1': tensor(1.), 'size/3': tensor(3.6667)}
+    """
+    sites = {f"{name}/{site}": units.mean() for site, units in values.items()}
+    return {name: torch.cat(list(values.values())).mean(), **sites}
 
 
 def by_tensor(name: str, number: Callable[..., Tensor], *dicts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -41,8 +41,9 @@ class Diagnostic(ABC):
     """A named measurement of one network; its fields are its settings.
 
     `needs` names the fields of `Observation` it reads beside `params`; `cost` is *economy* (one forward pass),
-    *business* (one backward pass) or *full*; `reference` is a key of refs.bib. `measure` is a pure function without
-    branches on data, so that it runs under `vmap` for a population.
+    *business* (one backward pass) or *full*; `reference` is a key of refs.bib; `healthy` says what it reads on a
+    freshly drawn network (see `pliant.report.diagnostics`). `measure` is a pure function without branches on
+    data, so that it runs under `vmap` for a population.
 
     >>> @dataclass(frozen=True)
     ... class LargestWeight(Diagnostic):
@@ -56,6 +57,7 @@ class Diagnostic(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "economy"
+    healthy: ClassVar[str] = ""
     reference: ClassVar[str]
 
     @abstractmethod

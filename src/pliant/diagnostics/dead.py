@@ -29,8 +29,35 @@ class DeadUnits(Diagnostic):
     tolerance: float = 0.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    healthy: ClassVar[str] = "dead 0"
     reference: ClassVar[str] = "lyle2023"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         sites = given(seen.trace, "trace").sites
         return by_site("dead", {name: units.dead(site.slope, self.tolerance) for name, site in sites.items()})
+
+
+@dataclass(frozen=True)
+class InactiveUnits(Diagnostic):
+    """Two other counts of units that published code calls dead: silent on nearly all inputs, and constant.
+
+    `silent` (|h| < 1e-7 on more than 95 % of the samples) and `constant` (standard deviation below 0.001), each over
+    all units, their number as `<name>_count`, and by site as `<name>/<site>`. Compare them with `dead`, which asks
+    whether a gradient passes: see `pliant.functional.units`.
+
+    >>> import torch
+    >>> from pliant.network import Site, Trace
+    >>> h = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.5, 2.0]])
+    >>> found = InactiveUnits().measure(Observation({}, trace=Trace(h, h, {"act": Site(h, h, h)})))
+    >>> found["silent_count"], found["constant_count"]
+    (tensor(1), tensor(2))
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    healthy: ClassVar[str] = "silent 0 to 0.02, constant 0"
+    reference: ClassVar[str] = "joudaki2025"
+
+    def measure(self, seen: Observation) -> dict[str, Tensor]:
+        sites = given(seen.trace, "trace").sites
+        silent = by_site("silent", {name: units.silent(site.post) for name, site in sites.items()})
+        return silent | by_site("constant", {name: units.constant(site.post) for name, site in sites.items()})

@@ -28,6 +28,7 @@ class DormantUnits(Diagnostic):
     tau: float
 
     needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    healthy: ClassVar[str] = "dormant 0 to 0.03 (tau 0.1)"
     reference: ClassVar[str] = "sokar2023"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:

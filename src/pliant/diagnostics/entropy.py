@@ -25,6 +25,7 @@ class PredictiveEntropy(Diagnostic):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    healthy: ClassVar[str] = "entropy 2.29 to 2.30"
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:

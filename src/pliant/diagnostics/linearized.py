@@ -31,17 +31,17 @@ class LinearizedUnits(Diagnostic):
     tolerance: float = 1e-3
 
     needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    healthy: ClassVar[str] = "linearized 0 to 0.01"
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         sites = given(seen.trace, "trace").sites
         affine = {name: units.linearized(s.pre, s.post, s.slope, self.tolerance) for name, s in sites.items()}
-        sign = {name: units.sign_linear(s.pre, s.slope, delta=0.0) for name, s in sites.items()}
-        sign_99 = {name: units.sign_linear(s.pre, s.slope, delta=0.01) for name, s in sites.items()}
+        beside = {name: units.off_branch(s.pre, s.slope) for name, s in sites.items()}
         slope = {name: units.slope_linear(s.slope) for name, s in sites.items()}
         return (
             by_site("linearized", affine)
-            | by_site("linearized_by_sign", sign)
-            | by_site("linearized_by_sign_99", sign_99)
+            | by_site("linearized_by_sign", {name: share <= 0 for name, share in beside.items()})
+            | by_site("linearized_by_sign_99", {name: share <= 0.01 for name, share in beside.items()})
             | by_site("linearized_by_slope", slope)
         )

@@ -25,6 +25,7 @@ class ParameterNorm(Diagnostic):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"initial"})
+    healthy: ClassVar[str] = "norm_ratio 1"
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
@@ -44,6 +45,7 @@ class GradientNorm(Diagnostic):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     cost: ClassVar[str] = "business"
+    healthy: ClassVar[str] = "gradient_norm 0.25 to 0.30"
     reference: ClassVar[str] = "lyle2023"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
@@ -63,7 +65,27 @@ class RelativeUpdate(Diagnostic):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"update"})
+    healthy: ClassVar[str] = "relative_update 0.039 to 0.040 for one step of Adam at 1e-3"
     reference: ClassVar[str] = "lyle2024nap"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         return by_tensor("relative_update", norms.relative_update, given(seen.update, "update"), seen.params)
+
+
+@dataclass(frozen=True)
+class FeatureNorm(Diagnostic):
+    """The mean length of a sample's penultimate features: `feature_norm`.
+
+    >>> import torch
+    >>> from pliant.network import Trace
+    >>> phi = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    >>> FeatureNorm().measure(Observation({}, trace=Trace(phi, phi, {})))
+    {'feature_norm': tensor(3.)}
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    healthy: ClassVar[str] = "feature_norm 2.5 to 2.9"
+    reference: ClassVar[str] = "lyle2024"
+
+    def measure(self, seen: Observation) -> dict[str, Tensor]:
+        return {"feature_norm": norms.feature_norm(given(seen.trace, "trace").features)}

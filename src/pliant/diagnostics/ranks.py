@@ -31,6 +31,10 @@ class FeatureRanks(Diagnostic):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    healthy: ClassVar[str] = (
+        "effective_rank 178 to 184, srank 240 to 243, feature_rank 252 to 256, stable_rank 1.8 to 2.1, "
+        "participation_ratio 3.4 to 4.3, pca_rank 186 to 194"
+    )
     reference: ClassVar[str] = "lyle2022"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ class SaturatedUnits(Diagnostic):
     share: float
 
     needs: ClassVar[frozenset[str]] = frozenset({"trace"})
+    healthy: ClassVar[str] = "saturated 0 (tanh)"
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:

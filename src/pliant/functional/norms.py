@@ -36,6 +36,30 @@ def relative_update(update: dict[str, Tensor], params: dict[str, Tensor]) -> Ten
     return norm_ratio(update, params)
 
 
+def feature_norm(features: Tensor) -> Tensor:
+    """The mean length of a sample's features: E_x |phi(x)|_2, of a `(samples, features)` matrix.
+
+    >>> feature_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor(3.)
+    """
+    top = features.abs().amax()
+    return top * (features / torch.where(top == 0, 1.0, top)).square().sum(1).sqrt().mean()
+
+
+def effective_lr(weight: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    """What a learning rate amounts to for a weight whose scale the output does not depend on: under SGD, under Adam.
+
+    lr / |W|^2 for SGD, whose gradients shrink as 1 / |W|, and lr / |W| for updates of a size of their own (Adam).
+
+    Source: Lyle et al. 2024, Normalization and effective learning rates.
+
+    >>> effective_lr(torch.tensor([[6.0, 8.0]]), lr=0.1)
+    (tensor(0.0010), tensor(0.0100))
+    """
+    size = _length(weight)
+    return lr / size / size, lr / size
+
+
 def _length(x: Tensor) -> Tensor:
     """In units of the largest entry: squares of vanishing gradients underflow.
 

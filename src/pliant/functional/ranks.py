@@ -13,14 +13,20 @@ from torch import Tensor
 def singular_values(features: Tensor) -> Tensor:
     """The singular values of a `(samples, units)` matrix, largest first, `(min(samples, units),)`.
 
-    From the matrix itself: the Gram matrix squares the condition number and in float32 loses what is below 3e-4 of the
-    largest. All NaN if the matrix is not finite: raising would take the rest of a population with it.
+    In float32 from the smaller Gram matrix in float64, which is several times faster and exact to 1e-8 of the largest
+    (a Gram matrix in float32 would lose what is below 3e-4 of it); in float64 from the matrix itself. All NaN if the
+    matrix is not finite: raising would take the rest of a population with it.
 
     >>> singular_values(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
     tensor([4., 3.])
     """
     finite = features.isfinite().all()
-    return torch.where(finite, torch.linalg.svdvals(torch.where(finite, features, 0.0)), torch.nan)
+    x = torch.where(finite, features, 0.0)
+    if x.dtype == torch.float64:
+        return torch.where(finite, torch.linalg.svdvals(x), torch.nan)
+    small = (x if x.shape[0] < x.shape[1] else x.T).double()
+    squares = torch.linalg.eigvalsh(small @ small.T).flip(0)
+    return torch.where(finite, squares.clamp(min=0.0).sqrt().to(x.dtype), torch.nan)
 
 
 def effective_rank(s: Tensor) -> Tensor:

@@ -24,6 +24,32 @@ def dead(slope: Tensor, tolerance: float = 0.0) -> Tensor:
     return (slope.abs() <= tolerance).all(0)
 
 
+def silent(post: Tensor, tolerance: float = 1e-7, share: float = 0.95) -> Tensor:
+    """Units that are 0, up to `tolerance`, on more than a `share` of samples: |h_u(x)| < tolerance.
+
+    One more thing that is called dead; a unit that fires on few inputs counts, and a dead sigmoid does not.
+
+    Source: the code of Joudaki et al. 2025, with these thresholds.
+
+    >>> silent(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    tensor([ True, False])
+    """
+    return (post.abs() < tolerance).sum(0) > share * len(post)
+
+
+def constant(post: Tensor, tolerance: float = 1e-3) -> Tensor:
+    """Units whose output hardly varies over the samples: std_x[h_u] < tolerance; dead ones are among them.
+
+    Source: the code of Moalla et al. 2024, which counts dead tanh units so. In absolute terms: a layer of small
+    activations counts, alive as it may be.
+
+    >>> constant(torch.tensor([[0.5, 0.0], [0.5, 1.0]]))
+    tensor([ True, False])
+    """
+    deviation, size = centred(post)
+    return size * deviation.square().mean(0).sqrt() < tolerance
+
+
 def dormancy(post: Tensor) -> Tensor:
     """The ReDo score of each unit: its mean size over the layer's, 1 for an average unit and 0 for a silent one.
 
@@ -49,6 +75,66 @@ def dormant(post: Tensor, tau: float) -> Tensor:
     tensor([ True, False])
     """
     return dormancy(post) <= tau
+
+
+def active(post: Tensor) -> Tensor:
+    """How often each unit is active, as a share of samples: E_x 1[h_u(x) > 0].
+
+    Its mean over units is the fraction of active units (FAU). Source: Ma et al. 2024.
+
+    >>> active(torch.tensor([[1.0, -1.0], [0.0, -2.0]]))
+    tensor([0.5000, 0.0000])
+    """
+    return (post > 0).to(post).mean(0)
+
+
+def duplicate(post: Tensor, cosine: float = 0.95) -> Tensor:
+    """Units whose activations over the samples nearly point the same way as those of another: cosine > 0.95.
+
+    Activations are not centred, so units that are always on with a large mean count; silent units never do.
+
+    Source: Joudaki et al. 2025.
+
+    >>> duplicate(torch.tensor([[1.0, 2.0, 0.0, 0.0], [2.0, 4.0, 1.0, 0.0]]))
+    tensor([ True,  True, False, False])
+    """
+    largest = post.abs().amax(0)
+    h = post / torch.where(largest == 0, 1.0, largest)
+    h = h / h.square().sum(0).sqrt().clamp(min=1.0)  # at least 1 already, unless silent
+    alike = h.mT @ h > cosine
+    return alike.logical_and(~torch.eye(alike.shape[0], dtype=torch.bool, device=post.device)).any(0)
+
+
+def gradient_dormancy(rows: Tensor) -> Tensor:
+    """The ReDo score of each unit with gradients in place of activations: its gradient's L2 norm over the layer's mean.
+
+    s_u = |g_u|_2 / mean_k |g_k|_2, g_u the gradient of the loss with respect to the parameters that feed unit u. A
+    layer without any gradient scores 0 everywhere.
+
+    `rows` is `(units, incoming)`, the result `(units,)`. Source: Ji et al. 2024. Deviation: that a unit's gradients are
+    those of its incoming weights and bias is our reading.
+
+    >>> gradient_dormancy(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([2., 0.])
+    """
+    largest = rows.abs().amax()
+    size = (rows / torch.where(largest == 0, 1.0, largest)).square().sum(1).sqrt()
+    return dormancy(size[None])
+
+
+def gradient_saturated(post: Tensor, gradient: Tensor, tolerance: float = 1e-4, share: float = 0.99) -> Tensor:
+    """Units through which hardly any of the loss flows: |dL/dh_u(x)| < tolerance E_x|h_u| on more than `share` of x.
+
+    `gradient` is of the loss with respect to `post`, `(samples, units)` both. It scales with the loss: that of a mean
+    over the batch shrinks as the batch grows. A silent unit is not counted, whatever its gradient.
+
+    Source: Joudaki et al. 2025, their code, with these thresholds.
+
+    >>> gradient_saturated(torch.ones(2, 3), torch.tensor([[0.0, 0.0, 1.0], [1e-5, 1e-3, 1.0]]))
+    tensor([ True, False, False])
+    """
+    flat = gradient.abs() < tolerance * post.abs().mean(0)
+    return flat.sum(0) > share * len(flat)
 
 
 def saturated(slope: Tensor, tolerance: float, share: float) -> Tensor:
@@ -93,8 +179,8 @@ def affine_linear(pre: Tensor, post: Tensor, tolerance: float = 1e-3) -> Tensor:
     >>> affine_linear(pre, pre.relu())
     tensor([ True, False])
     """
-    a, _ = _centred(pre)
-    h, size = _centred(post)
+    a, _ = centred(pre)
+    h, size = centred(post)
     steepness = (a * h).sum(0) / a.square().sum(0).clamp(min=1.0)  # at least 1 already, unless `pre` is constant
     unexplained = (h - steepness * a).square().sum(0)
     variance = h.square().sum(0)
@@ -116,13 +202,27 @@ def sign_linear(pre: Tensor, slope: Tensor, delta: float) -> Tensor:
     tensor([ True, False, False])
     """
 
-    def stays(side: Tensor) -> Tensor:
-        few_outside = (side < 0).sum(0) / side.shape[0] <= delta
-        largest = slope.masked_fill(side <= 0, -torch.inf).amax(0)
-        smallest = slope.masked_fill(side <= 0, torch.inf).amin(0)
-        return few_outside & (largest == smallest) & (largest != 0)
+    return off_branch(pre, slope) <= delta
 
-    return stays(pre) | stays(-pre)
+
+def off_branch(pre: Tensor, slope: Tensor) -> Tensor:
+    """The share of samples beside the linear branch that a unit is on, infinite if it is on none: see `sign_linear`.
+
+    >>> pre = torch.tensor([[1.0, -1.0, 1.0], [2.0, -2.0, -1.0]])
+    >>> off_branch(pre, (pre > 0).float())
+    tensor([0.0000,    inf, 0.5000])
+    """
+    above, below = pre > 0, pre < 0
+    num_above, num_below = above.sum(0), below.sum(0)
+
+    def beside(inside: Tensor, count: Tensor, others: Tensor) -> Tensor:
+        there = slope * inside
+        largest, smallest = there.amax(0), there.amin(0)
+        value = torch.where(largest > 0, largest, smallest)  # the one slope, if there is one
+        same = ((slope == value) & inside).sum(0) == count
+        return torch.where(same & (value != 0), others / pre.shape[0], torch.inf)
+
+    return torch.minimum(beside(above, num_above, num_below), beside(below, num_below, num_above))
 
 
 def slope_linear(slope: Tensor, tolerance: float = 1e-2) -> Tensor:
@@ -135,10 +235,11 @@ def slope_linear(slope: Tensor, tolerance: float = 1e-2) -> Tensor:
     >>> slope_linear(torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.5]]))
     tensor([ True, False, False])
     """
-    return (slope.std(0, correction=0) <= tolerance) & (slope.mean(0) > 0)
+    mean = slope.mean(0)
+    return ((slope - mean).square().mean(0) <= tolerance**2) & (mean > 0)
 
 
-def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+def centred(x: Tensor) -> tuple[Tensor, Tensor]:
     """`x` less its mean, in units of its largest deviation, and that deviation.
 
     The first sample goes first: in float32 a constant then becomes exactly 0, and a large mean costs no digits.

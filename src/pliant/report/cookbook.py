@@ -43,10 +43,9 @@ def entries() -> list[Entry]:
 
 def _entry(kind: type[Intervention], cost: dict[str, float]) -> Entry:
     own = [word for moment, word in MOMENTS.items() if getattr(kind, moment) is not getattr(Intervention, moment)]
-    first = (inspect.getdoc(kind) or "").split("\n")[0]
-    contrib = ".contrib." in kind.__module__
-    paper = cite.short(kind.reference)
-    return Entry(kind.__name__, ", ".join(own), kind.touches, cost.get("mlp"), cost.get("cnn"), paper, first, contrib)
+    ratios = cost.get("mlp"), cost.get("cnn")
+    paper, about, contrib = cite.short(kind.reference), first_line(kind), ".contrib." in kind.__module__
+    return Entry(kind.__name__, ", ".join(own), kind.touches, *ratios, paper, about, contrib)
 
 
 def grid() -> Grid:
@@ -65,3 +64,12 @@ def grid() -> Grid:
 
 def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}x"
+
+
+def first_line(kind: type) -> str:
+    """What a class is, in one line: the first of its docstring.
+
+    >>> first_line(Entry)[:16]
+    'One intervention'
+    """
+    return (inspect.getdoc(kind) or "").split("\n")[0]

@@ -1,0 +1,46 @@
+"""`pliant diagnostics`: every diagnostic there is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from itertools import groupby
+
+from rich.console import Console
+from rich.text import Text
+
+from pliant.cli.parsing import OK, Commands, as_json, command
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    listed = command(commands, "diagnostics", show, "every diagnostic: what it is, what it needs, what new nets read")
+    listed.add_argument("--format", choices=["md", "latex"], help="a table for a document")
+    as_json(listed)
+
+
+def show(given: argparse.Namespace, console: Console) -> int:
+    from pliant.report.diagnostics import COSTS, entries, grid
+
+    if given.json:
+        print(json.dumps([entry._asdict() for entry in entries()], indent=1))
+        return OK
+    table = grid()
+    if given.format:
+        print(table.text(given.format), end="")
+        return OK
+    for cost, group in groupby(entries(), key=lambda entry: entry.cost):
+        console.print(Text(f"{cost}: {COSTS[cost]}\n", "bold underline"))
+        for entry in group:
+            console.print(Text.assemble((entry.name, "bold"), f"  {entry.paper}"))
+            console.print(Text(_indented(entry.about, console.width)))
+            console.print(Text(_indented(f"needs {', '.join(entry.needs)}", console.width), "dim"))
+            console.print(Text(_indented(f"at the start: {entry.healthy}", console.width) + "\n", "dim"))
+    for note in table.notes:
+        console.print(Text(note, "dim"))
+    return OK
+
+
+def _indented(text: str, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ")

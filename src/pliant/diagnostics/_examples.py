@@ -1,0 +1,55 @@
+"""One example at a time: the network and its loss as functions of a single example, for per-example gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+
+from pliant.diagnostics._poke import mixes_examples
+from pliant.diagnostics._shared import given
+from pliant.diagnostics.base import Observation
+from pliant.network import Network, Params
+
+
+def outputs_of_one(seen: Observation) -> Callable[[Params, Any], Tensor]:
+    """The network's outputs for one example, flattened.
+
+    Raises `ValueError` for a network that normalises over the batch: one example alone has no output there.
+    """
+    network = per_example(given(seen.network, "network"))
+    return lambda params, x: as_tensor(network(params, batch_of_one(x))).flatten()
+
+
+def loss_of_one(seen: Observation) -> Callable[[Params, Any, Any], Tensor]:
+    """The loss of one example, a scalar; raises as `outputs_of_one` does."""
+    network, loss = per_example(given(seen.network, "network")), given(seen.loss, "loss")
+    return lambda params, x, y: loss(network(params, batch_of_one(x)), batch_of_one(y))
+
+
+def as_tensor(output: Any) -> Tensor:
+    """The network's output, or a `ValueError` where it is no tensor."""
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"expected a tensor as the network's output, got {type(output).__name__}: make the model return a tensor"
+        )
+    return output
+
+
+def batch_of_one(example: Any) -> Any:
+    """The example with an axis in front, of each tensor of a tree."""
+    return tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, example)
+
+
+def per_example(network: Network) -> Network:
+    """The network, if its output for an example does not depend on the rest of the batch."""
+    batch_norm = any(isinstance(m, _BatchNorm) and m.running_mean is None for m in network.module.modules())
+    if batch_norm or (network.example is not None and mixes_examples(network)):
+        raise ValueError(
+            "expected a network whose examples do not mix, got one that normalises over the batch: leave diagnostics "
+            "of single examples out, or normalise each sample (LayerNorm)"
+        )
+    return network

@@ -1,0 +1,175 @@
+"""How examples move each other: gradients of one example at a time, their inner products, and what those say.
+
+Inner products and everything made of them are float64: squares of float32 gradients lose what the small ones say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.utils._pytree import tree_map
+
+Params = dict[str, Tensor]
+
+
+def per_example_gradients(function: Callable[..., Tensor], params: Params, *examples: Any) -> Params:
+    """The gradient of `function(params, *example)` at each example, by parameter: `(examples, *shape)`.
+
+    Args:
+        function: of the parameters and one example (without a leading axis); returns a scalar.
+        params: what to differentiate with respect to.
+        examples: tensors, or trees of them, with a leading axis of examples.
+
+    >>> w = {"w": torch.tensor([1.0, 2.0])}
+    >>> per_example_gradients(lambda p, x: (p["w"] * x).sum() ** 2, w, torch.eye(2))["w"]
+    tensor([[2., 0.],
+            [0., 4.]])
+    """
+    axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, examples)
+    return vmap(grad(function), in_dims=(None, *axes))(params, *examples)
+
+
+def gram(gradients: Params) -> Tensor:
+    """Inner products of per-example gradients over all parameters, `(examples, examples)`, float64.
+
+    >>> gram({"w": torch.tensor([[1.0, 0.0], [2.0, 1.0]]), "b": torch.tensor([1.0, -1.0])})
+    tensor([[2., 1.],
+            [1., 6.]], dtype=torch.float64)
+    """
+    rows = (g.reshape(len(g), -1).double() for g in gradients.values())
+    return torch.stack([row @ row.mT for row in rows]).sum(0)
+
+
+def ntk(function: Callable[..., Tensor], params: Params, x: Any, num_outputs: int) -> tuple[Tensor, Tensor]:
+    """The empirical neural tangent kernel of a network with several outputs, as two `(examples, examples)` matrices.
+
+    The kernel of the sum of outputs, <grad sum_c f_c(x_i), grad sum_c f_c(x_j)>, and the trace kernel,
+    sum_c <grad f_c(x_i), grad f_c(x_j)>; they are one and the same for one output. One output is differentiated at a
+    time, so that examples x parameters numbers are held, not outputs times as many.
+
+    Args:
+        function: of the parameters and one example; returns its outputs, `(num_outputs,)`.
+        params: what to differentiate with respect to.
+        x: inputs with a leading axis of examples, or a tree of them.
+        num_outputs: how many there are.
+
+    Source: the kernel as in Lyle et al. 2024, gradients of outputs and not normalised. Deviation: the paper does not
+    say what it does with several outputs.
+
+    >>> def f(p, x):
+    ...     return p["w"] @ x
+    >>> total, trace = ntk(f, {"w": torch.zeros(2, 1)}, torch.tensor([[1.0], [3.0]]), num_outputs=2)
+    >>> total.equal(trace), trace.tolist()
+    (True, [[2.0, 6.0], [6.0, 18.0]])
+    """
+
+    def kernel(scalar: Callable[[Tensor], Tensor]) -> Tensor:
+        return gram(per_example_gradients(lambda p, example: scalar(function(p, example)), params, x))
+
+    total = kernel(torch.sum)
+    if num_outputs == 1:
+        return total, total
+    trace = torch.zeros_like(total)
+    for c in range(num_outputs):
+        trace = trace + kernel(lambda outputs, c=c: outputs[c])
+    return total, trace
+
+
+def cosines(kernel: Tensor) -> Tensor:
+    """Inner products as cosines: K_ij / sqrt(K_ii K_jj); 0 in the row and column of a zero gradient.
+
+    >>> cosines(torch.tensor([[4.0, -3.0, 0.0], [-3.0, 9.0, 0.0], [0.0, 0.0, 0.0]])).tolist()
+    [[1.0, -0.5, 0.0], [-0.5, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    length = kernel.diagonal().clamp(min=0).sqrt()
+    length = torch.where(length == 0, torch.inf, length)
+    return (kernel / length) / length[:, None]
+
+
+def off_diagonal(kernel: Tensor) -> Tensor:
+    """The matrix with zeros on its diagonal: what one example's gradient does to the others.
+
+    >>> off_diagonal(torch.tensor([[1.0, 2.0], [2.0, 5.0]])).tolist()
+    [[0.0, 2.0], [2.0, 0.0]]
+    """
+    return kernel - torch.diag(kernel.diagonal())
+
+
+def mean_off_diagonal(values: Tensor) -> Tensor:
+    """The mean of all entries but those on the diagonal; 0 for a single example.
+
+    >>> mean_off_diagonal(torch.tensor([[9.0, 1.0], [3.0, 9.0]]))
+    tensor(2.)
+    """
+    n = len(values)
+    return off_diagonal(values).sum() / max(1, n * (n - 1))
+
+
+def condition_number(s: Tensor, eps: float) -> Tensor:
+    """The largest singular value over the smallest, at most 1 / eps: s_1 / max(s_n, eps s_1); 0 for zeros.
+
+    >>> condition_number(torch.tensor([4.0, 1.0]), eps=1e-5), condition_number(torch.tensor([1.0, 0.0]), eps=0.01)
+    (tensor(4.), tensor(100.))
+    """
+    top = s.amax()
+    return top / torch.where(top == 0, 1.0, torch.maximum(s.amin(), eps * top))
+
+
+def top_share(kernel: Tensor, s: Tensor) -> Tensor:
+    """The largest singular value over the trace: 1 for rank one, 1/n for n equal ones; 0 for zeros.
+
+    `s` are the singular values of `kernel`.
+
+    >>> top_share(torch.eye(4), torch.ones(4))
+    tensor(0.2500)
+    """
+    trace = kernel.trace()
+    return s.amax() / torch.where(trace == 0, 1.0, trace)
+
+
+def uneven(kernel: Tensor) -> Tensor:
+    """How far a kernel is from a diagonal plus a constant: min_{d, c} |K - diag(d) - c 11^T|_F / |K|_F, from 0 to 1.
+
+    The diagonal takes up d altogether, so c is the mean of the other entries. At 0, an update moves every other input
+    by the same. A kernel of zeros is at 0.
+
+    >>> uneven(torch.tensor([[9.0, 1.0], [1.0, 4.0]]))
+    tensor(0.)
+    >>> uneven(torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    tensor(0.8165)
+    """
+    scale = kernel.abs().amax()
+    kernel = kernel / torch.where(scale == 0, 1.0, scale)
+    rest = off_diagonal(kernel - mean_off_diagonal(kernel))
+    return rest.square().sum().sqrt() / kernel.square().sum().sqrt().clamp(min=1.0)
+
+
+def cluster_order(cosine: Tensor, num_clusters: int = 10, seed: int = 0) -> Tensor:
+    """An order of the examples that shows blocks: k-means on the rows of the matrix, larger clusters first.
+
+    `cosine[order][:, order]` is what to plot. Examples keep their order inside a cluster, and there are at most as many
+    clusters as examples. Not for `vmap`: it needs scikit-learn, which it imports when called.
+
+    Source: Lyle et al. 2023, with 10 clusters. Deviation: the paper does not say what is clustered; rows are ours.
+
+    >>> alike = torch.tensor([0, 1, 0, 1, 1])
+    >>> cluster_order((alike == alike[:, None]).float(), num_clusters=2).tolist()
+    [1, 3, 4, 0, 2]
+    """
+    import warnings
+
+    import numpy as np
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    rows = cosine.detach().cpu().double().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
+        labels = KMeans(min(num_clusters, len(rows)), random_state=seed).fit_predict(rows)
+    sizes = np.bincount(labels)
+    first = np.array([np.flatnonzero(labels == label)[0] if size else 0 for label, size in enumerate(sizes)])
+    return torch.from_numpy(np.lexsort((first[labels], -sizes[labels])))
