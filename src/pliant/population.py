@@ -111,15 +111,26 @@ class Population:
     def __len__(self) -> int:
         return len(self.members)
 
-    def init(self) -> PopulationState:
-        """Every member at its own fresh draw of the initial distribution."""
-        draws = [self._place(self.network.fresh(member.seed)) for member in self.members]
+    def init(self, params: Params | None = None, moments: Moments | None = None) -> PopulationState:
+        """Every member at its own fresh draw of the initial distribution, or at given parameters.
+
+        Args:
+            params: where to start, with the member axis; they are copied.
+            moments: the optimizers' state, likewise (the step count without the axis), in place of a fresh one.
+        """
+        if params is None:
+            draws = [self._place(self.network.fresh(member.seed)) for member in self.members]
+        else:
+            draws = [self._place(at(params, m)) for m in range(len(self))]
         params = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
         states = [member.chain.init(self.network, draw) for member, draw in zip(self.members, draws, strict=True)]
+        fresh = max((optimizer.init(params) for optimizer, _ in self._groups), key=len)
+        if moments is not None:
+            write(fresh, moments)
         return PopulationState(
             params=params,
             initial={name: p.clone() for name, p in params.items()},
-            moments=max((optimizer.init(params) for optimizer, _ in self._groups), key=len),
+            moments=fresh,
             interventions=[stack([state[i] for state in states]) for i in range(len(self.chain))],
             step=0,
             diverged_at=[-1] * len(self),

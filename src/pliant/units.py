@@ -46,6 +46,22 @@ class Entries:
             return torch.linalg.vector_norm(values, 1, dim=1 - self._block[0])
         return self.sums(values.abs())
 
+    def mixed(self, values: Tensor, weights: Tensor) -> Tensor | None:
+        """Values an entry, mixed among units: new[k] = sum over units l of weights[k, l] values[l].
+
+        None where the entries of the units do not lie alike, so that nothing says which go together.
+
+        >>> rows = Entries(torch.tensor([[0], [1]]), size=2)
+        >>> rows.mixed(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0, 10.0], [0.0, 1.0]]))
+        tensor([[21.],
+                [ 2.]])
+        """
+        if self._block is None:
+            return None
+        axis, shape, inner = self._block
+        parts = values.unflatten(axis, shape).movedim(axis + inner, -1)
+        return (parts @ weights.mT).movedim(-1, axis + inner).flatten(axis, axis + 1)
+
     def sums(self, values: Tensor) -> Tensor:
         """Values an entry, summed over each unit's entries."""
         if self._block is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -117,7 +117,7 @@ def layers_in_order(module: nn.Module, example: Any) -> list[str]:
     return list(dict.fromkeys(layers.paths))
 
 
-class Reparametrised(ABC):
+class Reparametrised(metaclass=ABCMeta):
     """What makes a linear or convolution layer use a multiple of its weight; the weight keeps its name."""
 
     weight: Tensor

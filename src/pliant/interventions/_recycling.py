@@ -36,6 +36,7 @@ def recycle(
     side_effects: bool = False,
     compensate: dict[str, Tensor] | None = None,
     clear: bool = True,
+    connected: bool = False,
 ) -> Change:
     """Chosen units (booleans by the name of their `Units`) drawn anew, with nothing reading them.
 
@@ -43,6 +44,9 @@ def recycle(
     normalisers to their initial values, then outgoing weights to 0, so that these are 0 also where the unit that reads
     is drawn anew. A unit whose function something else would see is left as it is but for its
     outgoing weights, and one behind a per-sample normaliser keeps its incoming entries, unless `side_effects`.
+
+    With `connected`, units drawn anew read each other: weights between them are drawn rather than set to 0. As nothing
+    else reads them, the function is the same, and gradients pass even where all units of a layer are drawn anew.
 
     `compensate` are mean activations by the name of the units: before all that, the biases that follow take over mean
     times weight.
@@ -63,9 +67,14 @@ def recycle(
             mean = torch.where(chosen[units.name], compensate[units.name], 0)  # type: ignore[index]
             carried = units.outgoing[name].spread(mean) * params[name]
             new[bias] = new.get(bias, params[bias]) + carried.flatten(1).sum(1)
-    for units in drawn:
-        for name, entries in units.incoming.items():
-            put(name, entries.mask(chosen[units.name]), fresh[name] if params[name].ndim > 1 else 0.0)
+
+    def draw_incoming() -> None:
+        for units in drawn:
+            for name, entries in units.incoming.items():
+                put(name, entries.mask(chosen[units.name]), fresh[name] if params[name].ndim > 1 else 0.0)
+
+    if not connected:
+        draw_incoming()
     for units in groups:
         if units.exact or side_effects:
             for name, entries in units.normaliser.items():
@@ -73,6 +82,8 @@ def recycle(
     for units in groups:
         for name, entries in units.outgoing.items():
             put(name, entries.mask(chosen[units.name]), 0.0)
+    if connected:
+        draw_incoming()
     return Change(new, cleared(moments, touched) if clear else {})
 
 

@@ -1,0 +1,324 @@
+"""Repairs: each undoes one mechanism of plasticity loss in a network, and as little else as can be."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pliant.functional import norms, units
+from pliant.functional.ranks import singular_values
+from pliant.interventions._recycling import recycle
+from pliant.interventions.base import Draw
+from pliant.interventions.optimizer_reset import reset_moments
+from pliant.network import Network, Params, Trace
+from pliant.optim import Moments
+
+
+class Repaired(NamedTuple):
+    """A network's parameters and its optimizer's state; an empty state is a fresh one.
+
+    >>> Repaired({"weight": torch.ones(1)}, {}).moments
+    {}
+    """
+
+    params: Params
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class Repair(ABC):
+    """One mechanism, undone.
+
+    `name` is short, `mechanism` what a report calls it, `cure` the interventions that treat it. Repairs are applied in
+    the order in which they are listed.
+
+    >>> OptimizerState().repair(None, Repaired({}, {"exp_avg": {}}), None, Draw(0, 0))
+    Repaired(params={}, moments={})
+    """
+
+    name: ClassVar[str]
+    mechanism: ClassVar[str]
+    cure: ClassVar[str]
+
+    @abstractmethod
+    def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
+        """The network after the repair, `x` are inputs to look at, `draw` is where random numbers are from."""
+
+    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
+        """Numbers about the mechanism in the network as it is; `fresh` is a draw of the initial distribution."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Units(Repair):
+    """Dead units are drawn anew; linearized ones are folded into the others, then drawn anew.
+
+    A dead unit says the same on all inputs: the biases that follow take it over, and the function stays. A linearized
+    one is written as a least-squares combination of the units that are neither, plus a constant, and their outgoing
+    weights take it over: the function changes by what this does not fit. Only other new units read a new one. Behind a
+    per-sample normaliser only scale, offset and outgoing weights are reset; units that a residual stream reads are left
+    alone, unless dead.
+
+    Args:
+        tolerance: of `pliant.functional.units.linearized`.
+
+    >>> from torch import nn
+    >>> net = Network(nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)), example=torch.ones(1, 1))
+    >>> params = net.fresh(0) | {"0.weight": torch.ones(2, 1), "0.bias": torch.tensor([-9.0, 0.5])}
+    >>> x = torch.linspace(-1, 1, 9)[:, None]
+    >>> mended = Units().repair(net, Repaired(params, {}), x, Draw(0, 0)).params
+    >>> torch.equal(net(mended, x), net(params, x)), bool(mended["2.weight"][0, 0] == 0)
+    (True, True)
+
+    Source: ours; dead and linearized units are P2's mechanism (section 3.2), recycling is ReDo's (Sokar et al. 2023).
+    """
+
+    name: ClassVar[str] = "units"
+    mechanism: ClassVar[str] = "dead and linearized units"
+    cure: ClassVar[str] = "LayerNorm(), ReDo(tau=0.0)"
+
+    tolerance: float = 1e-3
+
+    def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
+        trace = network.trace(before.params, x, _axes(network))
+        params, chosen, means = dict(before.params), {}, {}
+        for group in network.units:
+            pre, post, slope = _seen(trace, [site for site, _ in group.sites])
+            dead = units.dead(slope)
+            linear = units.linearized(pre, post, slope, self.tolerance)
+            folded = self._fold(group, params, post, linear, keep=~dead & ~linear) if group.exact else None
+            chosen[group.name] = dead if folded is None else dead | linear
+            means[group.name] = torch.where(dead, post.mean(0), 0)
+            params |= folded or {}
+        if not any(c.any() for c in chosen.values()):
+            return before
+        change = recycle(network, chosen, params, before.moments, draw, compensate=means, connected=True)
+        moments = {kind: group | change.moments.get(kind, {}) for kind, group in before.moments.items()}
+        return Repaired(params | change.params, moments)
+
+    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
+        sites = [_seen(trace, [site for site, _ in group.sites]) for group in network.units]
+        if not sites:
+            return {}
+        dead = torch.cat([units.dead(slope) for _, _, slope in sites])
+        linear = torch.cat([units.linearized(pre, post, slope, self.tolerance) for pre, post, slope in sites])
+        return {"dead": float(dead.float().mean()), "linearized": float(linear.float().mean())}
+
+    def _fold(self, group: Any, params: Params, post: Tensor, linear: Tensor, keep: Tensor) -> Params | None:
+        """Outgoing weights and biases that have taken over the linearized units; None where that cannot be done."""
+        if not linear.any():
+            return {}
+        if set(group.outgoing) != set(group.biases):
+            return None
+        ones = torch.ones_like(post[:, :1])
+        basis = torch.cat([post[:, keep], ones], 1).cpu().double()  # this driver, which allows any rank, is the CPU's
+        fit = torch.linalg.lstsq(basis, post[:, linear].cpu().double(), driver="gelsd").solution.to(post)
+        weights = torch.eye(len(linear), dtype=post.dtype, device=post.device)
+        weights[keep.nonzero(), linear.nonzero().flatten()] = fit[:-1]
+        constant = torch.zeros_like(post[0])
+        constant[linear] = fit[-1]
+        found: Params = {}
+        for name, entries in group.outgoing.items():
+            mixed = entries.mixed(params[name], weights)
+            if mixed is None:
+                return None
+            bias = group.biases[name]
+            carried = entries.spread(constant) * params[name]
+            found[bias] = found.get(bias, params[bias]) + carried.flatten(1).sum(1)
+            found[name] = mixed
+        return found
+
+
+@dataclass(frozen=True)
+class Norm(Repair):
+    """Every layer's weights and biases are rescaled, as one, to the norm they have in a fresh draw.
+
+    Normalisation layers stay as they are, and so does what `TargetScale` mends: the output layer's bias, and its
+    weights along the mean feature; the rest of these is rescaled. Where layers are homogeneous this changes the scale
+    of the function, else the function.
+
+    >>> from torch import nn
+    >>> net = Network(nn.Sequential(nn.Linear(500, 10), nn.ReLU(), nn.Linear(10, 1)), example=torch.ones(1, 500))
+    >>> aged = {name: 8 * p for name, p in net.fresh(0).items()}
+    >>> mended = Norm().repair(net, Repaired(aged, {}), torch.randn(9, 500), Draw(0, 0)).params
+    >>> bool(7 < aged["0.weight"].norm() / mended["0.weight"].norm() < 9)
+    True
+
+    Source: ours; norm growth is P2's mechanism (section 3.3).
+    """
+
+    name: ClassVar[str] = "norm"
+    mechanism: ClassVar[str] = "norm growth"
+    cure: ClassVar[str] = 'L2(1e-4), NormalizeAndProject(scales="project")'
+
+    def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
+        fresh = {n: p.to(before.params[n]) for n, p in draw.fresh(network).items()}
+        params = dict(before.params)
+        linear = _linear_head(network, before.params, x)
+        for names in _layers(network):
+            if linear is not None and linear[0] in names:
+                weight, _, mean = linear
+                kept = _along(params[weight], mean)
+                rest, like = params[weight] - kept, fresh[weight] - _along(fresh[weight], mean)
+                params[weight] = kept + rest * _ratio(norms.norm({"": like}), norms.norm({"": rest}))
+                continue
+            scale = _ratio(norms.norm(_some(fresh, names)), norms.norm(_some(params, names)))
+            params |= {name: params[name] * scale for name in names}
+        return Repaired(params, before.moments)
+
+    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
+        ratios = [norms.norm(_some(before.params, n)) / norms.norm(_some(fresh, n)) for n in _layers(network)]
+        return {"norm_ratio": float(torch.stack(ratios).mean()), "largest_ratio": float(torch.stack(ratios).max())}
+
+
+@dataclass(frozen=True)
+class Head(Repair):
+    """The output layer is drawn anew but for its part along the mean feature, and its optimizer's state is cleared.
+
+    With the mean m of the penultimate features, of length 1, W <- W' - W' m m' + W m m' for a fresh W', and b stays:
+    the mean prediction is `TargetScale`'s to mend. Where there is not one linear output layer, all of it is drawn.
+
+    >>> from torch import nn
+    >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), example=torch.ones(1, 2))
+    >>> params, x = net.fresh(0), torch.randn(50, 2)
+    >>> mended = Head().repair(net, Repaired(params, {}), x, Draw(1, 0)).params
+    >>> [name for name, p in mended.items() if not torch.equal(p, params[name])]
+    ['2.weight']
+    >>> bool((net(mended, x).mean() - net(params, x).mean()).abs() < 1e-5)
+    True
+
+    Source: ours; resets of the last layer are as in P1 section 6.2.
+    """
+
+    name: ClassVar[str] = "head"
+    mechanism: ClassVar[str] = "output layer"
+    cure: ClassVar[str] = 'Reset("last")'
+
+    def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
+        drawn = draw.fresh(network, network.head)
+        new = {name: drawn[name].to(before.params[name]) for name in network.head}
+        linear = _linear_head(network, before.params, x)
+        if linear is not None:
+            weight, _, mean = linear
+            new = {weight: new[weight] + _along(before.params[weight] - new[weight], mean)}
+        return _with(before, new)
+
+    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
+        ratio = norms.norm(_some(before.params, network.head)) / norms.norm(_some(fresh, network.head))
+        return {"head_norm_ratio": float(ratio)}
+
+
+@dataclass(frozen=True)
+class TargetScale(Repair):
+    """The mean prediction goes to 0, and the head loses its part along the mean feature.
+
+    With the mean m of the penultimate features, W <- W - W m m' / m'm, and b <- 0: then the mean output is 0, around
+    which the targets of a fresh probe lie. The optimizer's state of both is cleared. For a network with one linear
+    output layer; others are left alone.
+
+    >>> from torch import nn
+    >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), example=torch.ones(1, 2))
+    >>> params, x = net.fresh(0) | {"2.bias": torch.tensor([100.0])}, torch.randn(50, 2)
+    >>> mended = TargetScale().repair(net, Repaired(params, {}), x, Draw(0, 0)).params
+    >>> bool(net(mended, x).mean().abs() < 1e-5)
+    True
+
+    Source: ours; targets far from 0 are P2's mechanism (section 3.1).
+    """
+
+    name: ClassVar[str] = "target scale"
+    mechanism: ClassVar[str] = "target scale"
+    cure: ClassVar[str] = "a PopArt or HLGauss head"
+
+    def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
+        linear = _linear_head(network, before.params, x)
+        if linear is None:
+            return before
+        weight, bias, mean = linear
+        w = before.params[weight]
+        return _with(before, {weight: w - _along(w, mean), bias: torch.zeros_like(before.params[bias])})
+
+    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
+        s = singular_values(trace.features)
+        found = {"top_singular_share": float(s[0].square() / s.square().sum())}
+        if isinstance(trace.output, Tensor):
+            y = trace.output
+            found["output_offset"] = float((y.mean(0).abs() / y.std(0).clamp(min=1e-12)).mean())
+        return found
+
+
+@dataclass(frozen=True)
+class OptimizerState(Repair):
+    """The optimizer starts afresh, without moments and step count; where none were carried, nothing is repaired.
+
+    >>> OptimizerState().repair(None, Repaired({}, {"step": {}}), None, Draw(0, 0)).moments
+    {}
+
+    Source: ours; P1 section 4.1 shows what stale second moments do.
+    """
+
+    name: ClassVar[str] = "optimizer"
+    mechanism: ClassVar[str] = "optimizer state"
+    cure: ClassVar[str] = "OptimizerReset(), AdamRel(), betas=(0.9, 0.9)"
+
+    def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
+        return Repaired(before.params, {})
+
+
+REPAIRS: tuple[Repair, ...] = (Units(), Norm(), Head(), TargetScale(), OptimizerState())
+
+
+def _axes(network: Network) -> dict[str, int]:
+    """Where the units of each site run."""
+    return {site: axis for group in network.units for site, axis in group.sites}
+
+
+def _seen(trace: Trace, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Preactivations, activations and slopes of units, `(samples, units)`, over all the sites where they are active."""
+    sites = [trace.sites[name] for name in names]
+    return tuple(torch.cat(parts) for parts in zip(*sites, strict=True))  # type: ignore[return-value]
+
+
+def _layers(network: Network) -> list[list[str]]:
+    """The parameters of every layer that has a weight matrix or kernel; normalisation layers are none."""
+    layers: dict[str, list[str]] = {}
+    for name in network.names:
+        if name not in network.normalisers:
+            layers.setdefault(name.rpartition(".")[0], []).append(name)
+    return [names for names in layers.values() if any(name in network.weights for name in names)]
+
+
+def _linear_head(network: Network, params: Params, x: Any) -> tuple[str, str, Tensor] | None:
+    """Weight and bias of the output layer, and the mean of its inputs as a vector of length 1; None if not linear."""
+    features = network.trace(params, x).features
+    weights = [name for name in network.head if params[name].ndim == 2]
+    biases = [name for name in network.head if params[name].ndim == 1]
+    if len(weights) != 1 or len(biases) != 1 or params[weights[0]].shape[1] != features.shape[1]:
+        return None
+    mean = features.mean(0)
+    return weights[0], biases[0], mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny)
+
+
+def _along(weight: Tensor, mean: Tensor) -> Tensor:
+    """The part of a weight matrix that reads a direction of length 1."""
+    return (weight @ mean)[:, None] * mean
+
+
+def _ratio(then: Tensor, now: Tensor) -> Tensor:
+    """One norm over another; 1 where either is 0."""
+    return torch.where((now > 0) & (then > 0), then / now, 1.0)
+
+
+def _with(before: Repaired, new: Params) -> Repaired:
+    """The network with new values of some parameters, whose part of the optimizer's state is cleared."""
+    gone = reset_moments(before.moments, tuple(new))
+    moments = {kind: group | gone.get(kind, {}) for kind, group in before.moments.items()}
+    return Repaired(before.params | new, moments)
+
+
+def _some(params: Params, names: Any) -> Params:
+    return {name: params[name] for name in names}

@@ -1,0 +1,312 @@
+"""How well networks can still be fitted to fresh targets, against a network that has never been trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pliant.functional.statistics import Interval, interval
+from pliant.modules import purified
+from pliant.network import Network, Params
+from pliant.optim import Optimizer
+from pliant.probe.refit import Refits, Start, refit
+from pliant.probe.settings import Training, training
+from pliant.probe.targets import Probe, Sines, outputs, part, samples
+from pliant.sites import uncompiled
+
+FRESH = "fresh"
+MARGIN = 0.05
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # gone from a module that is purified
+
+
+@dataclass(frozen=True)
+class Plasticity:
+    """What the probe found: one curve a target for every checkpoint and for fresh networks.
+
+    Attributes:
+        names: of the checkpoints; `"fresh"` is the control.
+        unit: of all losses.
+        steps: `(points,)`, the optimizer steps after which the losses were taken.
+        curves: losses by name, `(targets, points)`.
+        baseline: the loss of the best constant predictor, `(targets,)`.
+        diverged: how many refits lost their finite loss, by name.
+
+    >>> curves = {"now": np.array([[1.0, 0.5], [1.0, 0.7]]), "fresh": np.array([[1.0, 0.1], [1.0, 0.2]])}
+    >>> found = Plasticity(("now",), "nats", np.array([0, 10]), curves, np.ones(2), {"now": 0, "fresh": 0})
+    >>> round(found.increase("now").mean, 2), found.verdict("now")
+    (0.45, 'cannot tell')
+    """
+
+    names: tuple[str, ...]
+    unit: str
+    steps: np.ndarray
+    curves: dict[str, np.ndarray]
+    baseline: np.ndarray
+    diverged: dict[str, int]
+
+    def initial(self, name: str) -> np.ndarray:
+        """The loss before the first step, `(targets,)`."""
+        return self.curves[name][:, 0]
+
+    def final(self, name: str) -> np.ndarray:
+        """The loss after the budget, `(targets,)`."""
+        return self.curves[name][:, -1]
+
+    def area(self, name: str) -> np.ndarray:
+        """The mean height of the curve, `(targets,)`: the area under it over the number of steps."""
+        return np.trapezoid(self.curves[name], self.steps, axis=1) / self.steps[-1]
+
+    def plasticity(self, name: str) -> Interval:
+        """P = baseline - E[final loss], with its interval over targets (P1 eq. 4)."""
+        return interval(self.baseline - self.final(name))
+
+    def increase(self, name: str) -> Interval:
+        """The final loss less that of a fresh network on the same target: the loss of plasticity, as P1 plots it."""
+        return interval(self.final(name) - self.final(FRESH))
+
+    def verdict(self, name: str) -> str:
+        """`"lost"`, `"healthy"` or `"cannot tell"`, of the interval of `increase` and a margin.
+
+        Lost where the interval lies above 0 and its mean above the margin, healthy where it ends below the margin. The
+        margin, 5 % of the constant predictor's loss, is ours.
+        """
+        return verdict(self.increase(name), float(self.baseline.mean()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers and lists, for JSON."""
+        return {
+            "unit": self.unit,
+            "steps": self.steps.tolist(),
+            "baseline": self.baseline.tolist(),
+            "diverged": self.diverged,
+            "curves": {name: curve.tolist() for name, curve in self.curves.items()},
+            "increase": {name: self.increase(name)._asdict() for name in self.names},
+            "verdict": {name: self.verdict(name) for name in self.names},
+        }
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("", "initial", "final", "area", "against fresh (95 %)", "")]
+        for name in (*self.names, FRESH):
+            numbers = [f"{values.mean():.3f}" for values in (self.initial(name), self.final(name), self.area(name))]
+            gap = self.increase(name)
+            against = f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if name != FRESH else ""
+            rows.append((name, *numbers, against, self.verdict(name) if name != FRESH else "control"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        head = f"probe loss ({self.unit}), {len(self.baseline)} targets, {self.steps[-1]} steps"
+        return "\n".join([f"{head}, constant predictor {self.baseline.mean():.3f}", *lines])
+
+
+def plasticity(
+    model: nn.Module,
+    *,
+    inputs: Any,
+    optimizer: torch.optim.Optimizer | Optimizer | Training,
+    fresh: Callable[[], nn.Module] | None = None,
+    probe: Probe | None = None,
+    checkpoints: Mapping[str, Params] | None = None,
+    actions: Tensor | None = None,
+    targets: int = 10,
+    steps: int = 2000,
+    batch_size: int = 128,
+    carry: bool = False,
+    purify: bool = False,
+    seed: int = 0,
+) -> Plasticity:
+    """Refits copies of a network to fresh targets for a fixed budget, next to networks that were never trained.
+
+    P(theta) = b - E_l[l(theta*)], where theta* is what the user's optimizer makes of theta in `steps` steps on a fresh
+    target l and b the loss of the best constant predictor (P1 eq. 4). All targets of all checkpoints are one
+    population; every checkpoint and every fresh network faces the same targets. The model is never touched.
+
+    Args:
+        model: what is measured; a module without dropout and running statistics (else `purify`).
+        inputs: the probe's inputs, a tensor (or a tree of tensors) with samples first; P1 takes the replay buffer's.
+        optimizer: that of the main task: torch's SGD, Adam, AdamW, RMSprop, or one of ours. It is read only.
+        fresh: a function that builds an untrained network; without it, layers are drawn anew by `reset_parameters`.
+        probe: the targets; P1's sines if None.
+        checkpoints: state dicts of the same model by name, to be measured in place of its present state (`"now"`).
+        actions: the taken action of every input, `(samples,)`: then only that output is fitted.
+        targets: how many, each with a fresh network of its own (P1: 10).
+        steps: of each refit (P1: 2000).
+        batch_size: of the refits.
+        carry: whether the optimizer's present state is carried into the refits of the checkpoints; else it is fresh.
+        purify: measure a copy without dropout, with batch normalisation by each batch.
+        seed: of targets, fresh networks and minibatches.
+
+    Raises `ValueError` where these do not fit.
+
+    Source: P1 sections 3.1, 5.1, A.2; targets, budget and offsets as there. Deviations: the control is a fresh network,
+    one a target, not the network's own initial parameters; the paper does not say whether the optimizer's state is
+    carried, which outputs are fitted and how large batches are.
+
+    >>> from pliant.optim import Adam
+    >>> from pliant.probe import RandomLabels
+    >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+    >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    >>> found = plasticity(model, inputs=x, optimizer=Adam(1e-2), probe=RandomLabels(2), targets=3, steps=20)
+    >>> found.curves["fresh"].shape
+    (3, 11)
+    """
+    network, params = pure(model, inputs, fresh, purify)
+    how = (
+        training(optimizer, uncompiled(model)) if isinstance(model, nn.Module) else training(optimizer, network.module)
+    )
+    if not carry:
+        how = Training(how.optimizer, how.chain)
+    elif not how.moments:
+        raise ValueError("expected an optimizer with state to carry, got a fresh one: leave carry out, or take steps")
+    probe = probe or Sines()
+    if targets < 2:
+        raise ValueError(f"expected at least 2 targets, for an interval, got {targets}")
+    if actions is not None:
+        probe = Taken(probe, actions)
+    if FRESH in (checkpoints or {}):
+        raise ValueError(f"expected another name of a checkpoint than {FRESH!r}, which the control has")
+    measured = {"now": params} if checkpoints is None else {n: alike(network, p, n) for n, p in checkpoints.items()}
+    starts: list[Start] = []
+    for name in (*measured, FRESH):
+        for target in range(targets):
+            at = measured[name] if name != FRESH else draw(network, params, seed, target)
+            y = probe.targets(network, at, inputs, number(seed, target, 0))
+            starts.append(Start(at, y, {} if name == FRESH else how.moments))
+    refuse_nonfinite(network, measured, inputs)
+    found = refit(network, probe, starts, inputs, how, steps=steps, batch_size=batch_size, seed=seed)
+    baseline = np.array([probe.baseline(start.y) for start in starts[-targets:]])
+    return report(found, tuple(measured), probe, baseline, targets)
+
+
+def report(found: Refits, names: tuple[str, ...], probe: Probe, baseline: np.ndarray, targets: int) -> Plasticity:
+    """The refits of several checkpoints and the control, in this order, as one `Plasticity`."""
+    rows = {name: slice(i * targets, (i + 1) * targets) for i, name in enumerate((*names, FRESH))}
+    return Plasticity(
+        names, probe.unit, found.steps, {name: found.scores[at] for name, at in rows.items()}, baseline,
+        {name: int(found.diverged[at].sum()) for name, at in rows.items()},
+    )  # fmt: skip
+
+
+def verdict(gap: Interval, baseline: float) -> str:
+    """What an interval of the loss of plasticity says (see `Plasticity.verdict`)."""
+    if gap.low > 0 and gap.mean > MARGIN * baseline:
+        return "lost"
+    return "healthy" if gap.high < MARGIN * baseline else "cannot tell"
+
+
+def pure(model: nn.Module, inputs: Any, fresh: Callable[[], nn.Module] | None, purify: bool) -> tuple[Network, Params]:
+    """The model as a pure function on its own device, with the unit map's example, and a copy of its parameters."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
+    if not samples(inputs):
+        raise ValueError(f"expected inputs with samples along the first axis, got {type(inputs).__name__}")
+    original = uncompiled(model)
+    if not list(original.parameters()):
+        raise ValueError(f"expected a model with parameters, got a {type(original).__name__} without any")
+    module = purified(original).to(next(original.parameters()).device) if purify else original
+    if purify and fresh is not None:
+        build = fresh
+        fresh = lambda: purified(build())  # noqa: E731
+    network = Network(module if fresh is None else fresh, example=None)
+    params = {name: p.detach().clone() for name, p in original.named_parameters()}
+    alike(network, params, "the model")
+    if fresh is not None:
+        network = _on(network, module)
+    network.example = part(inputs, slice(0, 4))
+    return network, params
+
+
+def alike(network: Network, params: Mapping[str, Tensor], what: str) -> Params:
+    """A state dict's parameters, if they fit the network."""
+    built = {name: tuple(p.shape) for name, p in network.module.named_parameters()}
+    wrong = sorted(n for n in built if n not in params or tuple(params[n].shape) != built[n])
+    known = {*network.module.state_dict()}
+    extra = sorted(name for name in set(params) - known if name.rpartition(".")[2] not in STATISTICS)
+    if wrong or extra:
+        first = (wrong + extra)[0]
+        sizes = [tuple(params[first].shape) if first in params else "nothing", built.get(first, "nothing")]
+        raise ValueError(
+            f"expected the same architecture, got {what} with {sizes[0]} where a fresh network has {sizes[1]} "
+            f"({first}): hand over the function that built it"
+        )
+    for name, held in network._buffers.items():
+        if held.is_floating_point() and name in params and not torch.equal(params[name].to(held), held):
+            raise ValueError(
+                f"expected the buffers of the model, got {what} with another {name}: write model.load_state_dict(...) "
+                "and measure each by itself, or purify=True for batch statistics"
+            )
+    return {name: params[name].detach().clone() for name in built}
+
+
+def _on(network: Network, module: nn.Module) -> Network:
+    """A network made by a factory, with the buffers of the model that is measured."""
+    network.module.load_state_dict(module.state_dict())
+    like = next(module.parameters())
+    network.module.to(like.device)
+    network._buffers = {n: b for n, b in network.module.named_buffers() if n in network._buffers}
+    return network
+
+
+def refuse_nonfinite(network: Network, measured: Mapping[str, Params], inputs: Any) -> None:
+    """Networks that give no finite outputs cannot be compared."""
+    for name, params in measured.items():
+        found = [t for t in tree_leaves(outputs(network, params, inputs)) if isinstance(t, Tensor)]
+        if not all(t.isfinite().all() for t in found):
+            raise ValueError(f"expected finite outputs, got NaN or infinity from {name!r} on these inputs")
+
+
+def draw(network: Network, like: Params, seed: int, target: int) -> Params:
+    """The fresh network that is the control of a target."""
+    return {name: p.to(like[name]) for name, p in network.fresh(number(seed, target, 1)).items()}
+
+
+def number(seed: int, target: int, purpose: int) -> int:
+    """A seed for one purpose of one target: targets (0), controls (1) and repairs (2) share no numbers."""
+    words = [seed, target, purpose, *b"probe"]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Taken(Probe):
+    """A probe of the taken action's output alone; targets are (value, action) pairs."""
+
+    inner: Probe
+    actions: Tensor
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        return self.inner.unit
+
+    def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
+        y = self.inner.targets(network, params, x, seed)
+        if y.ndim != 2 or self.actions.shape != (len(y),):
+            raise ValueError(
+                f"expected one action a sample, of shape ({len(y)},), and targets (samples, actions), got actions "
+                f"{tuple(self.actions.shape)} and targets {tuple(y.shape)}"
+            )
+        action = self.actions.to(y.device).long()[:, None]
+        if action.min() < 0 or action.max() >= y.shape[1]:
+            got = f"{int(action.min())} to {int(action.max())}"
+            raise ValueError(f"expected actions from 0 to {y.shape[1] - 1}, one of the network's outputs, got {got}")
+        return torch.cat([y.gather(1, action), action.to(y.dtype)], 1)
+
+    def loss(self, output: Any, y: Tensor) -> Tensor:
+        return self.inner.loss(self._picked(output, y), y[:, :1])
+
+    def score(self, output: Any, y: Tensor) -> Tensor:
+        return self.inner.score(self._picked(output, y), y[:, :1])
+
+    def baseline(self, y: Tensor) -> float:
+        value, action = y[:, 0], y[:, 1].long()  # every action's output is a constant of its own
+        means = torch.bincount(action, value) / torch.bincount(action).clamp(min=1)
+        return self.inner.baseline((value - means.to(y)[action])[:, None])
+
+    def _picked(self, output: Tensor, y: Tensor) -> Tensor:
+        head = getattr(self.inner, "head", None)
+        size = 1 if head is None else head.num_outputs
+        index = y[:, 1:].long()[..., None].expand(-1, 1, size)
+        return output.unflatten(-1, (-1, size)).gather(-2, index).flatten(-2)

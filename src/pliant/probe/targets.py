@@ -1,0 +1,164 @@
+"""What a network is asked to learn anew: random functions of the inputs, and random labels."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pliant.heads import Head
+from pliant.network import Network, Params
+
+AT_ONCE = 1024  # inputs a forward pass, for targets and scores
+
+
+@dataclass(frozen=True)
+class Probe(ABC):
+    """A family of fresh targets, drawn by number: the same for every network that is compared.
+
+    `score` is what is reported, in `unit`; `baseline` is the score of the best constant predictor.
+
+    >>> probe = RandomLabels(10)
+    >>> round(probe.baseline(torch.zeros(5, dtype=torch.long)), 3), probe.unit
+    (2.303, 'nats')
+    """
+
+    reference: ClassVar[str]
+    unit: ClassVar[str]
+
+    @abstractmethod
+    def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
+        """Targets of the inputs `x`, `(samples, ...)`, for the network at `params`; a function of `seed`."""
+
+    @abstractmethod
+    def loss(self, output: Any, y: Tensor) -> Tensor:
+        """What is minimised: a mean over samples."""
+
+    def score(self, output: Any, y: Tensor) -> Tensor:
+        """What is reported of a network: the loss, unless that is on a scale of its own."""
+        return self.loss(output, y)
+
+    @abstractmethod
+    def baseline(self, y: Tensor) -> float:
+        """The score of the best constant predictor."""
+
+
+@dataclass(frozen=True)
+class Sines(Probe):
+    """P1's probe: g(x) = a + sin(frequency f(x; w)), regressed by mean squared error; w is a fresh draw of the network.
+
+    `a` is the mean prediction of the network that is measured, one a value, so that networks near 0 are not favoured;
+    with `offset`, it is that number for all. The baseline is the variance of the targets, 1/2 where the phase is
+    spread over many periods.
+
+    Args:
+        frequency: 1e5 in the paper.
+        offset: of the targets, in place of the network's own mean prediction.
+        head: for a network whose outputs are those of a value head (two-hot, HL-Gauss, ...): that one's loss is
+            minimised, and the mean squared error of its values is reported, on one scale with regression. The head
+            should span a + [-1, 1].
+
+    >>> from torch import nn
+    >>> network = Network(nn.Linear(2, 1))
+    >>> y = Sines().targets(network, network.fresh(0), torch.randn(100, 2), seed=1)
+    >>> y.shape
+    torch.Size([100, 1])
+
+    Source: P1 sections 3.1, 5.1 and A.2. Deviation: the paper does not say whether a is one number or one a value.
+    """
+
+    reference: ClassVar[str] = "lyle2023"
+    unit: ClassVar[str] = "squared error"
+
+    frequency: float = 1e5
+    offset: float | None = None
+    head: Head | None = None
+
+    def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
+        like = next(iter(params.values()))
+        drawn = {name: p.to(like.device, like.dtype) for name, p in network.fresh(seed).items()}
+        phase = self._value(outputs(network, drawn, x))
+        if self.offset is not None:
+            return self.offset + torch.sin(self.frequency * phase)
+        return self._value(outputs(network, params, x)).mean(0) + torch.sin(self.frequency * phase)
+
+    def loss(self, output: Any, y: Tensor) -> Tensor:
+        if self.head is None:
+            return F.mse_loss(output, y)
+        return self.head.loss(self.head.split(output), self.head.encode(y))
+
+    def score(self, output: Any, y: Tensor) -> Tensor:
+        return F.mse_loss(self._value(output), y)
+
+    def baseline(self, y: Tensor) -> float:
+        return float((y - y.mean(0)).square().mean())
+
+    def _value(self, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"expected one tensor as the network's output, got {type(output).__name__}: write a module that "
+                "returns the part to probe, or a Probe of your own"
+            )
+        return output if self.head is None else self.head.value(self.head.split(output))
+
+
+@dataclass(frozen=True)
+class RandomLabels(Probe):
+    """Uniformly random labels, to be memorised: cross-entropy in nats; the baseline is ln(classes).
+
+    Args:
+        classes: how many; the network's outputs are their logits.
+
+    >>> from torch import nn
+    >>> RandomLabels(10).targets(Network(nn.Linear(2, 10)), {}, torch.ones(4, 2), seed=0)
+    tensor([4, 9, 3, 0])
+
+    Source: P2 section 3.1, whose tasks these are.
+    """
+
+    reference: ClassVar[str] = "lyle2024"
+    unit: ClassVar[str] = "nats"
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise ValueError(f"expected classes of RandomLabels to be at least 2, got {self.classes!r}")
+
+    def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        first = samples(x)[0]
+        return torch.randint(self.classes, (len(first),), generator=generator).to(first.device)
+
+    def loss(self, output: Any, y: Tensor) -> Tensor:
+        if not isinstance(output, Tensor) or output.shape[-1] != self.classes:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"expected logits (samples, {self.classes}) as the network's output, got {got}")
+        return F.cross_entropy(output.flatten(0, -2), y.flatten())
+
+    def baseline(self, y: Tensor) -> float:
+        return math.log(self.classes)
+
+
+def samples(x: Any) -> list[Tensor]:
+    """The tensors of a batch of inputs, which may be one tensor or a tree of several."""
+    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor) and leaf.ndim]
+
+
+def part(x: Any, index: Any) -> Any:
+    """Some samples of a batch of inputs."""
+    return tree_map(lambda t: t[index] if isinstance(t, Tensor) and t.ndim else t, x)
+
+
+def outputs(network: Network, params: Params, x: Any) -> Any:
+    """A network's outputs for many inputs, without gradients."""
+    size = len(samples(x)[0])
+    with torch.no_grad():
+        parts = [network(params, part(x, slice(i, i + AT_ONCE))) for i in range(0, size, AT_ONCE)]
+    return parts[0] if len(parts) == 1 else tree_map(lambda *t: torch.cat(t), *parts)

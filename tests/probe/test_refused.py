@@ -1,0 +1,101 @@
+"""What cannot be measured is refused in one line, and nothing is touched, whatever happens."""
+
+import pytest
+import torch
+from torch import nn
+
+from pliant.heads import TwoHot
+from pliant.optim import Adam
+from pliant.probe import RandomLabels, Sines
+from tests.probe.setting import assert_same, inputs, perceptron, snapshot, trained
+from tests.probe.test_measure import adam, measured
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.layer(x), x
+
+
+def broken():
+    model = perceptron()
+    model[2].bias.data[0] = torch.nan
+    return model
+
+
+REFUSED = {
+    "no module": (lambda: (lambda x: x), {}, "expected an nn.Module, got function"),
+    "no parameters": (nn.Tanh, {"optimizer": lambda _: Adam()}, "expected a model with parameters, got a Tanh"),
+    "dropout": (lambda: nn.Sequential(perceptron(), nn.Dropout()), {}, "model.eval"),
+    "batch norm": (lambda: nn.Sequential(perceptron(), nn.BatchNorm1d(2).double()), {}, "track_running_stats=False"),
+    "NaN": (broken, {}, "expected finite outputs, got NaN or infinity from 'now'"),
+    "NaN in a checkpoint": (
+        perceptron, {"checkpoints": {"bad": broken().state_dict()}}, "got NaN or infinity from 'bad'"
+    ),
+    "tuple": (Pair, {}, "expected one tensor as the network's output, got tuple: write a module"),
+    "tuple, labels": (Pair, {"probe": RandomLabels(2)}, r"expected logits \(samples, 2\).* got tuple"),
+    "classes": (perceptron, {"probe": RandomLabels(3)}, r"expected logits \(samples, 3\)"),
+    "another architecture": (
+        perceptron, {"fresh": lambda: perceptron(hidden=7)},
+        r"expected the same architecture, got the model with \(6,\) where a fresh network has \(7,\) \(0.bias\)",
+    ),
+    "another depth": (perceptron, {"fresh": lambda: perceptron()[:1]}, "where a fresh network has nothing"),
+    "another checkpoint": (
+        perceptron, {"checkpoints": {"old": perceptron(hidden=7).state_dict()}},
+        r"expected the same architecture, got old with \(7,\) where",
+    ),
+    "a checkpoint called fresh": (
+        perceptron, {"checkpoints": {"fresh": perceptron().state_dict()}}, "another name of a checkpoint than 'fresh'"
+    ),
+    "no samples": (perceptron, {"inputs": None}, "expected inputs with samples along the first axis, got NoneType"),
+    "one target": (perceptron, {"targets": 1}, "at least 2 targets, for an interval, got 1"),
+    "no steps": (perceptron, {"steps": 0}, "steps of a refit to be at least 1, got 0"),
+    "no batch": (perceptron, {"batch_size": 0}, "batch_size .* at least 1, got 0"),
+    "amsgrad": (perceptron, {"optimizer": lambda p: torch.optim.Adam(p, amsgrad=True)}, "without amsgrad"),
+    "unknown optimizer": (perceptron, {"optimizer": torch.optim.Adagrad}, "got Adagrad"),
+    "no optimizer": (perceptron, {"optimizer": lambda p: None}, "got NoneType"),
+    "bins": (perceptron, {"probe": Sines(head=TwoHot(0.0, 1.0, 3))}, r"expected outputs of shape .* got \(24, 2\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "settings", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(make, settings, message):
+    model, settings = make(), dict(settings)
+    own = adam(model.parameters()) if "optimizer" not in settings and isinstance(model, nn.Module) else None
+    if "optimizer" in settings:
+        settings["optimizer"] = settings["optimizer"](model.parameters())
+    before = snapshot(model, own) if isinstance(model, nn.Module) else None
+    with pytest.raises(ValueError, match=message) as caught:
+        measured(model, **({"optimizer": own or Adam(1e-2)} | settings))
+    assert "\n" not in str(caught.value)
+    if before is not None:
+        assert_same(snapshot(model, own), before)
+
+
+def test_nothing_is_touched():
+    torch.manual_seed(3)
+    model, x = nn.Sequential(perceptron(), nn.BatchNorm1d(2).eval().double()), inputs()
+    optimizer = trained(model, adam, x)
+    model(x).sum().backward()
+    handle = model.register_forward_hook(lambda *_: None)
+    before, x_before = snapshot(model, optimizer), x.clone()
+    measured(model, x, optimizer=optimizer, carry=True, checkpoints={"then": model.state_dict()})
+    assert_same(snapshot(model, optimizer), before)
+    assert torch.equal(x, x_before)
+    handle.remove()
+
+
+def test_nothing_is_touched_by_a_failure_on_the_way():
+    class Failing(Sines):
+        def score(self, output, y):
+            raise RuntimeError("on the way")
+
+    model, x = perceptron(), inputs()
+    optimizer = trained(model, adam, x)
+    before = snapshot(model, optimizer)
+    with pytest.raises(RuntimeError, match="on the way"):
+        measured(model, x, optimizer=optimizer, probe=Failing())
+    assert_same(snapshot(model, optimizer), before)
