@@ -1,0 +1,113 @@
+"""The monitor as a callback of Stable-Baselines3."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm  # pyright: ignore[reportMissingImports]
+from stable_baselines3.common.callbacks import BaseCallback  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn
+
+from pliant.monitor import Monitor
+from pliant.sites import Inputs
+
+
+class MonitorCallback(BaseCallback):
+    """`pliant.Monitor` on the network of an agent; steps are those of the environment, as in all curves of SB3.
+
+    It measures after a phase of training (for DQN a few gradient steps, for PPO all epochs on a rollout), and the
+    *update* is what that phase changed. Numbers of the whole network also go to the agent's logger, as `pliant/...`.
+
+    Args:
+        probe: observations, or a number: so many of the first that the agent meets; measuring starts then.
+        network: finds the module in the agent; by default the Q-network, the actor-critic policy or the actor. What its
+            forward takes is a batch of observations, and `deterministic=True` if it has that argument.
+        settings: of the `Monitor`: `every`, `diagnostics`, `sinks`, ...
+
+    Attributes:
+        monitor: the `Monitor`, once there is a probe.
+
+    >>> from stable_baselines3 import DQN  # doctest: +SKIP
+    >>> agent = DQN("MlpPolicy", "CartPole-v1")  # doctest: +SKIP
+    >>> agent.learn(10_000, callback=MonitorCallback(probe=512, every=1_000))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        probe: Any = 512,
+        *,
+        network: Callable[[BaseAlgorithm], nn.Module] | None = None,
+        **settings: Any,
+    ):
+        super().__init__()
+        self.probe, self.network, self.settings = probe, network or _network, settings
+        self.monitor: Monitor | None = None
+        self._initial: dict[str, Tensor] = {}
+        self._seen: list[Any] = []
+        self._updates = 0
+
+    def _on_training_start(self) -> None:
+        if self._initial:  # of an earlier call of `learn`
+            return
+        named = self.network(self.model).named_parameters()
+        self._initial = {name: p.detach().clone() for name, p in named}
+        if not isinstance(self.probe, int):
+            self._begin(self.probe)
+
+    def _on_step(self) -> bool:
+        if self.monitor is None:
+            self._meet(self.locals["new_obs"])
+        self._measure()
+        return True
+
+    def _on_training_end(self) -> None:
+        if self.monitor is None:
+            warnings.warn(f"nothing was measured: the agent met less than {self.probe} observations", stacklevel=2)
+            return
+        self._measure()
+        self.monitor.close()
+
+    def _meet(self, observations: Any) -> None:
+        self._seen.append(_mapped(np.array, observations))
+        leaf = next(iter(observations.values())) if isinstance(observations, dict) else observations
+        if len(self._seen) * len(leaf) >= self.probe:
+            self._begin(_joined(self._seen, self.probe))
+            self._seen.clear()
+
+    def _begin(self, observations: Any) -> None:
+        network = self.network(self.model)
+        x, _ = self.model.policy.obs_to_tensor(observations)
+        named = {"deterministic": True} if "deterministic" in inspect.signature(network.forward).parameters else {}
+        self._updates = self.model._n_updates
+        self.monitor = Monitor(network, Inputs((x,), named), **{"initial": self._initial, **self.settings})
+
+    def _measure(self) -> None:
+        """After every phase of training, at the first step of the environment that follows."""
+        if self.monitor is None or self.model._n_updates == self._updates:
+            return
+        self._updates = self.model._n_updates
+        row = self.monitor(self.num_timesteps) or {}
+        for name, value in row.items():
+            if name != "step" and "/" not in name:
+                self.logger.record(f"pliant/{name}", value)
+
+
+def _network(agent: BaseAlgorithm) -> nn.Module:
+    policy = agent.policy
+    found = getattr(policy, "q_net", None) or getattr(policy, "actor", None)
+    return found if isinstance(found, nn.Module) else policy
+
+
+def _mapped(function: Callable[..., Any], *observations: Any) -> Any:
+    first = observations[0]
+    if isinstance(first, dict):
+        return {key: function(*(o[key] for o in observations)) for key in first}
+    return function(*observations)
+
+
+def _joined(seen: list[Any], size: int) -> Any:
+    return _mapped(lambda *parts: np.concatenate(parts)[:size], *seen)

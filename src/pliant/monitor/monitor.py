@@ -1,0 +1,292 @@
+"""The monitor: two lines in a training loop, which train nothing and change nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pliant.diagnostics import Diagnostic
+from pliant.monitor.choice import schedule
+from pliant.monitor.sinks import Row, Sink, table
+from pliant.monitor.subject import Loss, Subject
+from pliant.network import Params, Trace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+
+
+class Monitor:
+    """Measures a network on a batch of its own while your loop trains it; training is bitwise the same without.
+
+    Call it once a step, after `optimizer.step()`. It measures at its first call and whenever the step reaches or passes
+    a multiple of a diagnostic's period. Parameters, gradients, buffers, modes, random streams and hooks stay as they
+    are. A diagnostic or a sink that fails ends no training: it is named once in a warning, and its numbers are missing.
+
+    Compiled and distributed models are fine (the latter are measured on rank 0 alone); under `autocast`, the network is
+    measured in the precision of its parameters. A model of several inputs takes `probe=(pliant.Inputs((a, b), {}), y)`,
+    one of named inputs a dict of them; what the model returns goes to `loss` as it is.
+
+    The *update* that some diagnostics ask for is what changed since the call before; the *earlier* trace is that of the
+    last measurement, or of the last `mark`.
+
+    Raises `ValueError` for what cannot be measured: dropout and batch normalisation in train mode without `purify`, a
+    network without nonlinearities, a loss that is no scalar, a diagnostic asked for that fails on the probe.
+
+    Args:
+        model: any module.
+        probe: `(inputs, targets)`, or inputs alone; copied. For ranks, two samples a feature or more.
+        loss: of output and targets, for what needs gradients.
+        optimizer: of the model; its learning rate (the first group's) becomes the column `learning_rate`.
+        every: steps between two measurements.
+        diagnostics: what to measure, or a mapping from each diagnostic to a period of its own.
+        tier: instead of diagnostics, all that need no settings up to a cost: `"economy"` (a forward pass), `"business"`
+            (a backward pass; the default where there is a loss) or `"full"`. The dear ones (ranks of weights, offset
+            of the features and output bias, duplicate units) are due every tenth time only.
+        initial: the parameters before training, by name, where it began elsewhere; else those at this moment.
+        purify: measure without dropout, and batch normalisation by the statistics of the probe.
+        sinks: where the rows go, beside `rows`; see `pliant.monitor.sinks`.
+
+    Attributes:
+        rows: what was measured, one dict of numbers a measured step, `"step"` first.
+
+    >>> from pliant.diagnostics import DeadUnits, ParameterNorm
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> monitor = Monitor(model, torch.randn(8, 2), diagnostics={DeadUnits(): 2, ParameterNorm(): 4})
+    >>> for step in range(6):
+    ...     _ = monitor(step)
+    >>> [row["step"] for row in monitor.rows], "dead" in monitor.rows[1], "norm_ratio" in monitor.rows[1]
+    ([0, 2, 4], True, False)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Any,
+        *,
+        loss: Loss | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        every: int = 1_000,
+        diagnostics: Iterable[Diagnostic] | Mapping[Diagnostic, int] | None = None,
+        tier: str | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+        purify: bool = False,
+        sinks: Iterable[Sink] = (),
+    ):
+        self.rows: list[Row] = []
+        self._said: set[str] = set()
+        self._last: int | None = None
+        self._sinks = list(sinks)
+        self._idle = not _first_process()
+        if self._idle:
+            return
+        self._subject = Subject(model, probe, loss, purify)
+        self._optimizer = optimizer
+        if optimizer is not None:
+            _refuse_stranger(optimizer, self._subject.model)
+        absent = {"loss": loss, "gradients": loss, "y": self._subject.y}
+        without = {name for name, value in absent.items() if value is None}
+        self._schedule = schedule(diagnostics, tier, every, without)
+        self._initial = self._begin(initial) if self._wanting("initial") else None
+        self._before = self._copies() if self._wanting("update") else None
+        self._kept = True  # whether `_before` are the parameters at the call before
+        self._marked = False
+        self._earlier: Trace | None = None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self._try(asked=diagnostics is not None)
+        self._speak("at the start", caught)
+
+    @property
+    def latest(self) -> Row:
+        """The newest number of every column."""
+        return {name: value for row in self.rows for name, value in row.items()}
+
+    def __call__(self, step: int) -> Row | None:
+        """Measures what is due at this step; returns the new row, or None."""
+        step = int(step)
+        last, self._last = self._last, step
+        if self._idle or step == last:
+            return None
+        if last is not None and step < last and "back" not in self._said:
+            self._said.add("back")
+            warnings.warn(f"step {step} came after step {last}: count on over the whole training", stacklevel=2)
+        due = [d for d, every in self._schedule.items() if last is None or step // every != last // every]
+        row, caught = None, []
+        if due:
+            with warnings.catch_warnings(record=True) as caught, self._subject.undisturbed():
+                warnings.simplefilter("always")
+                row = self._measure(step, due)
+        if self._before is not None:
+            self._look_ahead(step, last)
+        self._speak(f"step {step}", caught)
+        return row
+
+    def mark(self) -> None:
+        """From now on, what compares with an earlier moment compares with this one: call it where a task changes."""
+        self._marked = True
+        if self._idle or not self._wanting("earlier"):
+            return
+        with warnings.catch_warnings(), self._subject.undisturbed():
+            warnings.simplefilter("ignore")
+            self._earlier = self._subject.trace()
+
+    def to_table(self) -> pa.Table:
+        """The rows as an Arrow table, with null where a column was not measured."""
+        return table(self.rows)
+
+    def close(self) -> None:
+        """Finishes the sinks, at the end of training."""
+        for sink in () if self._idle else self._sinks:
+            sink.close()
+
+    # -- at the start --------------------------------------------------------------------------------------------------
+
+    def _begin(self, initial: Mapping[str, Tensor] | None) -> Params:
+        now = self._subject.params()
+        if initial is None:
+            return self._copies()
+        if odd := [name for name, p in now.items() if name not in initial or initial[name].shape != p.shape]:
+            raise ValueError(f"expected initial to hold the parameters of the model, {odd[0]!r} is missing or differs")
+        return {name: initial[name].detach().to(p, copy=True) for name, p in now.items()}
+
+    def _try(self, asked: bool) -> None:
+        """Measures once all but the costly: what fails is left out, unless it was asked for by name."""
+        cheap = [diagnostic for diagnostic in self._schedule if diagnostic.cost != "full"]
+        with self._subject.undisturbed():
+            self._subject.check()
+            if self._wanting("earlier"):
+                self._earlier = self._subject.trace()
+            found, failed = self._numbers(cheap)
+        for diagnostic, error in failed.items():
+            if asked:
+                raise ValueError(f"{diagnostic} cannot be measured on this probe: {_line(error)}") from error
+            del self._schedule[diagnostic]
+        owners: dict[str, Diagnostic] = {}
+        for diagnostic, numbers in found.items():
+            for column in numbers:
+                if column in owners:
+                    raise ValueError(
+                        f"{owners[column]} and {diagnostic} both measure {column!r}: leave one of them out"
+                    )
+                owners[column] = diagnostic
+
+    # -- at work -------------------------------------------------------------------------------------------------------
+
+    def _measure(self, step: int, due: list[Diagnostic]) -> Row | None:
+        if not self._kept and (late := [d for d in due if "update" in d.needs]):
+            due = [d for d in due if d not in late]
+            self._once("update", f"{late[0]} needs the parameters one call before: call the monitor at regular steps")
+        try:
+            found, failed = self._numbers(due)
+        except Exception as error:
+            self._once("all", f"the network could not be measured: {_line(error)}")
+            return None
+        for diagnostic, error in failed.items():
+            self._once(repr(diagnostic), f"{diagnostic} could not be measured and is missing: {_line(error)}")
+        row: Row = {"step": step}
+        if self._optimizer is not None:
+            row["learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
+        for numbers in found.values():
+            row |= numbers
+        self.rows.append(row)
+        for sink in list(self._sinks):
+            try:
+                sink.write(row)
+            except Exception as error:
+                self._sinks.remove(sink)
+                self._once(repr(sink), f"{sink} gets no more rows: {_line(error)}")
+        return row
+
+    def _numbers(self, due: list[Diagnostic]) -> tuple[dict[Diagnostic, Row], dict[Diagnostic, Exception]]:
+        """What each diagnostic measured, or why it did not."""
+        needs = frozenset[str]().union(*(diagnostic.needs for diagnostic in due))
+        if "earlier" in needs:
+            needs |= {"trace"}  # the next time's
+        past = {"initial": self._initial, "earlier": self._earlier}
+        if "update" in needs and self._before is not None:
+            past["update"] = {name: p - self._before[name].to(p) for name, p in self._subject.params().items()}
+        seen = self._subject.observe(needs, past)
+        found: dict[Diagnostic, Row] = {}
+        failed: dict[Diagnostic, Exception] = {}
+        for diagnostic in due:
+            try:
+                numbers = {name: torch.as_tensor(value).double() for name, value in diagnostic.measure(seen).items()}
+                found[diagnostic] = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
+            except Exception as error:
+                failed[diagnostic] = error
+        if "earlier" in needs and not self._marked:
+            self._earlier = seen.trace
+        if seen.trace is not None and (where := not_finite(seen.trace)):
+            self._once("finite", f"the activations are not finite on the probe, first {where}")
+        return found, failed
+
+    def _look_ahead(self, step: int, last: int | None) -> None:
+        """Keeps the parameters where the next call, if it comes as soon as this one did, asks what changed since."""
+        assert self._before is not None
+        periods = [every for diagnostic, every in self._schedule.items() if "update" in diagnostic.needs]
+        self._kept = last is None or any((2 * step - last) // every != step // every for every in periods)
+        if self._kept:
+            now = self._subject.params()
+            torch._foreach_copy_([self._before[name] for name in now], list(now.values()))
+
+    def _copies(self) -> Params:
+        return {name: p.clone() for name, p in self._subject.params().items()}
+
+    def _wanting(self, field: str) -> bool:
+        return any(field in diagnostic.needs for diagnostic in self._schedule)
+
+    def _once(self, key: str, message: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            warnings.warn(message, stacklevel=2)
+
+    def _speak(self, when: str, caught: Sequence[warnings.WarningMessage]) -> None:
+        """Passes on what the diagnostics warned of, each once, when everything is as it was."""
+        for warning in caught:
+            message = str(warning.message)
+            if message not in self._said and not issubclass(warning.category, QUIET):
+                self._said.add(message)
+                warnings.warn(f"{when}: {message}", warning.category, stacklevel=3)
+
+
+def not_finite(trace: Trace) -> str:
+    """Where in a forward pass numbers were first not finite; empty where all are.
+
+    >>> from pliant.network import Site
+    >>> bad = torch.tensor([[torch.nan]])
+    >>> not_finite(Trace(bad, bad, {"act": Site(torch.ones(1, 1), bad, bad)}))
+    "in what leaves 'act'"
+    """
+    ends = [trace.features, *(t for t in tree_leaves(trace.output) if isinstance(t, Tensor))]
+    if all(t.isfinite().all() for t in ends):
+        return ""
+    for name, site in trace.sites.items():
+        if not site.pre.isfinite().all():
+            return f"in what enters {name!r}"
+        if not site.post.isfinite().all():
+            return f"in what leaves {name!r}"
+    return "in the features or the output"
+
+
+def _first_process() -> bool:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed or torch.distributed.get_rank() == 0
+
+
+def _refuse_stranger(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    ours = {id(p) for p in model.parameters()}
+    if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "expected the optimizer of the model, got one of other parameters: make it of model.parameters()"
+        )
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,258 @@
+"""Where a monitor's rows go while training runs: files, TensorBoard, Weights & Biases, MLflow; no network, no account.
+
+Each opens at its first row. Columns are named as in `Monitor.rows`, for trackers with `pliant/` before.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = dict[str, float]
+
+
+class Sink(ABC):
+    """Takes rows one by one.
+
+    >>> class Printed(Sink):
+    ...     def write(self, row):
+    ...         print(row)
+    >>> Printed().write({"step": 0, "dead": 0.5})
+    {'step': 0, 'dead': 0.5}
+    """
+
+    @abstractmethod
+    def write(self, row: Row) -> None:
+        """Takes a row: `"step"`, then numbers by column."""
+
+    def close(self) -> None:  # noqa: B027
+        """The end of training."""
+
+
+class JSONL(Sink):
+    """One JSON object a row, in a text file to which rows are added; what is not finite is null.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     JSONL(Path(folder) / "monitor.jsonl").write({"step": 0, "dead": 0.5, "norm_ratio": float("nan")})
+    ...     (Path(folder) / "monitor.jsonl").read_text()
+    '{"step": 0, "dead": 0.5, "norm_ratio": null}\\n'
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    def write(self, row: Row) -> None:
+        """Adds a line; it is there when the call returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        with open(self.path, "a") as file:
+            file.write(json.dumps(finite) + "\n")
+
+
+class Parquet(Sink):
+    """A Parquet file with a column a measured quantity, to which rows are added; null where it was not measured.
+
+    It is written whole whenever it has grown by a tenth, and by `close`.
+
+    >>> import tempfile
+    >>> import pyarrow.parquet
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Parquet(Path(folder) / "monitor.parquet").write({"step": 0, "dead": 0.5})
+    ...     pyarrow.parquet.read_table(Path(folder) / "monitor.parquet").to_pylist()
+    [{'step': 0, 'dead': 0.5}]
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self._rows: list[Row] | None = None
+        self._written = 0
+
+    def write(self, row: Row) -> None:
+        """Adds a row."""
+        if self._rows is None:
+            self._rows = self._there()
+        self._rows.append(row)
+        if len(self._rows) >= 1.1 * self._written:
+            self.close()
+
+    def close(self) -> None:
+        """Writes the file, whole or not at all."""
+        import pyarrow.parquet as pq
+
+        if self._rows is None or len(self._rows) == self._written:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}")
+        pq.write_table(table(self._rows), temporary)
+        os.replace(temporary, self.path)
+        self._written = len(self._rows)
+
+    def _there(self) -> list[Row]:
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(self.path).to_pylist() if self.path.exists() else []
+        return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+class TensorBoard(Sink):
+    """An event file in `folder`: the one of your own `SummaryWriter`, to see all in one place.
+
+    Raises `ValueError` where TensorBoard is not installed.
+
+    >>> sink = TensorBoard("runs/first")  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+        self._writer: Any = None
+        try:
+            from torch.utils import tensorboard  # noqa: F401
+        except ImportError:
+            raise _missing("tensorboard") from None
+
+    def write(self, row: Row) -> None:
+        """Adds the row and flushes."""
+        from torch.utils.tensorboard import FileWriter  # pyright: ignore[reportPrivateImportUsage]
+        from torch.utils.tensorboard.summary import scalar
+
+        if self._writer is None:
+            self._writer = FileWriter(str(self.folder))
+        for name, value in _named(row).items():
+            self._writer.add_summary(scalar(name, value), int(row["step"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class WandB(Sink):
+    """The current run of Weights & Biases, or an offline run of its own in `folder`/wandb (see `wandb sync`).
+
+    In a run of yours the numbers join your next `wandb.log`, with the step as `pliant/step`.
+
+    Raises `ValueError` where wandb is not installed.
+
+    >>> sink = WandB("runs/first")  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] = ".", *, project: str = "pliant"):
+        self.folder, self.project = Path(folder), project
+        self._run: Any = None
+        self._own = False
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]  # noqa: F401
+        except ImportError:
+            raise _missing("wandb") from None
+
+    def write(self, row: Row) -> None:
+        """Adds the row."""
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        if self._run is None:
+            self._own = wandb.run is None
+            self._run = self._offline(wandb) if self._own else wandb.run
+            self._run.define_metric("pliant/*", step_metric="pliant/step")
+        self._run.log({**_named(row), "pliant/step": int(row["step"])}, commit=self._own)
+
+    def close(self) -> None:
+        """Finishes a run of its own."""
+        if self._own and self._run is not None:
+            self._run.finish()
+            self._run = None
+
+    def _offline(self, wandb: Any) -> Any:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        quiet = wandb.Settings(
+            console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
+        )
+        return wandb.init(mode="offline", dir=self.folder, project=self.project, settings=quiet)
+
+
+class MLflow(Sink):
+    """The active run of MLflow, or a run of its own in the SQLite file `folder`/mlflow.db.
+
+    Look at the latter with `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db`.
+
+    Raises `ValueError` where MLflow is not installed.
+
+    >>> sink = MLflow("runs/first")  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] = ".", *, experiment: str = "pliant"):
+        self.folder, self.experiment = Path(folder), experiment
+        self._client: Any = None
+        self._id, self._own = "", False
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        try:
+            import mlflow  # pyright: ignore[reportMissingImports]  # noqa: F401
+        except ImportError:
+            raise _missing("mlflow") from None
+
+    def write(self, row: Row) -> None:
+        """Sends the row."""
+        import time
+
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
+
+        client = self._client = self._client or self._opened()
+        now, step = int(1000 * time.time()), int(row["step"])
+        metrics = [Metric(name, value, now, step) for name, value in _named(row).items()]
+        for i in range(0, len(metrics), 1000):  # as many as MLflow takes a call
+            client.log_batch(self._id, metrics=metrics[i : i + 1000])
+
+    def close(self) -> None:
+        """Ends a run of its own."""
+        if self._own and self._client is not None:
+            self._client.set_terminated(self._id)
+            self._client = None
+
+    def _opened(self) -> Any:
+        import mlflow  # pyright: ignore[reportMissingImports]
+
+        active = mlflow.active_run()
+        if active is not None:
+            self._id = active.info.run_id
+            return mlflow.MlflowClient()
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        client = mlflow.MlflowClient(f"sqlite:///{(self.folder / 'mlflow.db').resolve()}")
+        found = client.get_experiment_by_name(self.experiment)
+        at = found.experiment_id if found else client.create_experiment(self.experiment)
+        self._id, self._own = client.create_run(at).info.run_id, True
+        return client
+
+
+def table(rows: Sequence[Row]) -> pa.Table:
+    """Rows as an Arrow table: every column that any of them has, null where it is missing.
+
+    >>> table([{"step": 0}, {"step": 2, "dead": 0.5}]).to_pydict()
+    {'step': [0, 2], 'dead': [None, 0.5]}
+    """
+    import pyarrow as pa
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    kinds = {name: pa.int64() if name == "step" else pa.float64() for name in names}
+    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in kinds.items()})
+
+
+def _named(row: Row) -> Row:
+    return {f"pliant/{name}": value for name, value in row.items() if name != "step"}
+
+
+def _missing(extra: str) -> ValueError:
+    return ValueError(f"{extra} is not installed: pip install 'pliant[{extra}]'")

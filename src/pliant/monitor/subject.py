@@ -1,0 +1,197 @@
+"""A model that somebody else is training, as the pure function it is at this moment."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import ExitStack, contextmanager
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
+
+from pliant.diagnostics import Observation
+from pliant.modules import purified, refuse_impure
+from pliant.network import Network, Params, Trace
+from pliant.sites import Inputs, uncompiled, uncompiled_parts
+
+Loss = Callable[[Any, Any], Tensor]
+PURIFY = (
+    "write Monitor(model, ..., purify=True) to measure without dropout and with batch normalisation by the statistics "
+    "of the probe"
+)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Subject:
+    """A model in training, on a batch of its own. What is computed here is computed in a copy with the live parameters.
+
+    Args:
+        model: what is trained, compiled or distributed as may be.
+        probe: `(inputs, targets)`, or inputs alone.
+        loss: of output and targets, a scalar.
+        purify: without dropout, and batch normalisation by the statistics of the batch.
+    """
+
+    def __init__(self, model: nn.Module, probe: Any, loss: Loss | None, purify: bool):
+        self.model = bare(model)
+        if next(self.model.parameters(), None) is None:
+            raise ValueError(f"expected a model with parameters, {type(self.model).__name__} has none")
+        self.x, self.y = self._here(batch(probe))
+        self.loss = loss
+        with self.undisturbed():
+            self._network = Network(_copied(self.model, purify), example=self.x)
+
+    def params(self) -> Params:
+        """The live parameters: views, not copies."""
+        live = dict(self.model.named_parameters())
+        return {name: live[name].detach() for name in self._network.names}
+
+    def network(self) -> Network:
+        """The pure function, with copies of the live buffers (running statistics in eval mode, say)."""
+        if live := {name: b.detach().clone() for name, b in self.model.named_buffers()}:
+            self._network.hold(live)
+        return self._network
+
+    def check(self) -> None:
+        """Raises `ValueError` for a model that cannot be called on the probe, or that draws random numbers there."""
+        network, params, x, y = self.network(), self.params(), *self.probe()
+        before = self._streams()
+        try:
+            output = network(params, x)
+        except Exception as error:
+            raise ValueError(f"the model cannot be called on the probe: {error}") from error
+        if not all(map(torch.equal, before, self._streams())):
+            raise ValueError(f"the model draws from the global random stream (F.dropout?): {PURIFY}")
+        if self.loss is None:
+            return
+        try:
+            loss = self.loss(output, y)
+        except Exception as error:
+            raise ValueError(f"the loss of the output and targets of the probe fails: {error}") from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"expected loss(output, targets) to be a scalar tensor, got {got}")
+
+    def trace(self) -> Trace:
+        """One forward pass on the probe, with everything on its way; of an output with `logits`, these."""
+        trace = self.network().trace(self.params(), self.probe()[0])
+        return trace._replace(output=getattr(trace.output, "logits", trace.output))
+
+    def probe(self) -> tuple[Any, Any]:
+        """Inputs and targets, on the device where the parameters are by now."""
+        return self._here(self.x), self._here(self.y)
+
+    def observe(self, needs: Set[str], past: Mapping[str, Any]) -> Observation:
+        """What some diagnostics need to see; `past` are the fields that the present does not tell."""
+        seen = {"network": self.network(), "loss": self.loss, **{name: self._here(t) for name, t in past.items()}}
+        seen["x"], seen["y"] = self.probe()
+        if "trace" in needs:
+            seen["trace"] = self.trace()
+        if "gradients" in needs:
+            seen["gradients"] = self._gradients()
+        return Observation(self.params(), **{name: seen.get(name) for name in needs})
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """While something is computed for us: no graph, no autocast, nothing compiled, every stream put back."""
+        devices = {p.device for p in self.model.parameters()}
+        python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            with (
+                torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
+                torch.inference_mode(False),
+                torch.no_grad(),
+                uncompiled_parts(),
+                ExitStack() as exact,
+            ):
+                for kind in {"cpu"} | {device.type for device in devices}:
+                    exact.enter_context(torch.autocast(kind, enabled=False))
+                yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)  # noqa: NPY002
+
+    def _gradients(self) -> Params:
+        assert self.loss is not None
+        (x, y), params = self.probe(), self.params()
+        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        with torch.enable_grad():
+            loss = self.loss(self.network()(leaves, x), y)
+            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(params.items(), found, strict=True)}
+
+    def _streams(self) -> list[Tensor]:
+        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+    def _here(self, tree: Any) -> Any:
+        """On the device where the parameters are by now."""
+        device = next(self.model.parameters()).device
+        return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, tree)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """What `torch.compile` and distributed training wrap.
+
+    >>> model = nn.Linear(1, 1)
+    >>> bare(nn.DataParallel(model)) is model
+    True
+    """
+    inner = uncompiled(model)
+    if isinstance(inner, (nn.DataParallel, DistributedDataParallel)):
+        inner = inner.module
+    return model if inner is model else bare(inner)
+
+
+def batch(probe: Any) -> tuple[Any, Any]:
+    """Inputs and targets (None if there are none), copied; named inputs in a mapping become `Inputs`."""
+    pair = isinstance(probe, (tuple, list)) and not isinstance(probe, Inputs)
+    if pair and len(probe) != 2:
+        raise ValueError(
+            f"expected a probe of inputs and targets, got {len(probe)} values: write probe=(x, y), "
+            "and x = pliant.Inputs((a, b), {}) for a model of several inputs"
+        )
+    x, y = probe if pair else (probe, None)
+    if isinstance(x, Mapping):
+        x = Inputs((), dict(x))
+    return tree_map(_own, x), tree_map(_own, y)
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _copied(model: nn.Module, purify: bool) -> nn.Module:
+    """A copy that can be called without anyone noticing: hooks of others would be told of our forward passes."""
+    try:
+        if not purify:
+            refuse_impure(model)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rpartition(': write ')[0]}: {PURIFY}") from None
+    kept = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
+    copied = copy.deepcopy(model, {id(t): t.detach() for t in kept})  # what a forward pass left behind has a graph
+    for module in copied.modules():
+        for kind in HOOKS:
+            hooks = getattr(module, kind)
+            for key in [key for key, hook in hooks.items() if not _of_torch(hook)]:
+                del hooks[key]
+        forward = module.__dict__.get("forward")
+        wrapped = "_original_forward" in module.__dict__ or not (
+            isinstance(forward, MethodType) and forward.__self__ is module
+        )
+        if forward is not None and wrapped and type(module).forward is not nn.Module.forward:
+            del module.__dict__["forward"]  # compiled, or autocast by accelerate: it would run the original
+    return purified(copied).to(next(model.parameters()).device) if purify else copied
+
+
+def _of_torch(hook: Any) -> bool:
+    """Weight norm, spectral norm and pruning of the older kind are hooks that compute the weights."""
+    return (getattr(hook, "__module__", None) or "").split(".")[0] == "torch"
