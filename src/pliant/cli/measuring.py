@@ -1,0 +1,183 @@
+"""What `pliant diagnose` measures: a module on a batch, the tensors of a file, and the causes of what it has lost."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pliant import optim
+from pliant.causes import Causes, disentangle
+from pliant.cli.checkpoints import Checkpoint, ambiguous, line
+from pliant.cli.checkpoints import optimizer as rebuilt
+from pliant.diagnostics import Diagnostic, DormantUnits, registered
+from pliant.functional import norms, ranks
+from pliant.monitor.subject import Subject
+from pliant.probe import Probe, RandomLabels, Sines
+
+LEAST = 16  # samples of a batch
+FEW = 64  # samples for what holds samples x parameters numbers, as P2 measures its kernels
+LOSSES = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
+OPTIMIZERS = {"adam": optim.Adam, "sgd": optim.SGD, "rmsprop": optim.RMSProp}
+
+Build = Callable[[], nn.Module]
+Numbers = dict[str, Any]
+
+
+class Batch(NamedTuple):
+    """Inputs, targets and the loss between; the last two are None where they are not asked for."""
+
+    x: Tensor
+    y: Tensor | None
+    loss: Any
+    output: Tensor
+
+
+def batch(model: nn.Module, x: np.ndarray, y: np.ndarray | None, given: argparse.Namespace) -> Batch:
+    """The data as the model takes it; `ValueError` where it does not, or gives numbers that are not finite."""
+    where = f"--data {given.data}"
+    if len(x) < LEAST:
+        raise ValueError(f"{where}: expected at least {LEAST} samples, got {len(x)}")
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
+        raise ValueError(f"--model {given.model}: expected a module with parameters, got {type(model).__name__}")
+    labels = x.dtype.kind == "i" or (x.dtype.kind == "u" and x.dtype.itemsize > 1)  # uint8 and bool: pixels
+    inputs = torch.from_numpy(x.astype(np.int64)) if labels else torch.from_numpy(x.astype(np.float64)).to(like.dtype)
+    model.eval()
+    try:
+        with torch.no_grad():
+            output, again = (_tensor(model(inputs)) for _ in range(2))
+    except Exception as error:
+        raise ValueError(f"{where}: the model cannot be called on x of shape {x.shape}: {line(error)}") from None
+    if not output.isfinite().all():
+        raise ValueError(f"{where}: the model's outputs are not finite on x: take an earlier checkpoint")
+    if not torch.equal(output, again):
+        raise ValueError(f"--model {given.model}: it gives other outputs when called again, in eval mode (F.dropout?)")
+    if given.loss is None:
+        return Batch(inputs, None, None, output)
+    if y is None:
+        raise ValueError(f"{where}: --loss {given.loss} needs an array y")
+    return Batch(inputs, _targets(y, output, given.loss, where), LOSSES[given.loss], output)
+
+
+def _tensor(output: Any) -> Tensor:
+    output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor):
+        raise ValueError(f"expected one tensor as output, got {type(output).__name__}")
+    return output
+
+
+def _targets(y: np.ndarray, output: Tensor, loss: str, where: str) -> Tensor:
+    if loss == "cross_entropy":
+        if y.dtype.kind not in "iub" or y.shape != (len(output), *output.shape[2:]):
+            raise ValueError(f"{where}: cross_entropy needs integer labels y, one a sample, got {y.dtype} {y.shape}")
+        if output.ndim < 2 or y.min() < 0 or y.max() >= output.shape[1]:
+            got = f"labels {y.min()} to {y.max()} and outputs {tuple(output.shape)}"
+            raise ValueError(f"{where}: cross_entropy needs an output for every label, got {got}")
+        return torch.from_numpy(y.astype(np.int64))
+    if y.size != output.numel() or len(y) != len(output):
+        raise ValueError(f"{where}: mse needs y of the outputs' shape {tuple(output.shape)}, got {y.shape}")
+    return torch.from_numpy(y.astype(np.float64)).to(output).reshape(output.shape)
+
+
+def measured(model: nn.Module, control: nn.Module, of: Batch) -> Numbers:
+    """Every diagnostic that asks for nothing but this moment; what cannot be measured here is missing.
+
+    The economy tier and the tangent kernel; with a loss, all tiers. Costly ones see `FEW` samples.
+    """
+    missing = {"update", "earlier", *(("loss", "gradients", "y") if of.loss is None else ())}
+    chosen = [cls() for cls in registered() if _complete(cls) and not cls.needs & missing]
+    if of.loss is None:
+        chosen = [d for d in chosen if d.cost == "economy" or type(d).__name__ == "EmpiricalNTK"]
+    initial = {name: p.detach() for name, p in control.named_parameters()}
+    found: Numbers = {}
+    for full in (False, True):
+        some = [d for d in (*chosen, DormantUnits(0.025)) if (d.cost == "full") == full]
+        few = slice(FEW if full else None)
+        subject = Subject(model.eval(), (of.x[few], None if of.y is None else of.y[few]), of.loss, purify=False)
+        with subject.undisturbed():
+            seen = subject.observe(frozenset[str]().union(*(d.needs for d in some)), {"initial": initial})
+            for diagnostic in some:
+                try:
+                    numbers = diagnostic.measure(seen)
+                except Exception as error:
+                    if not isinstance(error, ValueError):
+                        warnings.warn(f"{diagnostic} is missing: {line(error)}", stacklevel=2)
+                    continue
+                found |= {name: float(value) for name, value in numbers.items()}
+    return found
+
+
+def _complete(cls: type[Diagnostic]) -> bool:
+    """Whether it can be made without arguments."""
+    missing = dataclasses.MISSING
+    return all(f.default is not missing or f.default_factory is not missing for f in dataclasses.fields(cls))
+
+
+def weights(tensors: dict[str, Tensor], begun: dict[str, Tensor]) -> dict[str, Numbers]:
+    """Norms of the floating tensors, over that of a fresh draw where there is one, and ranks of the matrices."""
+    found = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        one = tensor.detach().float()
+        numbers: Numbers = {"shape": list(tensor.shape), "norm": float(one.norm())}
+        if name in begun:
+            numbers["norm_ratio"] = float(norms.norm_ratio({name: one}, {name: begun[name].float()}))
+        if one.ndim > 1 and min(one.flatten(1).shape) > 1:
+            s = ranks.singular_values(one.flatten(1))
+            numbers |= {"spectral_norm": float(s[0]), "full_rank": len(s), "singular_values": s.tolist()}
+            numbers |= {
+                rank.__name__: float(rank(s)) for rank in (ranks.srank, ranks.effective_rank, ranks.stable_rank)
+            }
+        found[name] = numbers
+    return found
+
+
+def optimizer(model: nn.Module, checkpoint: Checkpoint, given: argparse.Namespace) -> tuple[Any, str]:
+    """What the refits train with, and how that is told: the checkpoint's with its state, unless another is named."""
+    state = checkpoint.optimizer
+    if given.optimizer is None and state is not None:
+        made = rebuilt(state, model, given.lr)
+        kind = type(made).__name__
+        if ambiguous(state):
+            warnings.warn(f"the file does not say whether it is Adam or AdamW: taken as {kind}", stacklevel=2)
+        carried = "and the state in the file" if state["state"] else "without state: there is none in the file"
+        return made, f"{kind}, lr={made.param_groups[0]['lr']:g} {carried}"
+    fresh = OPTIMIZERS[given.optimizer or "adam"](given.lr or 1e-3)
+    why = "there is none in the file" if state is None else "that in the file is left out"
+    return fresh, f"{type(fresh).__name__}, lr={fresh.lr:g} without state: {why}"
+
+
+def probe(of: Batch, given: argparse.Namespace) -> Probe:
+    """Random labels for a classifier, P1's sines for others, unless it is named."""
+    kind = given.probe or ("labels" if given.loss == "cross_entropy" else "sines")
+    if kind == "sines":
+        return Sines()
+    if of.output.shape[-1] < 2:
+        raise ValueError(f"--probe labels needs 2 outputs or more, got {of.output.shape[-1]}: write --probe sines")
+    return RandomLabels(of.output.shape[-1])
+
+
+def causes(
+    model: nn.Module,
+    build: Build,
+    of: Batch,
+    optimizer: Any,
+    probe: Probe,
+    given: argparse.Namespace,
+    on_progress: Callable[[int, int], None],
+) -> Causes:
+    """`disentangle`, with batch normalisation by each batch and without dropout."""
+    budget = {name: value for name in ("targets", "steps") if (value := getattr(given, name)) is not None}
+    return disentangle(
+        model.train(), inputs=of.x, optimizer=optimizer, fresh=lambda: build().train(), probe=probe, purify=True,
+        on_progress=on_progress, **budget,
+    )  # fmt: skip

@@ -1,0 +1,120 @@
+"""The page of causes: self-contained, repeatable, and as the causes say."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pliant.causes import REPAIRS, Causes
+from pliant.functional.statistics import Interval
+from pliant.probe import Plasticity
+from pliant.report import causes_page
+from pliant.report.numbers import MINUS
+from tests.report.test_page import Reader
+
+UNITS, NORM, HEAD = 0.5, 0.3, -0.1  # recovered by each alone, and together their sum
+TITLE = "agent <7>.pt"
+
+
+def made(lost: float = 1.0) -> Causes:
+    """Three repairs that do not interact, of a loss against fresh networks that end at 1."""
+    targets = np.array([-0.02, 0.0, 0.02])
+    gains = (UNITS, NORM, HEAD)
+    everyone = [frozenset(c) for size in range(4) for c in combinations(range(3), size)]
+    values = {c: 1 + lost * (1 - sum(gains[i] for i in c)) + targets for c in everyone}
+    steps = np.arange(0, 101, 10)
+    ends = {"now": values[frozenset()], "repaired": values[frozenset(range(3))], "fresh": np.ones(3) + targets / 2}
+    curves = {name: np.linspace(np.full(3, 2.3), end, len(steps)).T for name, end in ends.items()}
+    probed = Plasticity(("now", "repaired"), "nats", steps, curves, np.full(3, 2.3), dict.fromkeys(curves, 0))
+    names = [repair.name for repair in REPAIRS[:3]]
+    evidence = {"units": {"dead": 0.75}, "norm": {"norm_ratio": 8.0}}
+    return Causes(REPAIRS[:3], ("optimizer",), values, probed, evidence, dict.fromkeys(names, 0.25))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "causes.html"
+    causes_page.write(made(), path, TITLE)
+    assert causes_page.page(made(), TITLE) == path.read_text()
+    return path.read_text()
+
+
+def test_it_is_well_formed_and_loads_nothing(text: str) -> None:
+    for tag, attributes in Reader(text).tags:
+        assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
+        for name in ("src", "srcset", "xlink:href", "data"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+        assert (attributes.get("href") or "#").startswith(("#", "data:")) or tag == "a"
+    assert "agent &lt;7&gt;.pt" in text
+    assert "<7>" not in text
+
+
+def test_shares_repairs_and_pairs_are_there(text: str) -> None:
+    for part in (
+        '<p class="verdict fails">lost</p>',
+        "1.000 [",
+        "<td>50 %</td>",
+        "<td>30 %</td>",
+        f"<td>{MINUS}10 %</td>",
+        "what all repairs together leave",
+        "dead 0.75",
+        "norm ratio 8",
+        "LayerNorm(), ReDo(tau=0.0)",
+        "Nothing to repair: optimizer",
+        "Pairs of repairs",
+    ):
+        assert part in text, part
+    assert text.index("50 %</td>") < text.index("30 %</td>") < text.index(f"{MINUS}10 %</td>")
+
+
+def test_pictures_come_for_phones_and_desks(text: str) -> None:
+    tags = Reader(text).tags
+    images = [a for tag, a in tags if tag == "img"]
+    assert [a["media"] for tag, a in tags if tag == "source"] == ["(max-width: 560px)"] * 2
+    assert [a["width"] for a in images] == ["740"] * 2
+    assert all(base64.b64decode(str(a["src"]).split(",")[1]).startswith(b"<?xml") for a in images)
+
+
+@pytest.mark.parametrize(("lost", "kind"), [(0.0, "holds"), (0.115, "inconclusive")])
+def test_nothing_is_shared_out_where_nothing_is_known_to_be_lost(lost: float, kind: str) -> None:
+    causes = made(lost)
+    if kind == "inconclusive":
+        causes.values[frozenset()] += np.array([-0.4, 0.0, 0.4])
+    text = causes_page.page(causes, TITLE)
+    assert f'<p class="verdict {kind}">{causes.verdict}</p>' in text
+    assert "What took it" not in text
+    assert "Pairs of repairs" not in text
+    assert "The refits" in text
+
+
+def test_estimated_shares_say_so() -> None:
+    text = causes_page.page(replace(made(), orders=[(0, 1, 2), (2, 1, 0)]), TITLE)
+    assert "random orders" in text
+    assert "Pairs of repairs" not in text
+
+
+def test_the_bar_has_a_part_for_every_share() -> None:
+    shares = {"units": Interval(1.2, 1.0, 1.4), "norm": Interval(-0.3, -0.4, -0.2), "unexplained": Interval(0.1, 0, 1)}
+    axes = causes_page.bar(shares, dict.fromkeys(shares, "#0072B2"), 740).axes[0]
+    edges = [(round(p.get_x(), 6), round(p.get_x() + p.get_width(), 6)) for p in axes.patches]
+    assert [tuple(sorted(pair)) for pair in edges] == [(0, 1.2), (-0.3, 0), (1.2, 1.3)]
+    assert axes.get_xlim() == pytest.approx((-0.3, 1.3))
+
+
+def test_curves_are_drawn_by_target_and_on_a_logarithm_where_they_fall_far() -> None:
+    axes = causes_page.curves(made(), 740).axes[0]
+    assert axes.get_yscale() == "linear"
+    assert sum(line.get_linewidth() < 1 for line in axes.lines) == 9
+    causes = made()
+    causes.probed.curves["fresh"][:, -1] = 1e-3
+    assert causes_page.curves(causes, 740).axes[0].get_yscale() == "log"
+
+
+def test_the_page_is_written_whole(tmp_path: Path) -> None:
+    causes_page.write(made(), tmp_path / "a.html", TITLE)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.html"]
