@@ -25,16 +25,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_python_blocks_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    names = {"model": model, "x": torch.randn(16, 4), "y": torch.randint(3, (16,)), "nn": nn, "torch": torch}
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 10))
+    x, y = torch.randn(16, 4), torch.randint(3, (16,))
+    names = {
+        "model": model,
+        "x": x,
+        "y": y,
+        "nn": nn,
+        "torch": torch,
+        "optimizer": torch.optim.Adam(model.parameters()),
+    }
+    names |= {"x0": x, "y0": y, "loss_fn": nn.functional.cross_entropy, "stream": [(x, y)] * 3}
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks[:3]:
+    assert len(blocks) == 6
+    for block in blocks[:5]:
         exec(block, names)
     assert names["keeper"].steps == 1  # type: ignore[attr-defined]
+    assert len(names["monitor"].rows) == 1  # type: ignore[attr-defined]
     assert {"arm", "seed", "step", "accuracy"} <= set(names["table"].column_names)  # type: ignore[attr-defined]
     names |= {"x": torch.randn(16, 16, 4), "y": torch.randint(3, (16, 16))}
-    exec(blocks[3].replace("compile=True", "compile=False"), names)
+    exec(blocks[5].replace("compile=True", "compile=False"), names)
     assert names["losses"].shape == (16,)  # type: ignore[attr-defined]
 
 

@@ -9,15 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pliant.causes import disentangle as disentangle
     from pliant.interventions import L2 as L2
     from pliant.interventions import Chain as Chain
     from pliant.interventions import LayerNorm as LayerNorm
     from pliant.interventions import ReDo as ReDo
     from pliant.interventions import ShrinkAndPerturb as ShrinkAndPerturb
     from pliant.keeper import Keeper as Keeper
+    from pliant.monitor import Monitor as Monitor
     from pliant.network import Network as Network
     from pliant.population import Member as Member
     from pliant.population import Population as Population
+    from pliant.probe import plasticity as plasticity
     from pliant.sites import Inputs as Inputs
 
 _PLACES = {
@@ -27,10 +30,13 @@ _PLACES = {
     "L2": "interventions",
     "LayerNorm": "interventions",
     "Member": "population",
+    "Monitor": "monitor",
     "Network": "network",
     "Population": "population",
     "ReDo": "interventions",
     "ShrinkAndPerturb": "interventions",
+    "disentangle": "causes",
+    "plasticity": "probe",
 }
 __all__ = sorted(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]
 

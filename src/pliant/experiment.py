@@ -18,9 +18,11 @@ from pliant.functional.statistics import Interval, holm, interval, p_value
 if typing.TYPE_CHECKING:  # keeps `pliant list` free of torch
     from torch import nn
 
+    from pliant.causes import Repair
     from pliant.diagnostics.base import Diagnostic
     from pliant.interventions.base import Chain
     from pliant.optim import Optimizer
+    from pliant.probe import Probe
     from pliant.tasks import Task
 
 Verdict = Literal["holds", "fails", "inconclusive"]
@@ -29,11 +31,15 @@ TIERS = ("smoke", "laptop", "paper")
 
 @dataclass(frozen=True)
 class Arm:
-    """One curve of a figure: what is trained how, and a sentence on what it is."""
+    """One curve of a figure: what is trained how, and a sentence on what it is.
+
+    `task` is its own, of as many steps, where it does not share that of the others.
+    """
 
     label: str
     optimizer: Optimizer
     chain: Chain
+    task: Task | None = None
 
 
 class Results:
@@ -140,6 +146,33 @@ def check(claims: Sequence[Claim], results: Results) -> list[Checked]:
 
 
 @dataclass(frozen=True)
+class Probing:
+    """What `pliant.disentangle` measures of every seed, as columns.
+
+    `lost` is the final probe loss less that of fresh networks, `lost/<repair>` what each mechanism took of it, which
+    with `lost/unexplained` sums to `lost`; `probe_baseline` is the constant predictor's loss. Refits use the arm's
+    optimizer, with its state, without the arm's interventions.
+
+    Args:
+        probe: the targets.
+        repairs: the mechanisms.
+        tasks: at the end of which tasks, counted from 0.
+        targets: how many.
+        steps: of each refit.
+        batch_size: of the refits.
+        examples: how many of each seed's examples are the inputs, at most.
+    """
+
+    probe: Probe
+    repairs: tuple[Repair, ...]
+    tasks: tuple[int, ...]
+    targets: int
+    steps: int
+    batch_size: int = 128
+    examples: int = 1024
+
+
+@dataclass(frozen=True)
 class Setup:
     """What one tier of an experiment runs, measures, draws and claims.
 
@@ -155,6 +188,8 @@ class Setup:
         standardize: inputs with mean 0 and variance 1 a channel; otherwise scaled to [0, 1].
         panels: what the figure shows.
         heat_map: what it shows instead, where there are too many arms for lines.
+        areas: what it shows instead, where a quantity has parts.
+        probing: what is asked about causes, and when.
         claims: what the paper says.
         deviations: where we depart from the paper.
     """
@@ -169,6 +204,8 @@ class Setup:
     deviations: tuple[str, ...]
     columns: tuple[Column, ...] = ()
     heat_map: HeatMap | None = None
+    areas: Areas | None = None
+    probing: Probing | None = None
     measure_every: int = 0
     dense: int = 0
     evaluate: int = 4096
@@ -213,6 +250,19 @@ class HeatMap:
     headings: tuple[str, ...]
     rows: Mapping[str, tuple[str | None, ...]]
     limits: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Areas:
+    """A set of axes an arm: the parts of a quantity on top of each other, means over seeds; negative parts below 0.
+
+    Args:
+        label: of the vertical axis, with units.
+        parts: columns by what they are called; empty where they were not measured.
+    """
+
+    label: str
+    parts: Mapping[str, str]
 
 
 @dataclass(frozen=True)

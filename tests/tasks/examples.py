@@ -8,7 +8,7 @@ import numpy as np
 
 import pliant.tasks
 from pliant.data import Dataset
-from pliant.tasks import PermutedPixels, RandomLabels, Task
+from pliant.tasks import OffsetNoise, PermutedPixels, RandomLabels, Task
 
 
 def data(size: int = 40, regression: bool = False) -> Dataset:
@@ -22,6 +22,7 @@ EXAMPLES = {
     "Task": Task(num_examples=20, batch_size=6, every=10, num_tasks=4),
     "RandomLabels": RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4),
     "RandomLabels, a fraction": RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4, fraction=0.3),
+    "OffsetNoise": OffsetNoise(num_examples=20, batch_size=6, every=10, num_tasks=4, offset=8.0, outputs=2),
     "PermutedPixels": PermutedPixels(num_examples=20, batch_size=6, every=10, num_tasks=4),
 }
 

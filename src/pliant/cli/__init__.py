@@ -1,4 +1,4 @@
-"""The command line: `pliant list | interventions | run | check | report | compare | keep | ledger | cite | ...`.
+"""The command line: `pliant list | diagnostics | interventions | run | check | report | compare | keep | ledger | ...`.
 
 One module a group of commands: it adds its commands with their options, and what is slow (torch, scipy, matplotlib) it
 imports only in the command that needs it.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pliant.cli import data, demo, interventions, listing, results, train
+from pliant.cli import data, demo, diagnose, diagnostics, interventions, listing, results, train
 from pliant.cli.parsing import BAD_CALL, FAILED, INTERRUPTED, Parser
 
 
@@ -39,6 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="pliant", description="Find out why your network stopped learning, and fix it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for group in (listing, interventions, train, results, demo, data):
+    for group in (listing, diagnose, diagnostics, interventions, train, results, demo, data):
         group.add(commands)
     return parser

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pliant.experiment import Experiment, HeatMap, Panel, Results, Setup
+from pliant.experiment import Areas, Experiment, HeatMap, Panel, Results, Setup
 from pliant.functional.statistics import interval
 from pliant.report.curves import SWITCHES, Curve, arms, curves
 from pliant.report.numbers import half, number
@@ -77,6 +77,8 @@ def figure(experiment: Experiment, setup: Setup, results: Results, columns: int 
     """
     if setup.heat_map is not None:
         return heat_map(experiment.title, setup.heat_map, results)
+    if setup.areas is not None:
+        return areas(experiment.title, setup, setup.areas, results)
     return draw(experiment.title, setup, arms(setup, results), curves(setup, results), columns)
 
 
@@ -111,6 +113,43 @@ def heat_map(title: str, about: HeatMap, results: Results) -> Figure:
         bar = made.colorbar(image, ax=axes, shrink=0.5, aspect=30)
         bar.set_label(about.label)
         bar.outline.set_visible(False)  # type: ignore[operator]
+    return made
+
+
+def areas(title: str, setup: Setup, about: Areas, results: Results) -> Figure:
+    """A set of axes an arm, side by side: the parts over tasks, stacked from 0 up, and from 0 down where negative."""
+    shown = [arm for arm in setup.arms if arm in results.arms]
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    with style.context(["default", STYLE]):
+        made = Figure(figsize=(WIDTHS[columns] / 96, (205 * rows + 60) / 96), layout="constrained")
+        made.set_label(title)
+        made.get_layout_engine().set(w_pad=0.07, h_pad=0.05, wspace=0.02, hspace=0.03)  # type: ignore[union-attr]
+        first: Axes | None = None
+        for at, arm in enumerate(shown):
+            axes = made.add_subplot(rows, columns, at + 1, sharey=first)
+            first = first or axes
+            axes.set_title(setup.arms[arm].label)
+            tops = {sign: np.zeros(1) for sign in (1, -1)}
+            for part, column in enumerate(about.parts.values()):
+                values = results.ends(arm, column)
+                there = ~np.isnan(values).all(0)
+                mean = np.nanmean(values[:, there], 0)
+                tasks = np.arange(1, values.shape[1] + 1)[there]
+                for sign in (1, -1):
+                    height = np.clip(sign * mean, 0, None)
+                    top = tops[sign] + sign * height
+                    look = {"color": colour(part + 1), "alpha": 0.85, "linewidth": 0}
+                    axes.fill_between(tasks, tops[sign] + 0 * top, top, **look)
+                    tops[sign] = top
+            axes.axhline(0, color=GREY, linewidth=0.8)
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=True))
+            if at + columns >= len(shown):
+                axes.set_xlabel("task")
+            if at % columns == 0:
+                axes.set_ylabel(about.label)
+        handles = [Line2D([], [], color=colour(part + 1), lw=6) for part in range(len(about.parts))]
+        made.legend(handles, list(about.parts), loc="outside upper left", ncols=len(handles), handlelength=0.8)
     return made
 
 

@@ -83,15 +83,21 @@ def pictures(title: str, setup: Setup, shown: Sequence[str], lines: list) -> lis
 
 
 def _pictures(title: str, setup: Setup, results: Results, lines: list) -> list[dict[str, Any]]:
-    if setup.heat_map is None:
+    if setup.heat_map is not None:
+        drawn = figures.heat_map(title, setup.heat_map, results)
+    elif setup.areas is not None:
+        drawn = figures.areas(title, setup, setup.areas, results)
+    else:
         return pictures(title, setup, list(results.arms), lines)
-    drawn = figures.heat_map(title, setup.heat_map, results)
     width, height = (round(96 * inches) for inches in drawn.get_size_inches())
     made = {"uri": uri("image/svg+xml", figures.svg(drawn)), "width": width, "height": height}
     return [{**made, "until": None}]
 
 
 def _caption(setup: Setup, results: Results, lines: list) -> str:
+    if setup.areas is not None:
+        over = f"means over {len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
+        return f"{setup.areas.label}: {over}. Parts lie on top of each other; what is negative lies below 0."
     if setup.heat_map is None:
         return caption(setup, results, lines)
     over = f"over {len(results.seeds)} seeds ± half of the 95 % interval" if len(results.seeds) > 1 else "of one seed"
@@ -117,6 +123,9 @@ def _summary(setup: Setup) -> str:
     """What the picture holds, for those who cannot see it."""
     if setup.heat_map is not None:
         return f"A heat map of {setup.heat_map.label}. Its numbers are in the table and the CSV file below."
+    if setup.areas is not None:
+        parts = ", ".join(setup.areas.parts)
+        return f"{setup.areas.label} in parts ({parts}), one set of axes an arm. The numbers are in the CSV file below."
     panels = ", ".join(panel.label for panel in setup.panels)
     return f"{len(setup.panels)} panels: {panels}. Their numbers at the end of every task are in the CSV file below."
 
@@ -179,6 +188,7 @@ def _packs(store: Store, setup: Setup, results: Results) -> list[dict[str, Any]]
 def _csv(setup: Setup, results: Results) -> str:
     """What figure and table draw on, at the end of every task."""
     wanted = ["accuracy", "loss", *(p.column for p in setup.panels), *(c.column for c in setup.columns)]
+    wanted += setup.areas.parts.values() if setup.areas is not None else []
     columns = [name for name in dict.fromkeys(wanted) if name in results.columns()]
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")

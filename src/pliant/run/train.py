@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from pliant.causes.report import disentangled
 from pliant.data import Dataset, load
-from pliant.experiment import Arm, Setup
+from pliant.experiment import Arm, Probing, Setup
 from pliant.network import Network
 from pliant.population import Member, Population, PopulationState
+from pliant.probe import Training
 from pliant.run.checkpoint import Checkpoint, Damaged
+from pliant.stacking import at
 from pliant.tasks import Batches, Stream
 
 SWITCH = "task_switch"  # the event at the start of every task but the first
@@ -68,6 +71,7 @@ def train(
     `on_progress(step)` is called every few steps; what it raises ends the training.
     """
     start = time.perf_counter()
+    setup = replace(setup, task=arm.task or setup.task)
     stream = setup.task.bind(inputs(setup), seeds, device=device, dtype=dtype)
     population = _population(setup, arm, stream, device, dtype, worth_compiling(setup) if compile is None else compile)
     state = population.init()
@@ -104,6 +108,7 @@ def train(
 
 def seconds_per_step(setup: Setup, arm: Arm, seeds: list[int], device: str = "cpu", steps: int = 20) -> float:
     """The time of one optimizer step of a pack, the median over a few, without measurements."""
+    setup = replace(setup, task=arm.task or setup.task)
     stream = setup.task.bind(inputs(setup), seeds, device=device)
     population = _population(setup, arm, stream, device, torch.float32, worth_compiling(setup))
     state, took = population.init(), []
@@ -138,6 +143,8 @@ def _step(
     row: dict[str, Tensor] = {"batch_loss": losses, "update_norm": _norms(update)}
     if measured:
         row |= _measure(setup, population, state, stream, task, update)
+    if end and setup.probing is not None and task in setup.probing.tasks:
+        row |= _probe(setup.probing, population, state, stream, task)
     recorder.add(row, step=done, task=task, end=end, elapsed_seconds=time.perf_counter() - start)
 
 
@@ -164,18 +171,16 @@ def _restore(
 
 
 def _population(setup: Setup, arm: Arm, stream: Stream, device: str, dtype: torch.dtype, compile: bool) -> Population:
-    classes = stream.data.num_classes
-    if classes is None:
-        raise ValueError(f"expected class labels in {stream.data.name}, got a regression data set")
+    outputs = setup.task.num_outputs(stream.data)
     example = stream.examples(0, most=4).x[0].to("cpu", torch.float32)
     with torch.random.fork_rng(devices=[]):
-        module = arm.chain.build(setup.net(tuple(stream.data.shape), classes), example)
+        module = arm.chain.build(setup.net(tuple(stream.data.shape), outputs), example)
     members = [Member(seed, arm.optimizer, arm.chain) for seed in stream.seeds]
     if silent := sorted(arm.chain.events - {SWITCH}):
         names = ", ".join(map(repr, silent))
         warnings.warn(f"{arm.label} waits for {names}, but this task fires {SWITCH!r} only", stacklevel=3)
     return Population(
-        Network(module, example=example), F.cross_entropy, members, compile=compile, device=device, dtype=dtype
+        Network(module, example=example), setup.task.loss, members, compile=compile, device=device, dtype=dtype
     )
 
 
@@ -184,10 +189,38 @@ def _measure(
 ) -> dict[str, Tensor]:
     examples = stream.examples(task, setup.evaluate)
     outputs = population.outputs(state, examples.x)
-    right = (outputs.argmax(-1) == examples.y).to(population.dtype).mean(1)
-    loss = F.cross_entropy(outputs.flatten(0, 1), examples.y.flatten(), reduction="none").reshape(examples.y.shape)
     found = population.measure(setup.diagnostics, state, examples.x, examples.y, update)
-    return {"accuracy": right, "loss": loss.mean(1), **found}
+    with torch.no_grad():
+        each = [setup.task.loss(output, y) for output, y in zip(outputs, examples.y, strict=True)]
+    found["loss"] = torch.stack(each)
+    if not examples.y.is_floating_point():
+        found["accuracy"] = (outputs.argmax(-1) == examples.y).to(population.dtype).mean(1)
+    return found
+
+
+def _probe(
+    probing: Probing, population: Population, state: PopulationState, stream: Stream, task: int
+) -> dict[str, Tensor]:
+    """What each mechanism took of every member's plasticity; NaN for members that diverged."""
+    x = stream.examples(task, probing.examples).x
+    rows: list[dict[str, float]] = []
+    for m, member in enumerate(population.members):
+        if state.diverged_at[m] >= 0:
+            rows.append({})
+            continue
+        params = {name: p.clone() for name, p in at(state.params, m).items()}
+        moments = {kind: group if kind == "step" else at(group, m) for kind, group in state.moments.items()}
+        found = disentangled(
+            population.network, params, x[m], Training(member.optimizer, moments=moments), probing.probe,
+            repairs=probing.repairs, targets=probing.targets, steps=probing.steps, batch_size=probing.batch_size,
+            seed=member.seed,
+        )  # fmt: skip
+        taken = dict(zip((repair.name for repair in found.repairs), found.recovered.mean(1).tolist(), strict=True))
+        row = {f"lost/{repair.name}": taken.get(repair.name, 0.0) for repair in probing.repairs}
+        row |= {"lost": found.gap.mean, "lost/unexplained": found.gap.mean - sum(row.values())}
+        rows.append(row | {"probe_baseline": float(found.probed.baseline.mean())})
+    names = {name for row in rows for name in row}
+    return {name: torch.tensor([row.get(name, math.nan) for row in rows], dtype=torch.float64) for name in names}
 
 
 def _norms(update: dict[str, Tensor]) -> Tensor:
@@ -232,10 +265,10 @@ class _Recorder:
             for name in self._names():
                 table[name] = np.array([row[name][member] if name in row else np.nan for row, _ in self.rows])
             table["diverged_at"] = np.full(len(self.rows), diverged_at[member])
-            at = diverged_at[member]
-            if at >= 0:
+            left = diverged_at[member]
+            if left >= 0:
                 for name in self._names():
-                    table[name][table["step"] > at] = np.nan
+                    table[name][table["step"] > left] = np.nan
             tables.append(table)
         return tables
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pliant.data import Dataset
@@ -73,6 +74,17 @@ class Task(ABC):
         `previous`, the targets of the task before, is a shortcut for whoever has them: the result is the same.
         """
         return y
+
+    @property
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What is minimised: the cross-entropy of class labels."""
+        return F.cross_entropy
+
+    def num_outputs(self, data: Dataset) -> int:
+        """How many outputs a network needs: one a class."""
+        if data.num_classes is None:
+            raise ValueError(f"expected class labels in {data.name}, got a regression data set")
+        return data.num_classes
 
     def positions(self, seed: int, task: int, size: int) -> np.ndarray | None:
         """A permutation of the `size` input positions in a task, or None."""

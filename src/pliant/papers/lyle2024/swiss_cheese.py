@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pliant.causes import Head, Norm, OptimizerState, Units
 from pliant.diagnostics import (
     DeadUnits,
     FeatureRanks,
@@ -14,10 +15,12 @@ from pliant.diagnostics import (
     PredictiveEntropy,
     RelativeUpdate,
 )
-from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Results, Setup
+from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Probing, Results, Setup
+from pliant.functional.statistics import interval
 from pliant.interventions import L2, Chain, LayerNorm
 from pliant.optim import Adam
 from pliant.papers.memorisation import Memorisation
+from pliant.probe import RandomLabels
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,35 @@ class Settings(Memorisation):
     """Settings of swiss_cheese; `l2` is the strength in both arms that have it."""
 
     l2: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Probed(Settings):
+    """Settings with causes: at the last task, the plasticity of every network is measured and disentangled.
+
+    Args:
+        checkpoints: at how many tasks, evenly spaced, causes are asked for; the last is among them.
+        targets: fresh labellings the probe is fitted to.
+        steps: of each refit.
+    """
+
+    checkpoints: int = 1
+    targets: int = 3
+    steps: int = 300
+
+
+def probing(settings: Probed) -> Probing:
+    """Random labels for the same images, and the four mechanisms that a classifier has."""
+    tasks = np.linspace(0, settings.num_tasks, settings.checkpoints + 1)[1:].round().astype(int) - 1
+    return Probing(
+        RandomLabels(10),
+        repairs=(Units(), Norm(), Head(), OptimizerState()),
+        tasks=tuple(map(int, tasks)),
+        targets=settings.targets,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        examples=settings.num_examples,
+    )
 
 
 def setup(settings: Settings) -> Setup:
@@ -50,6 +82,7 @@ def setup(settings: Settings) -> Setup:
             RelativeUpdate(),
             PredictiveEntropy(),
         ),
+        probing=probing(settings) if isinstance(settings, Probed) else None,
         evaluate=1024,
         panels=(
             Panel("accuracy", "accuracy at the end of a task", limits=(0, 1.02)),
@@ -130,7 +163,34 @@ CLAIMS = (
 
 def sentences(results: Results) -> dict[str, str]:
     """What happened to each arm, in plain words, from its numbers alone."""
-    return {arm: _sentence(results, arm) for arm in results.arms}
+    causes = {arm: f" {_causes(results, arm)}" if "lost" in results.columns() else "" for arm in results.arms}
+    return {arm: _sentence(results, arm) + causes[arm] for arm in results.arms}
+
+
+PARTS = {
+    "dead and linearized units": "lost/units",
+    "norm growth": "lost/norm",
+    "output layer": "lost/head",
+    "optimizer state": "lost/optimizer",
+    "unexplained": "lost/unexplained",
+}
+
+
+def _causes(results: Results, arm: str) -> str:
+    """What the probe says of an arm at its last task: loss and shares of the mechanisms, with intervals over seeds."""
+    lost = last(results, arm, "lost")
+    if not np.isfinite(lost).all():
+        return ""
+    gap = interval(lost)
+    ends = f" [{gap.low:.2f}, {gap.high:.2f}]" if len(lost) > 1 else ""
+    if not gap.low > 0 and len(lost) > 1:
+        return f"Against fresh networks, no plasticity lost: {gap.mean:+.2f}{ends} nats on new labels."
+    shares = {part: interval(last(results, arm, column) / lost) for part, column in PARTS.items()}
+    said = [
+        f"{part} {share.mean:.0%}" + (f" [{share.low:.0%}, {share.high:.0%}]" if len(lost) > 1 else "")
+        for part, share in sorted(shares.items(), key=lambda item: -item[1].mean)
+    ]
+    return f"Against fresh networks it lost {gap.mean:.2f}{ends} nats on new labels: {', '.join(said)}."
 
 
 def _sentence(results: Results, arm: str) -> str:
@@ -162,7 +222,7 @@ EXPERIMENT = Experiment(
         "smoke": Settings(
             data="digits", hidden=(32, 32), num_examples=200, batch_size=32, every=40, num_tasks=4, l2=1e-3
         ),
-        "demo": Settings(data="digits", l2=1e-3),
+        "demo": Probed(data="digits", l2=1e-3),
         "laptop": Settings(),
         "paper": Settings(data="cifar10", hidden=(512, 512), num_examples=50_000, every=50_000, num_tasks=20, l2=1e-5),
     },

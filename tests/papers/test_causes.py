@@ -1,0 +1,210 @@
+"""The toolbox's experiments about causes: what is asked when, what claims say of made-up numbers, the figure."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pliant.causes import REPAIRS
+from pliant.experiment import Results, check, find
+from pliant.functional import units as functional
+from pliant.nets import MLP
+from pliant.network import Network
+from pliant.optim import Adam
+from pliant.papers.toolbox import causes, planted
+from pliant.population import Member, Population
+from pliant.report import figures
+from pliant.run.train import train
+
+
+def table(parts, lost, baseline=0.5, tasks=4, asked=(1, 3), diverged=-1):
+    """A run of 10 steps a task; parts of what was lost by column, at the end of some tasks."""
+    step = np.arange(1, 10 * tasks + 1)
+    at = np.isin(step, [10 * (task + 1) for task in asked])
+    values = {"lost": lost, "probe_baseline": baseline, **parts}
+    found = {name: np.where(at, value, np.nan) for name, value in values.items()}
+    return found | {
+        "step": step,
+        "task": (step - 1) // 10,
+        "end": step % 10 == 0,
+        "accuracy": np.where(step % 10 == 0, 0.5, np.nan),
+        "diverged_at": np.full(len(step), diverged),
+    }
+
+
+def made(arms, columns, seeds=3, **rest):
+    """Results where each arm lost `lost`, of which the given shares went to the given parts, the rest unexplained."""
+    tables = {}
+    for arm, (lost, shares) in arms.items():
+        for seed in range(seeds):
+            total = lost * (1 + 0.01 * seed)
+            parts = {column: shares.get(name, 0.0) * total for name, column in columns.items() if name != "rest"}
+            parts["lost/unexplained"] = total - sum(parts.values())
+            tables[arm, seed] = table(parts, total, **rest)
+    return Results(tables)
+
+
+# -- causes ------------------------------------------------------------------------------------------------------------
+
+
+def test_causes_are_asked_for_at_evenly_spaced_tasks_and_the_last():
+    laptop = causes.EXPERIMENT.settings("laptop")
+    for tasks, checkpoints, asked in ((50, 5, (9, 19, 29, 39, 49)), (7, 3, (1, 4, 6)), (4, 1, (3,))):
+        settings = replace(laptop, num_tasks=tasks, checkpoints=checkpoints)
+        assert causes.EXPERIMENT.setup(settings).probing.tasks == asked
+    for tier in causes.EXPERIMENT.tiers:
+        settings = causes.EXPERIMENT.settings(tier)
+        setup = causes.EXPERIMENT.setup(settings)
+        assert len(setup.probing.tasks) == settings.checkpoints
+        assert setup.probing.tasks[-1] == setup.task.num_tasks - 1
+        assert setup.probing.probe.classes == 10
+        assert {f"lost/{repair.name}" for repair in setup.probing.repairs} < set(setup.areas.parts.values())
+        assert set(setup.areas.parts.values()) <= {column.column for column in setup.columns}
+
+
+SHARES = {
+    "none": (0.4, {"units": 0.8, "norm": 0.1}),
+    "layer_norm": (0.3, {"norm": 0.7}),
+    "l2": (0.2, {"head": 1.2}),
+    "both": (0.01, {}),
+}
+
+
+def verdicts(claims, results):
+    return [checked.verdict for checked in check(claims, results)]
+
+
+def test_claims_about_causes():
+    assert verdicts(causes.CLAIMS, made(SHARES, causes.PARTS)) == ["holds", "holds"]
+    swapped = SHARES | {"none": (0.4, {"units": 0.2}), "layer_norm": (0.3, {"norm": 0.1, "units": 0.9})}
+    assert verdicts(causes.CLAIMS, made(swapped, causes.PARTS)) == ["fails", "fails"]
+    healthy = SHARES | {"none": (0.01, {"units": 0.8})}  # a share of nothing
+    assert verdicts(causes.CLAIMS, made(healthy, causes.PARTS)) == ["inconclusive", "holds"]
+    assert "precondition not met: The plain" in check(causes.CLAIMS, made(healthy, causes.PARTS))[0].reason
+    assert verdicts(causes.CLAIMS, made(SHARES, causes.PARTS, seeds=1)) == ["inconclusive"] * 2
+
+
+def test_the_figure_stacks_what_each_mechanism_took():
+    setup = causes.EXPERIMENT.setup(causes.EXPERIMENT.settings("smoke"))
+    arms = list(setup.arms)
+    shares = dict(zip(arms, SHARES.values(), strict=True))
+    shares[arms[1]] = (0.3, {"norm": 1.5, "units": -0.2})  # negative parts hang below 0
+    results = made(shares, causes.PARTS)
+    drawn = figures.figure(causes.EXPERIMENT, setup, results)
+    titles = [axes.get_title(loc="left") or axes.get_title() for axes in drawn.axes]
+    assert titles == [arm.label for arm in setup.arms.values()]
+    assert figures.svg(drawn) == figures.svg(figures.figure(causes.EXPERIMENT, setup, results))
+
+    def ends(axes):
+        points = np.concatenate([path.vertices for area in axes.collections for path in area.get_paths()])
+        return points[:, 0].min(), points[:, 0].max(), points[:, 1].min(), points[:, 1].max()
+
+    mean = 1.01  # of the seeds' factors
+    assert ends(drawn.axes[0]) == pytest.approx((2, 4, 0, 0.4 * mean))  # 80 %, 10 % and a rest of 10 %
+    assert ends(drawn.axes[1]) == pytest.approx((2, 4, -0.5 * 0.3 * mean, 1.5 * 0.3 * mean))
+    (legend,) = drawn.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(causes.PARTS)
+
+
+def test_probing_leaves_training_alone_and_its_parts_sum_up():
+    settings = causes.EXPERIMENT.settings("smoke", ["num_tasks=2", "checkpoints=1", "steps=5", "every=20"])
+    setup = causes.EXPERIMENT.setup(settings)
+    arm = setup.arms["none"]
+    found = train(setup, arm, [0, 1]).tables
+    plain = train(replace(setup, probing=None), arm, [0, 1]).tables
+    for seed in (0, 1):
+        for name, values in plain[seed].items():
+            if name != "elapsed_seconds":
+                np.testing.assert_array_equal(found[seed][name], values)
+        asked = ~np.isnan(found[seed]["lost"])
+        assert found[seed]["step"][asked].tolist() == [40]
+        parts = [found[seed][column][asked] for column in causes.PARTS.values()]
+        np.testing.assert_allclose(np.sum(parts, 0), found[seed]["lost"][asked], rtol=0, atol=1e-12)
+        assert found[seed]["probe_baseline"][asked] == pytest.approx(np.log(10))
+    assert found[0]["lost"][-1] != found[1]["lost"][-1]
+
+
+# -- planted -----------------------------------------------------------------------------------------------------------
+
+FOUND = {
+    "healthy": (0.02, {}),
+    "units": (0.3, {"units": 0.9}),
+    "norm": (0.3, {"norm": 0.6, "head": 0.3}),
+    "optimizer": (0.3, {"optimizer": 1.1, "norm": -0.1}),
+    "target scale": (0.3, {"target scale": 0.5, "units": 0.4}),
+    "shifted": (0.3, {"units": 0.7, "target scale": 0.2}),
+}
+
+
+def checked(changes):
+    found = made(FOUND | changes, planted.PARTS, tasks=1, asked=(0,))
+    return dict(zip(["units", "norm", "optimizer", "target scale", "shifted", "mildest"],
+                    verdicts(planted.CLAIMS, found), strict=True))  # fmt: skip
+
+
+def test_claims_about_what_was_planted():
+    assert set(checked({}).values()) == {"holds"}
+    wrong = checked({"norm": (0.3, {"norm": 0.3, "head": 0.6})})
+    assert wrong.pop("norm") == "fails"
+    assert set(wrong.values()) == {"holds"}
+    assert checked({"units": (0.01, {"units": 0.9})})["units"] == "inconclusive"  # nothing was lost
+    assert checked({"units": (0.01, {"units": 0.9})})["mildest"] == "fails"
+    assert checked({"shifted": (0.3, {"units": 0.2, "target scale": 0.7})})["shifted"] == "fails"
+
+
+def test_every_planted_cause_has_an_arm_a_claim_and_a_repair():
+    setup = planted.EXPERIMENT.setup(planted.EXPERIMENT.settings("laptop"))
+    assert list(setup.arms) == list(FOUND)
+    assert set(planted.PLANTED) < {repair.name for repair in REPAIRS}
+    assert setup.probing.tasks == (setup.task.num_tasks - 1,)
+    assert set(setup.areas.parts.values()) == {f"lost/{repair.name}" for repair in REPAIRS} | {"lost/unexplained"}
+    assert find("toolbox/planted") is planted.EXPERIMENT
+    assert find("toolbox/causes") is causes.EXPERIMENT
+
+
+def damaged(plant):
+    """A small regression network after 3 steps, with the damage after the last and without it; and the batch."""
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)).double()
+    y = torch.zeros(1, 50, 2).double()
+    found = []
+    for chain in ([plant], []):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = Network(MLP((4,), 2, hidden=(6, 6)), example=x[:4].float())
+        members = [Member(0, Adam(1e-4), planted.Chain(*chain))]
+        population = Population(network, torch.nn.functional.mse_loss, members, dtype=torch.float64)
+        state = population.init()
+        for _ in range(3):
+            population.step(state, x[None], y)
+        params = {name: p[0] for name, p in state.params.items()}
+        found.append((params, {kind: group for kind, group in state.moments.items() if kind != "step"}))
+    return network, x, *found
+
+
+def test_killed_units_are_half_of_each_layer():
+    network, x, (params, _), (before, _) = damaged(planted.KillUnits(3))
+    for site in network.trace(params, x).sites.values():
+        assert functional.dead(site.slope)[:3].all()
+    for name, p in params.items():
+        if name in network.head:
+            assert torch.equal(p, before[name])
+        else:
+            assert torch.equal(p[3:], before[name][3:])
+
+
+def test_scaled_weights_and_stale_moments():
+    _, _, (params, moments), (before, early) = damaged(planted.ScaleWeights(3))
+    assert all(torch.equal(p, 8 * before[name]) for name, p in params.items())
+    assert all(torch.equal(m, early[kind][name]) for kind, group in moments.items() for name, m in group.items())
+    _, _, (params, moments), (before, early) = damaged(planted.StaleMoments(3))
+    assert all(torch.equal(p, before[name]) for name, p in params.items())
+    assert all(torch.equal(m, early["exp_avg"][name]) for name, m in moments["exp_avg"].items())
+    assert all(torch.equal(m, 1e6 * early["exp_avg_sq"][name]) for name, m in moments["exp_avg_sq"].items())
+
+
+def test_a_shifted_head_moves_the_mean_prediction_and_nothing_else():
+    network, x, (params, _), (before, _) = damaged(planted.ShiftHead(3, 100.0))
+    assert [name for name, p in params.items() if not torch.equal(p, before[name])] == ["output.weight"]
+    shift = (network(params, x) - network(before, x)).mean(0)
+    assert shift.tolist() == pytest.approx([100, 100], rel=0.01)  # the features are those before the last step
