@@ -75,7 +75,7 @@ def test_dead_units_are_drawn_anew_and_the_function_stays(structure):
     torch.testing.assert_close(outputs(module, after.params, x), outputs(module, params, x), rtol=0, atol=1e-11)
     assert_same(tuple(before), tuple(kept))
     redrawn = [group for group in network.units if group.exact and not group.shared_statistics]
-    trace = network.trace(after.params, x)
+    trace = network.trace(after.params, x, {site: axis for group in redrawn for site, axis in group.sites})
     for group in redrawn:
         slopes = torch.cat([trace.sites[name].slope for name, _ in group.sites])
         killed = torch.arange(group.size) % 3 == 0

@@ -1,4 +1,4 @@
-"""The command line: `pliant list | diagnostics | interventions | run | check | report | compare | keep | ledger | ...`.
+"""The command line: `pliant list | diagnose | diagnostics | interventions | run | check | report | compare | ...`.
 
 One module a group of commands: it adds its commands with their options, and what is slow (torch, scipy, matplotlib) it
 imports only in the command that needs it.
@@ -17,7 +17,7 @@ from pliant.cli.parsing import BAD_CALL, FAILED, INTERRUPTED, Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0 done, 1 failed, 2 a bad call, 130 after Ctrl-C."""
+    """Runs one command; returns its exit code: 0 done, 1 failed, 2 a bad call, 3 cannot tell, 130 after Ctrl-C."""
     given, rest = _parser().parse_known_args(arguments)
     if rest:
         given.parser.error(f"unrecognized arguments: {' '.join(rest)}")
