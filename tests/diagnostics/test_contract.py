@@ -124,10 +124,12 @@ def test_population_equals_a_loop(diagnostic, make):
             assert torch.allclose(population[name][i].double(), value.double(), rtol=1e-10, atol=1e-12), name
 
 
-@every_diagnostic
+@pytest.mark.parametrize(
+    "diagnostic",
+    [d for d in DIAGNOSTICS if not hasattr(d, "seed")],  # these draw numbers for every sample
+    ids=lambda d: type(d).__name__,
+)
 def test_the_order_of_the_samples_does_not_matter(diagnostic):
-    if hasattr(diagnostic, "seed"):
-        pytest.skip("it draws numbers for every sample")
     net, x, y = Network(mlp().double(), example=inputs(torch.float64)), inputs(torch.float64), targets(torch.float64)
     params, initial = trained(net, 0, torch.float64)
     first = len(x) if not hasattr(diagnostic, "num_samples") else diagnostic.num_samples
