@@ -133,13 +133,13 @@ FOUND = {
     "norm": (0.3, {"norm": 0.6, "head": 0.3}),
     "optimizer": (0.3, {"optimizer": 1.1, "norm": -0.1}),
     "target scale": (0.3, {"target scale": 0.5, "units": 0.4}),
-    "shifted": (0.3, {"units": 0.7, "target scale": 0.2}),
+    "shifted": (0.3, {"units": 0.2, "target scale": 0.7}),
 }
 
 
 def checked(changes):
     found = made(FOUND | changes, planted.PARTS, tasks=1, asked=(0,))
-    return dict(zip(["units", "norm", "optimizer", "target scale", "shifted", "mildest"],
+    return dict(zip(["units", "norm", "optimizer", "target scale", "shifted", "healthy", "mildest"],
                     verdicts(planted.CLAIMS, found), strict=True))  # fmt: skip
 
 
@@ -150,7 +150,8 @@ def test_claims_about_what_was_planted():
     assert set(wrong.values()) == {"holds"}
     assert checked({"units": (0.01, {"units": 0.9})})["units"] == "inconclusive"  # nothing was lost
     assert checked({"units": (0.01, {"units": 0.9})})["mildest"] == "fails"
-    assert checked({"shifted": (0.3, {"units": 0.2, "target scale": 0.7})})["shifted"] == "fails"
+    assert checked({"shifted": (0.3, {"units": 0.7, "target scale": 0.2})})["shifted"] == "fails"
+    assert checked({"healthy": (0.2, {})})["healthy"] == "fails"
 
 
 def test_every_planted_cause_has_an_arm_a_claim_and_a_repair():

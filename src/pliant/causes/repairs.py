@@ -46,7 +46,7 @@ class Repair(ABC):
 
     @abstractmethod
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
-        """The network after the repair, `x` are inputs to look at, `draw` is where random numbers are from."""
+        """The network after the repair; `x` are inputs to look at, `draw` is where random numbers are from."""
 
     def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
         """Numbers about the mechanism in the network as it is; `fresh` is a draw of the initial distribution."""
@@ -84,7 +84,7 @@ class Units(Repair):
     tolerance: float = 1e-3
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
-        trace = network.trace(before.params, x, _axes(network))
+        trace = network.trace(before.params, x, axes(network))
         params, chosen, means = dict(before.params), {}, {}
         for group in network.units:
             pre, post, slope = _seen(trace, [site for site, _ in group.sites])
@@ -97,8 +97,7 @@ class Units(Repair):
         if not any(c.any() for c in chosen.values()):
             return before
         change = recycle(network, chosen, params, before.moments, draw, compensate=means, connected=True)
-        moments = {kind: group | change.moments.get(kind, {}) for kind, group in before.moments.items()}
-        return Repaired(params | change.params, moments)
+        return _with(Repaired(params, before.moments), change.params, change.moments)
 
     def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
         sites = [_seen(trace, [site for site, _ in group.sites]) for group in network.units]
@@ -205,7 +204,7 @@ class Head(Repair):
         if linear is not None:
             weight, _, mean = linear
             new = {weight: new[weight] + _along(before.params[weight] - new[weight], mean)}
-        return _with(before, new)
+        return _cleared(before, new)
 
     def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
         ratio = norms.norm(_some(before.params, network.head)) / norms.norm(_some(fresh, network.head))
@@ -240,7 +239,7 @@ class TargetScale(Repair):
             return before
         weight, bias, mean = linear
         w = before.params[weight]
-        return _with(before, {weight: w - _along(w, mean), bias: torch.zeros_like(before.params[bias])})
+        return _cleared(before, {weight: w - _along(w, mean), bias: torch.zeros_like(before.params[bias])})
 
     def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
         s = singular_values(trace.features)
@@ -272,7 +271,7 @@ class OptimizerState(Repair):
 REPAIRS: tuple[Repair, ...] = (Units(), Norm(), Head(), TargetScale(), OptimizerState())
 
 
-def _axes(network: Network) -> dict[str, int]:
+def axes(network: Network) -> dict[str, int]:
     """Where the units of each site run."""
     return {site: axis for group in network.units for site, axis in group.sites}
 
@@ -313,11 +312,15 @@ def _ratio(then: Tensor, now: Tensor) -> Tensor:
     return torch.where((now > 0) & (then > 0), then / now, 1.0)
 
 
-def _with(before: Repaired, new: Params) -> Repaired:
+def _cleared(before: Repaired, new: Params) -> Repaired:
     """The network with new values of some parameters, whose part of the optimizer's state is cleared."""
-    gone = reset_moments(before.moments, tuple(new))
-    moments = {kind: group | gone.get(kind, {}) for kind, group in before.moments.items()}
-    return Repaired(before.params | new, moments)
+    return _with(before, new, reset_moments(before.moments, tuple(new)))
+
+
+def _with(before: Repaired, params: Params, moments: Moments) -> Repaired:
+    """The network with some parameters and some of the optimizer's state replaced."""
+    kept = {kind: group | moments.get(kind, {}) for kind, group in before.moments.items()}
+    return Repaired(before.params | params, kept)
 
 
 def _some(params: Params, names: Any) -> Params:

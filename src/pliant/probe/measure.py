@@ -155,9 +155,7 @@ def plasticity(
     (3, 11)
     """
     network, params = pure(model, inputs, fresh, purify)
-    how = (
-        training(optimizer, uncompiled(model)) if isinstance(model, nn.Module) else training(optimizer, network.module)
-    )
+    how = training(optimizer, uncompiled(model))
     if not carry:
         how = Training(how.optimizer, how.chain)
     elif not how.moments:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pliant.causes.report import disentangled
+from pliant.causes.attribution import disentangled
 from pliant.data import Dataset, load
 from pliant.experiment import Arm, Probing, Setup
 from pliant.network import Network

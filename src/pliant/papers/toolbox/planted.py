@@ -160,13 +160,13 @@ def setup(settings: Settings) -> Setup:
 PARTS = {repair.name: f"lost/{repair.name}" for repair in REPAIRS} | {"rest": "lost/unexplained"}
 
 
-def _lead(arm: str) -> Callable[[Results], np.ndarray]:
-    """How much more the planted mechanism took than any other, as a share of what was lost, one a seed."""
+def _lead(arm: str, mechanism: str) -> Callable[[Results], np.ndarray]:
+    """How much more a mechanism took than any other, as a share of what an arm lost, one a seed."""
 
     def lead(results: Results) -> np.ndarray:
-        taken = {name: results.ends(arm, f"lost/{name}")[:, -1] for name in (r.name for r in REPAIRS)}
-        others = np.max([values for name, values in taken.items() if name != arm], axis=0)
-        return (taken[arm] - others) / results.ends(arm, "lost")[:, -1]
+        taken = {repair.name: results.ends(arm, f"lost/{repair.name}")[:, -1] for repair in REPAIRS}
+        others = np.max([values for name, values in taken.items() if name != mechanism], axis=0)
+        return (taken[mechanism] - others) / results.ends(arm, "lost")[:, -1]
 
     return lead
 
@@ -176,33 +176,27 @@ def _of_baseline(arm: str) -> Callable[[Results], np.ndarray]:
     return lambda r: (r.ends(arm, "lost") / r.ends(arm, "probe_baseline"))[:, -1]
 
 
-def _share(arm: str, mechanism: str) -> Callable[[Results], np.ndarray]:
-    """A mechanism's share of what an arm lost, one a seed."""
-    return lambda r: (r.ends(arm, f"lost/{mechanism}") / r.ends(arm, "lost"))[:, -1]
-
-
 def _lost(arm: str, what: str) -> Claim:
     text = f"{what} cost plasticity: more than 0.1 of the constant predictor's loss."
     return Claim(text, _of_baseline(arm), threshold=0.1, ours=True)
 
 
-def _planted(arm: str, what: str) -> Claim:
-    text = f"{what}: {arm} takes the largest share (its lead over the next)."
-    return Claim(text, _lead(arm), ours=True, given=(_lost(arm, what),))
+def _planted(arm: str, mechanism: str, what: str) -> Claim:
+    text = f"{what}: {mechanism} takes the largest share (its lead over the next)."
+    return Claim(text, _lead(arm, mechanism), ours=True, given=(_lost(arm, what),))
 
 
 PLANTED = ("units", "norm", "optimizer", "target scale")
 CLAIMS = (
-    _planted("units", "Half the units killed"),
-    _planted("norm", "Weights times 8"),
-    _planted("optimizer", "Stale moments"),
-    _planted("target scale", "A head shifted by 100"),
+    _planted("units", "units", "Half the units killed"),
+    _planted("norm", "norm", "Weights times 8"),
+    _planted("optimizer", "optimizer", "Stale moments"),
+    _planted("target scale", "target scale", "A head shifted by 100"),
+    _planted("shifted", "target scale", "Training on targets shifted by 100"),
     Claim(
-        "What training on shifted targets took, it took through units more than through the head's shift (difference "
-        "of the shares).",
-        lambda r: _share("shifted", "units")(r) - _share("shifted", "target scale")(r),
+        "With nothing planted, the loss of plasticity stays below 0.1 of the constant predictor's loss (what is left).",
+        lambda r: 0.1 - _of_baseline("healthy")(r),
         ours=True,
-        given=(_lost("shifted", "Training on shifted targets"),),
     ),
     Claim(
         "Each planted cause costs more than training alone (the mildest one).",

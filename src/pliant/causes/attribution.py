@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pliant.causes.repairs import REPAIRS, Repair, Repaired
+from pliant.causes.repairs import REPAIRS, Repair, Repaired, axes
 from pliant.functional.shapley import EXACT, Coalition, coalitions, interactions, orders, prefixes, sampled, shapley
 from pliant.functional.statistics import Interval, interval
 from pliant.interventions.base import Draw
@@ -232,7 +232,7 @@ def disentangle(
         probe = Taken(probe, actions)
     return disentangled(
         network, params, inputs, how, probe, repairs=repairs, targets=targets, steps=steps, batch_size=batch_size,
-        orders_=orders, seed=seed, on_progress=on_progress,
+        num_orders=orders, seed=seed, on_progress=on_progress,
     )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def disentangled(
     targets: int = 5,
     steps: int = 500,
     batch_size: int = 128,
-    orders_: int = 32,
+    num_orders: int = 32,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Causes:
@@ -261,7 +261,7 @@ def disentangled(
     with torch.no_grad():
         mended = [r.repair(network, now, inputs, _draw(seed, 0, i)) for i, r in enumerate(repairs)]
         acting = tuple(r for r, after in zip(repairs, mended, strict=True) if not _same(now, after))
-        chosen = orders(len(acting), orders_, seed) if len(acting) > EXACT else []
+        chosen = orders(len(acting), num_orders, seed) if len(acting) > EXACT else []
         wanted = prefixes(chosen) if chosen else coalitions(len(acting))
         starts = []
         for target in range(targets):
@@ -270,7 +270,7 @@ def disentangled(
             for state in (*made, control):
                 y = probe.targets(network, state.params, inputs, number(seed, target, 0))
                 starts.append(Start(state.params, y, state.moments))
-        trace = network.trace(params, inputs, {site: axis for u in network.units for site, axis in u.sites})
+        trace = network.trace(params, inputs, axes(network))
         fresh = draw(network, params, seed, 0)
         evidence = {repair.name: repair.evidence(network, now, trace, fresh) for repair in repairs}
         before = outputs(network, params, inputs)
