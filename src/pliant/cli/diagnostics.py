@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from itertools import groupby
 
 from rich.console import Console
 from rich.text import Text
 
-from pliant.cli.parsing import OK, Commands, as_json, command
+from pliant.cli.parsing import OK, Commands, as_document, command, document
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     listed = command(commands, "diagnostics", show, "every diagnostic: what it is, what it needs, what new nets read")
-    listed.add_argument("--format", choices=["md", "latex"], help="a table for a document")
-    as_json(listed)
+    as_document(listed)
 
 
 def show(given: argparse.Namespace, console: Console) -> int:
     from pliant.report.diagnostics import COSTS, entries, grid
 
-    if given.json:
-        print(json.dumps([entry._asdict() for entry in entries()], indent=1))
-        return OK
     table = grid()
-    if given.format:
-        print(table.text(given.format), end="")
+    if (text := document(given, entries(), table)) is not None:
+        print(text, end="")
         return OK
     for cost, group in groupby(entries(), key=lambda entry: entry.cost):
         console.print(Text(f"{cost}: {COSTS[cost]}\n", "bold underline"))

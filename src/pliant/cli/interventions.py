@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pliant.cli.parsing import OK, Commands, as_json, command
+from pliant.cli.parsing import OK, Commands, as_document, command, document
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     listed = command(commands, "interventions", show, "every intervention: when it acts, on what, its cost, its paper")
-    listed.add_argument("--format", choices=["md", "latex"], help="a table for a document")
-    as_json(listed)
+    as_document(listed)
 
 
 def show(given: argparse.Namespace, console: Console) -> int:
     from pliant.report.cookbook import entries, grid
 
-    if given.json:
-        print(json.dumps([entry._asdict() for entry in entries()], indent=1))
-        return OK
     table = grid()
-    if given.format:
-        print(table.text(given.format), end="")
+    if (text := document(given, entries(), table)) is not None:
+        print(text, end="")
         return OK
     shown = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     for heading, kind in zip(table.headings, table.columns, strict=True):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,3 +56,16 @@ def out(made: argparse.ArgumentParser) -> None:
 def as_json(made: argparse.ArgumentParser) -> None:
     """The option for output that programs read."""
     made.add_argument("--json", action="store_true", help="for programs")
+
+
+def as_document(made: argparse.ArgumentParser) -> None:
+    """The options for a list that documents and programs read; `document` is what they ask for."""
+    made.add_argument("--format", choices=["md", "latex"], help="a table for a document")
+    as_json(made)
+
+
+def document(given: argparse.Namespace, entries: Sequence[Any], table: Any) -> str | None:
+    """A list (of named tuples) as JSON, or its table as a document; None where it is for the terminal."""
+    if given.json:
+        return json.dumps([entry._asdict() for entry in entries], indent=1) + "\n"
+    return table.text(given.format) if given.format else None
