@@ -461,6 +461,13 @@ class ScaledLinear(nn.Linear):
 
 
 class ForgetfulNorm(nn.LayerNorm):
+    """Fills its weight and bias once, and does not know how to do so again."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
     def reset_parameters(self):
         pass
 
@@ -481,12 +488,13 @@ UNDRAWN = {
 def test_refuses_to_draw_what_no_layer_draws(make, message):
     before = torch.get_rng_state()
     net = Network(make())
+    params = {name: p.clone() for name, p in net.params().items()}
     torch.set_rng_state(before)
     with pytest.raises(ValueError, match=message) as caught:
         net.fresh(0)
     assert "write Network(lambda: make_model())" in str(caught.value)
     assert torch.equal(before, torch.get_rng_state())
-    assert not any(p.isnan().any() for p in net.params().values())
+    assert same(net.params(), params)
     assert Network(make).fresh(0).keys() == net.params().keys()
 
 
