@@ -13,6 +13,7 @@ from torch.func import grad, grad_and_value, vmap
 
 from pliant.interventions.base import Chain, Seen
 from pliant.network import Forward, Network, Params
+from pliant.optim.base import aligned
 from pliant.stacking import at, detached, one_member, stack, with_numbers
 
 GLOBAL_STREAM = (
@@ -36,25 +37,33 @@ class Gradients:
 
     def __init__(self, network: Network, loss: Loss, chain: Chain, numbers: list, size: int, compile: bool):
         self.network, self.loss, self.chain, self.numbers, self.size = network, loss, chain, numbers, size
-        self._penalties_see = any(i.needs & SEEN for i in chain if i.overrides("penalty"))
+        penalties = {place: i for place, i in enumerate(chain) if i.overrides("penalty")}
+        self._closed = [place for place, i in penalties.items() if i.overrides("penalty_gradient")]
+        self._derived = [place for place in penalties if place not in self._closed]
+        self._penalties_see = any(i.needs & SEEN for i in penalties.values())
+        if not penalties:
+            self.numbers = []
         compile = compile and not self._penalties_see  # what watches the forward pass does not compile
         self.mode = "single" if size == 1 else "compiled" if compile else "vmap"
         self._chosen: Callable | None = None
         self._bound: tuple[list[Tensor], Forward, Params] | None = None
 
     def __call__(self, params: Params, states: list, *rest: Any) -> tuple[Params, Tensor, dict[str, Any]]:
-        args = (params, states, self.numbers, *rest)
+        args = self._arguments(params, states, *rest)
         if self._chosen is None:
-            self._chosen, result = self._decide(args)
-            return result
-        return self._chosen(*args)
+            self._chosen, (grads, losses, watched) = self._decide(args)
+        else:
+            grads, losses, watched = self._chosen(*args)
+        return self._with_penalties(grads, args), losses, watched
 
     def eagerly(self, params: Params, states: list, *rest: Any) -> Params:
         """The gradients alone, never compiled, for batches of any shape."""
-        args = (params, states, self.numbers, *rest)
+        args = self._arguments(params, states, *rest)
         if self.mode in ("single", "loop"):
-            return (self._single if self.mode == "single" else self._looped)(*args)[0]
-        return self._or_loop(self._stacked, self._looped, args)[0]
+            grads = (self._single if self.mode == "single" else self._looped)(*args)[0]
+        else:
+            grads = self._or_loop(self._stacked, self._looped, args)[0]
+        return self._with_penalties(grads, args)
 
     def watched(self, params: Params, x: Tensor, key: Tensor | None) -> dict[str, Any]:
         """What `Seen` holds of every member's forward pass, as a tree."""
@@ -65,6 +74,10 @@ class Gradients:
 
         with torch.no_grad():
             return self.over_members(one, params, x, key)
+
+    def _arguments(self, params: Params, states: list, *rest: Any) -> tuple:
+        """What the gradient is a function of: states only where there are penalties, as each tensor takes its time."""
+        return params, states if self._closed or self._derived else [], self.numbers, *rest
 
     def _objective(
         self,
@@ -92,19 +105,33 @@ class Gradients:
             return grad(lambda p: self.loss(self.network(p, x, key), y))(params)
 
         seen = Seen(step, lr, x, output, gradient=gradient, **watched)
-        for i, values, state in zip(self.chain, numbers, states, strict=True):
-            i = with_numbers(i, values)
-            if i.overrides("penalty") and not i.overrides("penalty_gradient"):
-                penalty = i.penalty(self.network, params, state, seen)
-                total = total if penalty is None else total + penalty
+        for place in self._derived:
+            penalty = with_numbers(self.chain[place], numbers[place]).penalty(self.network, params, states[place], seen)
+            total = total if penalty is None else total + penalty
         return total, (loss, watched if see else {})
 
-    def _add_penalties(self, grads: Params, params: Params, *args: Any) -> Params:
-        states, numbers, step, lr, x = args[:5]
-        for i, values, state in zip(self.chain, numbers, states, strict=True):
+    @torch.no_grad()
+    def _with_penalties(self, grads: Params, args: tuple) -> Params:
+        """With the gradients of the penalties that need no autograd, added in place."""
+        if not self._closed:
+            return grads
+
+        def one(params: Params, states: list, numbers: list, step: Tensor, lr: Tensor, x: Any, grads: Params) -> tuple:
             seen = Seen(step, lr, x)
-            extra = with_numbers(i, values).penalty_gradient(self.network, params, state, seen) or {}
-            grads = {**grads, **{name: grads[name] + g for name, g in extra.items()}}
+            for place in self._closed:
+                i = with_numbers(self.chain[place], numbers[place])
+                for name, term in (i.penalty_gradient(self.network, params, states[place], seen) or {}).items():
+                    term.add_to(grads[name])
+            return ()
+
+        params = args[0]
+        grads = dict(zip(params, aligned(params, grads), strict=True))
+        args = (*args[:6], grads)
+        if self.mode in ("single", "loop"):
+            for m in range(self.size):
+                one(*at(args, m))
+        else:
+            vmap(one)(*args)
         return grads
 
     def _one(self, forward: Forward, leaves: Params, *args: Any) -> Any:
@@ -113,8 +140,6 @@ class Gradients:
             total, (loss, watched) = self._objective(forward, leaves, *args)
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         grads = {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(leaves.items(), found, strict=True)}
-        with torch.no_grad():
-            grads = self._add_penalties(grads, leaves, *args)
         return grads, loss.detach(), detached(watched)
 
     def _single(self, params: Params, *args: Any) -> Any:
@@ -140,7 +165,7 @@ class Gradients:
         def one(params: Params, *rest: Any) -> Any:
             derived: Callable = grad_and_value(partial(self._objective, self.network), has_aux=True)
             grads, (_, (loss, watched)) = derived(params, *rest, see)
-            return self._add_penalties(grads, params, *rest), loss, watched
+            return grads, loss, watched
 
         return vmap(one, in_dims=(*[0] * len(stacked), None if key is None else 0))(*stacked, key)
 

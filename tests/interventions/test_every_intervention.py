@@ -116,7 +116,8 @@ def acting_step(intervention):
 def act(example, network, net, params, moments, state, draw):
     """All that a step and the event change, one after the other, as new values."""
     intervention = example.intervention
-    params, moments, state = dict(params), {k: dict(g) for k, g in moments.items()}, copy.deepcopy(state)
+    params = {name: p.clone() for name, p in params.items()}
+    moments, state = {k: dict(g) for k, g in moments.items()}, copy.deepcopy(state)
 
     def note(change):
         if change is not None:
@@ -128,9 +129,11 @@ def act(example, network, net, params, moments, state, draw):
 
     step = acting_step(intervention)
     without_count = {k: g for k, g in moments.items() if k != "step"}
-    acted = note(
-        intervention.after_step(network, params, without_count, state, seen(example, network, net, params, step))
-    )
+    given = {name: p.clone() for name, p in params.items()}
+    change = intervention.after_step(network, given, without_count, state, seen(example, network, net, params, step))
+    in_place = {name for name, p in (change.params if change else {}).items() if p is given[name]}
+    assert equal(*({n: p for n, p in ps.items() if n not in in_place} for ps in (given, params)))
+    acted = note(change)
     if intervention.overrides("renew") and state["due"]:
         acted |= note(intervention.renew(network, params, moments, state, draw))
     acted |= note(intervention.on_event(network, example.event or "", params, moments, state, draw))
@@ -245,7 +248,7 @@ def test_exactly_the_stated_entries_change(example, net, optimizer):
     if new is not None:
         assert structure(new) == structure((params, moments, state))
         changed = {name: changed[name] | (new[0][name] != p) for name, p in params.items()}
-    assert equal((params, moments, state), before)  # what was handed over is left alone
+    assert equal((params, moments, state), before)  # what was handed over is left alone (see `act`)
     found = {name for name, where in changed.items() if where.any()}
     if example.whole:
         assert found == names
@@ -372,16 +375,20 @@ def test_closed_form_gradients_equal_autograd(example, net):
     network, params, _, state = trained(example, net)
     intervention, look = example.intervention, seen(example, network, net, params)
     penalty = intervention.penalty(network, params, state, look)
-    closed = intervention.penalty_gradient(network, params, state, look)
-    if penalty is None or closed is None:
-        assert closed is None
+    if penalty is None or not intervention.overrides("penalty_gradient"):
+        assert intervention.penalty_gradient(network, params, state, look) is None
         return
+
+    def gradient(params):
+        return {name: g.value() for name, g in intervention.penalty_gradient(network, params, state, look).items()}
+
+    closed = gradient(params)
     assert penalty.shape == ()
     derived = grad(lambda p: intervention.penalty(network, p, state, look))(params)
     zeros = {name: torch.zeros_like(p) for name, p in params.items()}
     close({**zeros, **closed}, derived, 1e-13)
     stacked = {name: torch.stack([p, -2 * p]) for name, p in params.items()}
-    together = vmap(lambda p: intervention.penalty_gradient(network, p, state, look))(stacked)
+    together = vmap(gradient)(stacked)
     for name, g in closed.items():
         close(together[name][0], g, 1e-13)
 

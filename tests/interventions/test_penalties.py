@@ -61,8 +61,8 @@ def test_l2_init_pulls_normalisers_to_where_they_began():
     assert method.penalty(network, moved, state, SEEN) == pytest.approx(4.5)
     gradient = method.penalty_gradient(network, moved, state, SEEN)
     assert list(gradient) == list(params)
-    assert gradient["1.weight"].tolist() == [0.0, 3.0]
-    assert not gradient["0.weight"].any()
+    assert gradient["1.weight"].value().tolist() == [0.0, 3.0]
+    assert not gradient["0.weight"].value().any()
 
 
 def test_wasserstein_lets_parameters_change_places():
@@ -70,7 +70,7 @@ def test_wasserstein_lets_parameters_change_places():
     state = method.init(ROW, row(3.0, 1.0, 2.0))
     assert method.penalty(ROW, row(1.0, 2.0, 3.0), state, SEEN) == 0
     assert method.penalty(ROW, row(1.0, 7.0, 2.0), state, SEEN) == pytest.approx(0.5 * 4**2)
-    gradient = method.penalty_gradient(ROW, row(0.0, 7.0, 2.5), state, SEEN)["weight"]
+    gradient = method.penalty_gradient(ROW, row(0.0, 7.0, 2.5), state, SEEN)["weight"].value()
     assert gradient.tolist() == [[-1.0, 4.0, 0.5]]  # the least towards 1, the largest towards 3, the other towards 2
 
 
@@ -81,7 +81,7 @@ def test_wasserstein_ranks_many_numbers_of_either_sign(dtype):
     w, before = (normal(250, 400, seed=seed).to(dtype).clamp(-1.5) for seed in (1, 2))
     method = Wasserstein(0.5)
     state = method.init(network, {"weight": before})
-    gradient = method.penalty_gradient(network, {"weight": w}, state, SEEN)["weight"]
+    gradient = method.penalty_gradient(network, {"weight": w}, state, SEEN)["weight"].value()
     order = w.flatten().argsort(stable=True)
     assert torch.equal(gradient.flatten()[order], w.flatten()[order] - before.flatten().sort().values)
 
@@ -111,7 +111,7 @@ def test_the_spectral_regulariser_survives_extreme_matrices(size):
     params = {"weight": torch.full((2, 2), size), "bias": torch.zeros(2)}
     (v,) = method.after_step(network, params, {}, state, SEEN).state.values()
     assert v.norm() == pytest.approx(1.0)
-    assert all(g.isfinite().all() for g in method.penalty_gradient(network, params, state, SEEN).values())
+    assert all(g.value().isfinite().all() for g in method.penalty_gradient(network, params, state, SEEN).values())
 
 
 @pytest.mark.parametrize("module", [Perceptron, Convolutional])
@@ -144,7 +144,7 @@ def test_parseval_by_hand():
     params = {"weight": torch.tensor([[2.0, 0.0], [1.0, 2.0]])}  # W W^T = [[4, 2], [2, 5]]
     method = Parseval(0.5, scale=4.0)
     assert method.penalty(network, params, {}, SEEN) == pytest.approx(0.5 * (2**2 + 2**2 + 1))
-    gradient = method.penalty_gradient(network, params, {}, SEEN)["weight"]
+    gradient = method.penalty_gradient(network, params, {}, SEEN)["weight"].value()
     torch.testing.assert_close(gradient, 2 * torch.tensor([[0.0, 2.0], [2.0, 1.0]]) @ params["weight"])
     assert list(method.penalty_gradient(Network(nn.Linear(2, 2)), params, {}, SEEN)) == ["weight"]
 

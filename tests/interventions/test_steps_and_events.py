@@ -205,7 +205,7 @@ def test_soft_shrink_and_perturb_does_what_the_event_does():
     network = perceptron()
     params, draw = network.params(), Draw(1, 2)
     soft = SoftShrinkAndPerturb(shrink=0.9, perturb=0.1)
-    shrunk = soft.after_step(network, params, {}, {}, SEEN).params
+    shrunk = soft.after_step(network, network.params(), {}, {}, SEEN).params
     once = soft.renew(network, shrunk, {}, {}, draw).params
     event = ShrinkAndPerturb(shrink=0.9, perturb=0.1).on_event(network, "task_switch", params, {}, {}, draw).params
     torch.testing.assert_close(once, event)

@@ -35,7 +35,7 @@ def test_l2_counts_every_weight_and_bias_once():
     )
     gradient = L2(0.1).penalty_gradient(network(), PARAMS, {}, SEEN)
     assert list(gradient) == ["0.weight", "0.bias", "3.weight", "3.bias"]
-    torch.testing.assert_close(gradient["0.weight"], torch.tensor([[0.6, 0.0], [0.0, 0.8]]))
+    torch.testing.assert_close(gradient["0.weight"].value(), torch.tensor([[0.6, 0.0], [0.0, 0.8]]))
 
 
 def test_shrink_and_perturb_mixes_in_a_fresh_draw():

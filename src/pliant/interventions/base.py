@@ -70,6 +70,34 @@ class Seen(NamedTuple):
     gradient: Callable[[], Params] | None = None
 
 
+class Scaled(NamedTuple):
+    """A number times a tensor, not yet multiplied, so that adding it to a gradient takes one pass over memory.
+
+    >>> gradient = torch.ones(2)
+    >>> Scaled(0.5, torch.tensor([2.0, 4.0])).add_to(gradient)
+    >>> gradient
+    tensor([2., 3.])
+    """
+
+    scale: Tensor | float
+    tensor: Tensor
+
+    def add_to(self, gradient: Tensor) -> None:
+        """Adds the product, in place."""
+        if isinstance(self.scale, Tensor):
+            gradient.add_(self.scale * self.tensor)
+        else:
+            gradient.add_(self.tensor, alpha=self.scale)
+
+    def value(self) -> Tensor:
+        """The product."""
+        return self.scale * self.tensor
+
+    def times(self, factor: Tensor | float) -> Scaled:
+        """The product with another number."""
+        return Scaled(factor * self.scale, self.tensor)
+
+
 @dataclass(frozen=True)
 class Change:
     """What a moment changes: new values by name for what it touches; all else stays.
@@ -94,8 +122,13 @@ def write(buffers: dict[str, Any], new: dict[str, Any]) -> None:
     for name, value in new.items():
         if isinstance(value, dict):
             write(buffers[name], value)
-        elif value is not buffers[name]:
+        elif value is not buffers[name] and not _same_memory(value, buffers[name]):
             buffers[name].copy_(value)
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one: one was changed in place, under `vmap` perhaps, which makes new ones of it."""
+    return a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and a.shape == b.shape and a.dtype == b.dtype
 
 
 def everything(path: str) -> bool:
@@ -108,7 +141,8 @@ class Intervention:
     """A change to a network, its loss, its steps or what happens at an event: a frozen dataclass, its own config.
 
     Every moment is optional and written for one network; populations run it under `vmap`. `penalty` and `after_step`
-    are pure functions without branches on data; `on_event` and `renew` run on the host and may draw. What is touched
+    do not branch on data, and what is wide and elementwise, `after_step` may do in place (a third of the time): it then
+    returns the tensors that it was given. `on_event` and `renew` run on the host and may draw. What is touched
     are the parameters in `network.names`, the matrices in `network.weights`, the units in `network.units`.
 
     Class variables: `reference` is a key of refs.bib; `touches` says in a few words what is changed; `needs` names the
@@ -142,7 +176,7 @@ class Intervention:
         """A scalar added to the loss, or None."""
         return None
 
-    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> Params | None:
+    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled] | None:
         """The gradient of `penalty` in closed form for the parameters it touches; without it, autograd derives one."""
         return None
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pliant.interventions.base import Intervention, Seen, State
+from pliant.interventions.base import Intervention, Scaled, Seen, State
 from pliant.network import Network, Params
 
 
@@ -47,8 +47,8 @@ class L2(Intervention):
         squares = (w.flatten() @ w.flatten() for w in self._touched(network, params).values())
         return self.strength * sum(squares, start=torch.zeros(()))
 
-    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> Params:
-        return {name: 2 * self.strength * w for name, w in self._touched(network, params).items()}
+    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:
+        return {name: Scaled(2 * self.strength, w) for name, w in self._touched(network, params).items()}
 
     def _touched(self, network: Network, params: Params) -> Params:
         return {n: params[n] for n in network.names if self.normalisers or n not in network.normalisers}

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pliant.interventions.base import Intervention, Seen, State
+from pliant.interventions.base import Intervention, Scaled, Seen, State
 from pliant.network import Network, Params
 
 
@@ -52,5 +52,5 @@ class L2Init(Intervention):
         squares = (d @ d for d in away)
         return self.strength * sum(squares, start=torch.zeros(()))
 
-    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> Params:
-        return {name: 2 * self.strength * (params[name] - w) for name, w in state.items()}
+    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:
+        return {name: Scaled(2 * self.strength, params[name] - w) for name, w in state.items()}

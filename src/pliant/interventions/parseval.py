@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pliant.interventions.base import Intervention, Seen, State
+from pliant.interventions.base import Intervention, Scaled, Seen, State
 from pliant.network import Network, Params
 
 
@@ -51,8 +51,8 @@ class Parseval(Intervention):
             total = total + (w @ w.T - self.scale * torch.eye(len(w)).to(w)).square().sum()
         return self.strength * total
 
-    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> Params:
-        return {name: 4 * self.strength * self._residual(params[name]) for name in network.weights}
+    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:
+        return {name: Scaled(4 * self.strength, self._residual(params[name])) for name in network.weights}
 
     def _residual(self, weight: Tensor) -> Tensor:
         """(W W^T - scale I) W, through the smaller of the two Gram matrices."""

@@ -48,7 +48,7 @@ class SoftShrinkAndPerturb(Intervention):
         return {"due": torch.tensor(self.perturb > 0, device=next(iter(params.values())).device)}
 
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
-        return Change(params={name: self.shrink * params[name] for name in network.names})
+        return Change(params={name: params[name].mul_(self.shrink) for name in network.names})
 
     def renew(self, network: Network, params: Params, moments: Moments, state: State, draw: Draw) -> Change:
         fresh = draw.fresh(network, network.names)

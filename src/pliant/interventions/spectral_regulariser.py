@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pliant.interventions.base import Change, Intervention, Seen, State
+from pliant.interventions.base import Change, Intervention, Scaled, Seen, State
 from pliant.network import Network, Params
 from pliant.optim import Moments
 
@@ -70,17 +70,17 @@ class SpectralRegulariser(Intervention):
             total = total + params[name].square().sum() ** self.power
         return self.strength * total
 
-    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> Params:
+    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:
         k, gradient = self.power, {}
         for name, v in state.items():
             image = _matrix(params[name]) @ v
             sigma = image.norm()
             slope = 2 * k * (sigma**k - 1) * sigma ** (k - 1)
             outer = torch.outer(image / _positive(sigma), v)
-            gradient[name] = self.strength * slope * outer.reshape(params[name].shape)
+            gradient[name] = Scaled(self.strength * slope, outer.reshape(params[name].shape))
         for name in _biases(network):
             b = params[name]
-            gradient[name] = 2 * self.strength * k * b.square().sum() ** (k - 1) * b
+            gradient[name] = Scaled(2 * self.strength * k * b.square().sum() ** (k - 1), b)
         return gradient
 
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:

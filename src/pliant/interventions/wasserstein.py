@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pliant.interventions.base import Intervention, Seen, State
+from pliant.interventions.base import Intervention, Scaled, Seen, State
 from pliant.network import Network, Params
 
 
@@ -53,8 +53,8 @@ class Wasserstein(Intervention):
         squares = (_excess(params[name], w).square().sum() for name, w in state.items())
         return self.strength * sum(squares, start=torch.zeros(()))
 
-    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> Params:
-        return {name: 2 * self.strength * _excess(params[name], w) for name, w in state.items()}
+    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:
+        return {name: Scaled(2 * self.strength, _excess(params[name], w)) for name, w in state.items()}
 
 
 def _excess(w: Tensor, sorted_before: Tensor) -> Tensor:

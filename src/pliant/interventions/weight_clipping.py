@@ -57,7 +57,7 @@ class WeightClipping(Intervention):
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
         widths = {name: self.kappa * bound for name, bound in state.items()}
         # in two steps: torch's clamp to tensors takes four times as long
-        return Change(params={n: params[n].clamp_min(-width).clamp_max_(width) for n, width in widths.items()})
+        return Change(params={n: params[n].clamp_min_(-width).clamp_max_(width) for n, width in widths.items()})
 
 
 def _bound(layer: Sequence[Tensor]) -> Tensor:

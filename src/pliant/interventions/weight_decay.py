@@ -44,4 +44,4 @@ class WeightDecay(Intervention):
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
         keep = 1 - seen.lr * self.strength
         names = [name for name in network.names if self.normalisers or name not in network.normalisers]
-        return Change(params={name: keep * params[name] for name in names})
+        return Change(params={name: params[name].mul_(keep) for name in names})

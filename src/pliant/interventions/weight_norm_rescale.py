@@ -37,7 +37,7 @@ class WeightNormRescale(Intervention):
         return {name: params[name].norm() for name in network.weights}
 
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
-        return Change(params={name: rescaled(params[name], state[name]) for name in network.weights})
+        return Change(params={name: params[name].mul_(scale(params[name], state[name])) for name in network.weights})
 
 
 def rescaled(w: Tensor, norm: Tensor | float) -> Tensor:
@@ -46,5 +46,10 @@ def rescaled(w: Tensor, norm: Tensor | float) -> Tensor:
     >>> rescaled(torch.tensor([0.0, 2.0]), 5.0)
     tensor([0., 5.])
     """
+    return w * scale(w, norm)
+
+
+def scale(w: Tensor, norm: Tensor | float) -> Tensor:
+    """What brings a tensor to a norm; 0 for zeros."""
     size = w.norm()
-    return w * torch.where(size > 0, norm / size, 0)
+    return torch.where(size > 0, norm / size, 0)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pliant.interventions.base import Change, Draw, Intervention, Seen, State, everything
+from pliant.interventions.base import Change, Draw, Intervention, Scaled, Seen, State, everything
 from pliant.network import Network, Params
 from pliant.optim import Moments
 
@@ -55,7 +55,7 @@ class _Wrapper(Intervention, ABC):
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor | None:
         return self.within.penalty(self.seen_by(network), params, state, seen)
 
-    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> Params | None:
+    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled] | None:
         return self.within.penalty_gradient(self.seen_by(network), params, state, seen)
 
     def active(self, step: int) -> bool:
@@ -168,9 +168,9 @@ class Scheduled(_Wrapper):
         penalty = self.intervention.penalty(network, params, state, seen)
         return None if penalty is None else self._share(seen.step, penalty) * penalty
 
-    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> Params | None:
+    def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled] | None:
         gradient = self.intervention.penalty_gradient(network, params, state, seen)
-        return None if gradient is None else {n: self._share(seen.step, g) * g for n, g in gradient.items()}
+        return gradient and {n: g.times(self._share(seen.step, g.tensor)) for n, g in gradient.items()}
 
     def active(self, step: int) -> bool:
         return self._in_window(step) and (step - self.start + 1) % self.every == 0 and self.intervention.active(step)

@@ -223,11 +223,16 @@ class Keeper:
         moments = {kind: group for kind, group in self._held.moments().items() if kind != "step"}
         watched = {name: shown[name] for name in member.needs & WATCHED}
 
+        rates = self._held.rates()
+
         def after_step(lr: float) -> Change:
             seen = NotingSeen(self._step, self._number(lr), shown.get("x"), **watched)
-            return member.after_step(self._network, self._values(), moments, self.state[place], seen) or Change()
+            params = self._values()
+            if len(rates) > 1:  # each rate begins where the optimizer left off
+                params = {name: p.clone() for name, p in params.items()}
+            return member.after_step(self._network, params, moments, self.state[place], seen) or Change()
 
-        new = at_each_rate(self._held.rates(), after_step)
+        new = at_each_rate(rates, after_step)
         if not member.overrides("renew") and not tree_leaves((new.params, new.moments, new.state)):
             self._idle(member)
         self._apply(place, member, new)

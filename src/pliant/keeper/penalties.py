@@ -23,20 +23,20 @@ class Penalties:
     def __init__(self, chain: Chain):
         self.members = {place: member for place, member in enumerate(chain) if member.overrides("penalty")}
         self.needs = frozenset[str]().union(*(member.needs for member in self.members.values()))
-        self._closed: dict[int, Intervention] | None = None  # those with a closed-form gradient
+        self._closed = {n: member for n, member in self.members.items() if member.overrides("penalty_gradient")}
+        self._looked = False
 
     def total(
         self, network: Network, params: Params, state: list[State], seen: Seen, idle: Callable[[Intervention], None]
     ) -> Tensor:
         """Their sum; `idle` is told of members that depend on no parameter."""
-        if self._closed is None:
-            with torch.no_grad():
-                known = {n: m.penalty_gradient(network, params, state[n], seen) for n, m in self.members.items()}
-            self._closed = {n: m for n, m in self.members.items() if known[n] is not None}
-            for place, member in self._closed.items():
-                if not known[place]:
-                    idle(member)
         closed, terms = self._closed, []
+        if not self._looked:
+            self._looked = True
+            with torch.no_grad():
+                for n, member in closed.items():
+                    if not member.penalty_gradient(network, params, state[n], seen):
+                        idle(member)
         if closed:
             bare = Seen(seen.step, seen.lr, seen.x)
 
@@ -44,11 +44,17 @@ class Penalties:
                 parts = [member.penalty(network, params, state[n], bare) for n, member in closed.items()]
                 return _sum([part for part in parts if part is not None], seen)
 
-            def gradient() -> Params:
+            def gradient(weight: Tensor) -> Params:
+                exact = weight.is_cuda or torch.is_grad_enabled()  # asking a GPU takes longer than multiplying
+                factor = weight if exact else weight.item()
                 summed: Params = {}
                 for n, member in closed.items():
-                    part = member.penalty_gradient(network, params, state[n], bare) or {}
-                    summed |= {name: summed[name] + g if name in summed else g for name, g in part.items()}
+                    found = member.penalty_gradient(network, params, state[n], bare) or {}
+                    for name, term in found.items():
+                        if name in summed:
+                            term.times(factor).add_to(summed[name])
+                        else:
+                            summed[name] = term.times(factor).value()
                 return summed
 
             leaves = [params[name] for name in network.names]
@@ -72,13 +78,13 @@ class _ClosedForm(torch.autograd.Function):
     """A value and its gradient, computed when it is asked for."""
 
     @staticmethod
-    def forward(ctx: Any, value: Callable[[], Tensor], gradient: Callable[[], Params], names: Any, *_: Any) -> Tensor:
+    def forward(
+        ctx: Any, value: Callable[[], Tensor], gradient: Callable[[Tensor], Params], names: Any, *_: Any
+    ) -> Tensor:
         ctx.gradient, ctx.names = gradient, names
         return value()
 
     @staticmethod
     def backward(ctx: Any, *weights: Any) -> tuple[Any, ...]:
-        (weight,), found = weights, ctx.gradient()
-        if weight.is_cuda or weight != 1:  # asking a GPU takes longer than multiplying
-            found = {name: weight * g for name, g in found.items()}
+        found = ctx.gradient(*weights)
         return None, None, None, *(found.get(name) for name in ctx.names)
