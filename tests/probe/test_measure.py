@@ -193,6 +193,31 @@ def test_diverged_refits_are_counted():
     assert np.isfinite(found.curves["aged"]).all()
 
 
+def test_losses_count_up_to_that_of_the_constant_predictor():
+    found = made([0.5, 0.7, np.inf], [0.1, 0.2, 0.3])
+    capped = made([0.5, 0.7, 1.0], [0.1, 0.2, 0.3])
+    for other in (made([0.5, 0.7, np.nan], [0.1, 0.2, 0.3]), made([0.5, 0.7, 1e30], [0.1, 0.2, 0.3]), found):
+        assert other.increase("now") == capped.increase("now")
+        assert other.plasticity("now") == capped.plasticity("now")
+        assert other.verdict("now") == capped.verdict("now") == "lost"
+    assert found.increase("now").mean == pytest.approx((0.4 + 0.5 + 0.7) / 3)
+    assert np.isinf(found.final("now")[2])
+    stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert stored["curves"]["now"] == [[1.0, 0.5], [1.0, 0.7], [1.0, None]]
+
+
+def test_losses_that_are_infinite_from_the_start():
+    model = perceptron(dtype=torch.float32)
+    model[2].bias.data.fill_(1e25)
+    found = measured(model, inputs(dtype=torch.float32), probe=Sines(offset=0.0), optimizer=SGD(0.1), targets=3)
+    assert found.diverged == {"now": 3, "fresh": 0}
+    assert np.isinf(found.curves["now"]).all()
+    assert found.plasticity("now").mean == 0
+    assert np.isfinite(found.increase("now")).all()
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert "inf" in str(found)
+
+
 def test_same_twice_and_another_seed_is_another():
     model = perceptron()
     one, other = measured(model), measured(model, seed=1)

@@ -176,6 +176,22 @@ def test_who_diverges_is_counted_and_keeps_its_last_finite_score():
     assert steep[-1] == steep[-2] > 1e6 * steep[0]
 
 
+def test_only_the_curves_asked_for_are_scored_on_the_way(monkeypatch):
+    x = inputs(dtype=torch.float32)
+    network = Network(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)))
+    pairs = starts_of(network, Sines(offset=0.0), x, range(5))
+    pairs[1] = ({name: 10 * p for name, p in pairs[1][0].items()}, pairs[1][1])  # diverges
+    starts = [Start(*pair) for pair in pairs]
+    monkeypatch.setattr(sys.modules["pliant.probe.refit"], "CROWD", 3)
+    whole = fitted(network, starts, x, Training(SGD(0.1)), points=6)
+    some = fitted(network, starts, x, Training(SGD(0.1)), points=6, curves=[0, 4])
+    assert whole.diverged.tolist() == some.diverged.tolist() == [False, True, False, False, False]
+    np.testing.assert_array_equal(some.scores[[0, 4]], whole.scores[[0, 4]])
+    np.testing.assert_array_equal(some.scores[[2, 3]][:, [0, -1]], whole.scores[[2, 3]][:, [0, -1]])
+    assert np.isnan(some.scores[[1, 2, 3], 1:-1]).all()
+    assert some.scores[1, -1] == some.scores[1, 0] == whole.scores[1, 0]  # the last finite one that is known
+
+
 def test_labels_are_memorised():
     network, x = Network(perceptron(outputs=3, hidden=64)), inputs()
     probe = RandomLabels(3)

@@ -7,6 +7,7 @@ from torch import nn
 from pliant.heads import TwoHot
 from pliant.optim import Adam
 from pliant.probe import RandomLabels, Sines
+from pliant.sites import Inputs
 from tests.probe.setting import assert_same, inputs, perceptron, snapshot, trained
 from tests.probe.test_measure import adam, measured
 
@@ -23,6 +24,12 @@ class Pair(nn.Module):
 def broken():
     model = perceptron()
     model[2].bias.data[0] = torch.nan
+    return model
+
+
+def far():
+    model = perceptron(dtype=torch.float32)
+    model[2].bias.data[1] = 1e6
     return model
 
 
@@ -57,6 +64,23 @@ REFUSED = {
     "amsgrad": (perceptron, {"optimizer": lambda p: torch.optim.Adam(p, amsgrad=True)}, "without amsgrad"),
     "unknown optimizer": (perceptron, {"optimizer": torch.optim.Adagrad}, "got Adagrad"),
     "no optimizer": (perceptron, {"optimizer": lambda p: None}, "got NoneType"),
+    "plain SGD to carry": (
+        perceptron, {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1), "carry": True},
+        r"with state to carry, got SGD\(lr=0.1, momentum=0, nesterov=False\), which never has any: leave carry out",
+    ),
+    "an offset that hides the sine": (
+        lambda: perceptron(dtype=torch.float32),
+        {"inputs": inputs(dtype=torch.float32), "probe": Sines(offset=-2e5)},
+        r"sines that show in the targets, got torch.float32 with an offset of 2e\+05, where it goes in steps of 0.024",
+    ),
+    "a mean that hides the sine": (
+        far, {"inputs": inputs(dtype=torch.float32)}, r"an offset of 1e\+06, .* write model.double\(\), or probe=Sines"
+    ),
+    "a number among the inputs": (
+        perceptron, {"inputs": Inputs((inputs(),), {"scale": 2.0})},
+        r"expected tensors as inputs, got a float \(2.0\) among them: write torch.tensor\(...\) for a number",
+    ),
+    "a number in a dict": (perceptron, {"inputs": {"x": inputs(), "flag": True}}, r"got a bool \(True\) among them"),
     "bins": (perceptron, {"probe": Sines(head=TwoHot(0.0, 1.0, 3))}, r"expected outputs of shape .* got \(24, 2\)"),
 }  # fmt: skip
 
@@ -99,3 +123,10 @@ def test_nothing_is_touched_by_a_failure_on_the_way():
     with pytest.raises(RuntimeError, match="on the way"):
         measured(model, x, optimizer=optimizer, probe=Failing())
     assert_same(snapshot(model, optimizer), before)
+
+
+def test_offsets_that_show_in_the_dtype_are_taken():
+    model = perceptron(dtype=torch.float32)
+    x = inputs(dtype=torch.float32)
+    assert measured(model, x, probe=Sines(offset=5e4)).baseline.mean() > 0.3
+    assert measured(far().double(), x.double()).baseline.mean() > 0.3

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 from pliant.interventions import L2, Chain, WeightDecay
 from pliant.optim import SGD, Adam, RMSProp, TorchOptimizer
@@ -117,11 +116,3 @@ def test_what_has_no_equivalent_is_refused(make, message):
         training(optimizer, model)
     if before is not None:
         assert_same(optimizer.state_dict(), before)
-
-
-def test_a_state_of_some_parameters_only_is_none():
-    model = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])
-    optimizer = torch.optim.Adam(model.parameters())
-    model[0](torch.ones(1, 4)).sum().backward()
-    optimizer.step()
-    assert training(optimizer, model).moments == {}

@@ -84,6 +84,15 @@ def test_random_labels_depend_on_the_seed_alone_and_are_uniform():
     assert float(probe.score(output, y)) == float(probe.loss(output, y))
 
 
+def test_labels_are_scored_by_the_cross_entropy_of_torch():
+    probe, output = RandomLabels(3), torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(0)).double()
+    y, output = torch.arange(200).reshape(50, 4) % 3, 30 * output.requires_grad_()
+    losses = probe.loss(output, y), F.cross_entropy(output.flatten(0, 1), y.flatten())
+    torch.testing.assert_close(*losses, rtol=1e-14, atol=0)
+    gradients = [torch.autograd.grad(loss, output)[0] for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=1e-14, atol=1e-18)
+
+
 def test_labels_want_one_logit_a_class():
     with pytest.raises(ValueError, match=r"expected logits \(samples, 3\) as the network's output, got \(4, 2\)"):
         RandomLabels(3).loss(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pliant.causes.folding import moved
 from pliant.causes.repairs import REPAIRS, Repair, Repaired, axes
 from pliant.functional.shapley import EXACT, Coalition, coalitions, interactions, orders, prefixes, sampled, shapley
 from pliant.functional.statistics import Interval, interval
@@ -41,7 +42,8 @@ class Causes:
         values: final losses, `(targets,)`, by the repairs made (indices into `repairs`).
         probed: the curves as they are (`"now"`), with all repairs (`"repaired"`) and of fresh networks.
         evidence: numbers about each mechanism in the network as it is, by name of the repair.
-        changed: how far each repair alone moved the outputs: the root mean square of the change over theirs.
+        changed: how far each repair alone moved the outputs: the root mean square of the change over theirs, that of
+            the output that moved most where there are several.
         orders: of the repairs, where the shares are estimated from some; empty where they are exact.
 
     >>> from pliant.causes import Norm
@@ -121,7 +123,7 @@ class Causes:
 
     def _capped(self, loss: np.ndarray) -> np.ndarray:
         """A network no better than the constant predictor has no plasticity left, however much worse it is."""
-        return np.minimum(loss, self.probed.baseline)
+        return np.fmin(loss, self.probed.baseline)  # also where the loss is no number
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers and lists, for JSON."""
@@ -195,7 +197,9 @@ def disentangle(
     Every subset of the repairs is made to a copy of the network, each result is refitted to fresh targets as in
     `plasticity`, all of them at once; a repair's share is its Shapley value over the gap to fresh networks, and what
     all repairs together leave is unexplained. The optimizer's state is carried into the refits where there is one, as
-    the user's own training would. The model is never touched.
+    the user's own training would. The model is never touched; forward hooks go along with its copies (not into what
+    `fresh` builds) and run in every pass there, where a function among them writes to what it always wrote to: remove
+    those before.
 
     Args:
         model: what is measured; a module without dropout and running statistics (else `purify`).
@@ -225,7 +229,7 @@ def disentangle(
     >>> [repair.name for repair in causes.repairs], causes.idle
     (['norm', 'head', 'target scale'], ('units', 'optimizer'))
     """
-    network, params = pure(model, inputs, fresh, purify)
+    network, params = pure(model, inputs, fresh, purify, optimizer)
     how = training(optimizer, uncompiled(model))
     probe = probe or Sines()
     if actions is not None:
@@ -272,20 +276,21 @@ def disentangled(
                 starts.append(Start(state.params, y, state.moments))
         trace = network.trace(params, inputs, axes(network))
         fresh = draw(network, params, seed, 0)
-        evidence = {repair.name: repair.evidence(network, now, trace, fresh) for repair in repairs}
+        evidence = {repair.name: repair.evidence(network, now, inputs, trace, fresh) for repair in repairs}
         before = outputs(network, params, inputs)
         changed = {
-            r.name: _moved(before, outputs(network, after.params, inputs))
+            r.name: moved(before, outputs(network, after.params, inputs))
             for r, after in zip(repairs, mended, strict=True)
         }
-    found = refit(
-        network, probe, starts, inputs, how, steps=steps, batch_size=batch_size, seed=seed, on_progress=on_progress
-    )
     width = len(wanted) + 1
-    final = found.scores[:, -1].reshape(targets, width)
-    values = {coalition: final[:, i] for i, coalition in enumerate(wanted)}
     places = [wanted.index(frozenset()), wanted.index(frozenset(range(len(acting)))), width - 1]
     rows = [target * width + place for place in places for target in range(targets)]
+    found = refit(
+        network, probe, starts, inputs, how, steps=steps, batch_size=batch_size, seed=seed, curves=rows,
+        on_progress=on_progress,
+    )  # fmt: skip
+    final = found.scores[:, -1].reshape(targets, width)
+    values = {coalition: final[:, i] for i, coalition in enumerate(wanted)}
     baseline = np.array([probe.baseline(starts[target * width + places[0]].y) for target in range(targets)])
     curves = type(found)(found.steps, found.scores[rows], found.diverged[rows])
     probed = report(curves, ("now", "repaired"), probe, baseline, targets)
@@ -326,14 +331,6 @@ def _same(a: Repaired, b: Repaired) -> bool:
     if a.moments.keys() != b.moments.keys() or any(not torch.equal(p, b.params[n]) for n, p in a.params.items()):
         return False
     return all(torch.equal(t, b.moments[kind][n]) for kind, group in a.moments.items() for n, t in group.items())
-
-
-def _moved(before: Any, after: Any) -> float:
-    """The root mean square of a change of the outputs, over that of the outputs."""
-    if not isinstance(before, Tensor):
-        return float("nan")
-    size = before.square().mean().sqrt().clamp(min=torch.finfo(before.dtype).tiny)
-    return float((after - before).square().mean().sqrt() / size)
 
 
 def _percent(share: float) -> str:

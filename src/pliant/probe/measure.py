@@ -17,7 +17,7 @@ from pliant.network import Network, Params
 from pliant.optim import Optimizer
 from pliant.probe.refit import Refits, Start, refit
 from pliant.probe.settings import Training, training
-from pliant.probe.targets import Probe, Sines, outputs, part, samples
+from pliant.probe.targets import Probe, Sines, Taken, outputs, part, samples
 from pliant.sites import uncompiled
 
 FRESH = "fresh"
@@ -28,6 +28,9 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # gone from
 @dataclass(frozen=True)
 class Plasticity:
     """What the probe found: one curve a target for every checkpoint and for fresh networks.
+
+    `plasticity`, `increase` and `verdict` count final losses up to that of the constant predictor: beyond it nothing is
+    left to lose, and one refit that blows up would drown all others. Curves are as they are.
 
     Attributes:
         names: of the checkpoints; `"fresh"` is the control.
@@ -63,12 +66,12 @@ class Plasticity:
         return np.trapezoid(self.curves[name], self.steps, axis=1) / self.steps[-1]
 
     def plasticity(self, name: str) -> Interval:
-        """P = baseline - E[final loss], with its interval over targets (P1 eq. 4)."""
-        return interval(self.baseline - self.final(name))
+        """P = baseline - E[final loss], with its interval over targets (P1 eq. 4; there the loss is not capped)."""
+        return interval(self.baseline - self._capped(name))
 
     def increase(self, name: str) -> Interval:
         """The final loss less that of a fresh network on the same target: the loss of plasticity, as P1 plots it."""
-        return interval(self.final(name) - self.final(FRESH))
+        return interval(self._capped(name) - self._capped(FRESH))
 
     def verdict(self, name: str) -> str:
         """`"lost"`, `"healthy"` or `"cannot tell"`, of the interval of `increase` and a margin.
@@ -78,14 +81,18 @@ class Plasticity:
         """
         return verdict(self.increase(name), float(self.baseline.mean()))
 
+    def _capped(self, name: str) -> np.ndarray:
+        """The final loss, at most that of the constant predictor: also where it is infinite or no number."""
+        return np.fmin(self.final(name), self.baseline)
+
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers and lists, for JSON."""
+        """Everything as plain numbers and lists, for JSON; None where a loss is not finite."""
         return {
             "unit": self.unit,
             "steps": self.steps.tolist(),
             "baseline": self.baseline.tolist(),
             "diverged": self.diverged,
-            "curves": {name: curve.tolist() for name, curve in self.curves.items()},
+            "curves": {name: [_finite(row) for row in curve] for name, curve in self.curves.items()},
             "increase": {name: self.increase(name)._asdict() for name in self.names},
             "verdict": {name: self.verdict(name) for name in self.names},
         }
@@ -123,7 +130,9 @@ def plasticity(
 
     P(theta) = b - E_l[l(theta*)], where theta* is what the user's optimizer makes of theta in `steps` steps on a fresh
     target l and b the loss of the best constant predictor (P1 eq. 4). All targets of all checkpoints are one
-    population; every checkpoint and every fresh network faces the same targets. The model is never touched.
+    population; every checkpoint and every fresh network faces the same targets. The model is never touched. What is
+    frozen (`requires_grad=False`), or not held by an optimizer of torch.optim, stays as it is in all refits, and fresh
+    networks have it from the model.
 
     Args:
         model: what is measured; a module without dropout and running statistics (else `purify`).
@@ -154,12 +163,13 @@ def plasticity(
     >>> found.curves["fresh"].shape
     (3, 11)
     """
-    network, params = pure(model, inputs, fresh, purify)
-    how = training(optimizer, uncompiled(model))
-    if not carry:
-        how = Training(how.optimizer, how.chain)
-    elif not how.moments:
-        raise ValueError("expected an optimizer with state to carry, got a fresh one: leave carry out, or take steps")
+    network, params = pure(model, inputs, fresh, purify, optimizer)
+    how = training(optimizer, uncompiled(model), carry)
+    if carry and not how.moments:
+        got = "a fresh one: leave carry out, or take steps"
+        if not how.optimizer.init(params):
+            got = f"{how.optimizer!r}, which never has any: leave carry out"
+        raise ValueError(f"expected an optimizer with state to carry, got {got}")
     probe = probe or Sines()
     if targets < 2:
         raise ValueError(f"expected at least 2 targets, for an interval, got {targets}")
@@ -196,12 +206,26 @@ def verdict(gap: Interval, baseline: float) -> str:
     return "healthy" if gap.high < MARGIN * baseline else "cannot tell"
 
 
-def pure(model: nn.Module, inputs: Any, fresh: Callable[[], nn.Module] | None, purify: bool) -> tuple[Network, Params]:
-    """The model as a pure function on its own device, with the unit map's example, and a copy of its parameters."""
+def pure(
+    model: nn.Module,
+    inputs: Any,
+    fresh: Callable[[], nn.Module] | None,
+    purify: bool,
+    optimizer: torch.optim.Optimizer | Optimizer | Training | None = None,
+) -> tuple[Network, Params]:
+    """The model as a pure function on its own device, with the unit map's example, and a copy of its parameters.
+
+    Restricted to what is trained, where something is frozen or not held by an optimizer of torch.optim.
+    """
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
     if not samples(inputs):
         raise ValueError(f"expected inputs with samples along the first axis, got {type(inputs).__name__}")
+    if fixed := [leaf for leaf in tree_leaves(inputs) if not isinstance(leaf, Tensor)]:
+        raise ValueError(
+            f"expected tensors as inputs, got a {type(fixed[0]).__name__} ({fixed[0]!r}) among them: write "
+            "torch.tensor(...) for a number, or a module that holds what is no tensor"
+        )
     original = uncompiled(model)
     if not list(original.parameters()):
         raise ValueError(f"expected a model with parameters, got a {type(original).__name__} without any")
@@ -215,7 +239,21 @@ def pure(model: nn.Module, inputs: Any, fresh: Callable[[], nn.Module] | None, p
     if fresh is not None:
         network = _on(network, module)
     network.example = part(inputs, slice(0, 4))
-    return network, params
+    trained = _trained(original, optimizer)
+    return (network if len(trained) == len(params) else network.restricted(trained)), params
+
+
+def _trained(model: nn.Module, optimizer: Any) -> list[str]:
+    """Names of the parameters that the user's own training changes."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if isinstance(optimizer, torch.optim.Optimizer):
+        held = {p for group in optimizer.param_groups for p in group["params"]}
+        named = {name: p for name, p in named.items() if p in held}
+    if not named:
+        raise ValueError(
+            "expected parameters that are trained, got a model with all of them frozen: write requires_grad_(True)"
+        )
+    return list(named)
 
 
 def alike(network: Network, params: Mapping[str, Tensor], what: str) -> Params:
@@ -258,53 +296,16 @@ def refuse_nonfinite(network: Network, measured: Mapping[str, Params], inputs: A
 
 
 def draw(network: Network, like: Params, seed: int, target: int) -> Params:
-    """The fresh network that is the control of a target."""
-    return {name: p.to(like[name]) for name, p in network.fresh(number(seed, target, 1)).items()}
+    """The fresh network that is the control of a target; what is never trained is as in `like`."""
+    fresh = network.fresh(number(seed, target, 1))
+    return {name: fresh[name].to(p) if name in network.names else p.clone() for name, p in like.items()}
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in values]
 
 
 def number(seed: int, target: int, purpose: int) -> int:
     """A seed for one purpose of one target: targets (0), controls (1) and repairs (2) share no numbers."""
     words = [seed, target, purpose, *b"probe"]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
-
-
-@dataclass(frozen=True, eq=False)
-class Taken(Probe):
-    """A probe of the taken action's output alone; targets are (value, action) pairs."""
-
-    inner: Probe
-    actions: Tensor
-
-    @property
-    def unit(self) -> str:  # type: ignore[override]
-        return self.inner.unit
-
-    def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
-        y = self.inner.targets(network, params, x, seed)
-        if y.ndim != 2 or self.actions.shape != (len(y),):
-            raise ValueError(
-                f"expected one action a sample, of shape ({len(y)},), and targets (samples, actions), got actions "
-                f"{tuple(self.actions.shape)} and targets {tuple(y.shape)}"
-            )
-        action = self.actions.to(y.device).long()[:, None]
-        if action.min() < 0 or action.max() >= y.shape[1]:
-            got = f"{int(action.min())} to {int(action.max())}"
-            raise ValueError(f"expected actions from 0 to {y.shape[1] - 1}, one of the network's outputs, got {got}")
-        return torch.cat([y.gather(1, action), action.to(y.dtype)], 1)
-
-    def loss(self, output: Any, y: Tensor) -> Tensor:
-        return self.inner.loss(self._picked(output, y), y[:, :1])
-
-    def score(self, output: Any, y: Tensor) -> Tensor:
-        return self.inner.score(self._picked(output, y), y[:, :1])
-
-    def baseline(self, y: Tensor) -> float:
-        value, action = y[:, 0], y[:, 1].long()  # every action's output is a constant of its own
-        means = torch.bincount(action, value) / torch.bincount(action).clamp(min=1)
-        return self.inner.baseline((value - means.to(y)[action])[:, None])
-
-    def _picked(self, output: Tensor, y: Tensor) -> Tensor:
-        head = getattr(self.inner, "head", None)
-        size = 1 if head is None else head.num_outputs
-        index = y[:, 1:].long()[..., None].expand(-1, 1, size)
-        return output.unflatten(-1, (-1, size)).gather(-2, index).flatten(-2)

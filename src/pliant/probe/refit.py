@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_map
 from pliant.network import Network, Params
 from pliant.optim import Moments
 from pliant.population import Member, Population
-from pliant.probe.settings import Training
-from pliant.probe.targets import AT_ONCE, Probe, part, samples
+from pliant.probe.settings import Only, Training
+from pliant.probe.targets import Probe, outputs, part, samples
+from pliant.stacking import at as of_member
 from pliant.stacking import stack
 
 CROWD = 40  # members at once: more are no faster on two cores, and their optimizer state takes memory
@@ -37,7 +38,8 @@ class Refits(NamedTuple):
 
     Attributes:
         steps: after how many optimizer steps, `(points,)`; the first is 0.
-        scores: `(refits, points)`; what a refit that diverged had last, from there on.
+        scores: `(refits, points)`; what a refit that diverged had last, from there on (infinite or NaN where it began
+            so); NaN between the first and the last of a refit whose curve was not asked for.
         diverged: which refits lost their finite loss, `(refits,)`.
 
     >>> Refits(np.array([0, 10]), np.array([[1.0, 0.5]]), np.array([False])).area
@@ -65,12 +67,28 @@ def refit(
     batch_size: int = 128,
     seed: int = 0,
     points: int = 11,
+    curves: Collection[int] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Refits:
     """Fits every start to its targets; all see the same minibatches, and are scored on all inputs on the way.
 
     Members of one population as far as memory and the step counts of their optimizers allow; the result does not depend
     on who shares one with whom, up to rounding. A budget is optimizer steps; minibatches run through shuffled epochs.
+    Of a network that is restricted (`Network.restricted`) only those parameters are trained, as by an optimizer that
+    holds no others.
+
+    Args:
+        network: the function.
+        probe: loss and score.
+        starts: where each refit begins, and what it fits.
+        x: the inputs, samples first.
+        training: the optimizer.
+        steps: of each refit.
+        batch_size: at most the number of inputs.
+        seed: of the minibatches.
+        points: at how many steps, evenly spaced, the starts are scored.
+        curves: indices of the starts that are scored on the way; the others at both ends. All if None.
+        on_progress: told how many populations are done, of how many.
 
     >>> from torch import nn
     >>> from pliant.optim import Adam
@@ -94,12 +112,13 @@ def refit(
     for i, start in enumerate(starts):
         clock = start.moments.get("step", {}).get("")
         groups.setdefault(-1.0 if not start.moments else 0.0 if clock is None else float(clock), []).append(i)
+    on_the_way = set(range(len(starts)) if curves is None else curves)
     crowds = [chosen[i : i + CROWD] for chosen in groups.values() for i in range(0, len(chosen), CROWD)]
     orders = _orders(size, batch_size, steps, seed)
     for done, chosen in enumerate(crowds):
         on_progress(done, len(crowds))
-        crowd = [starts[i] for i in chosen]
-        scores[chosen], diverged[chosen] = _together(network, probe, crowd, x, training, orders, at, seed)
+        crowd, drawn = [starts[i] for i in chosen], [i for i, start in enumerate(chosen) if start in on_the_way]
+        scores[chosen], diverged[chosen] = _together(network, probe, crowd, x, training, orders, at, drawn, seed)
     on_progress(len(crowds), len(crowds))
     return Refits(at, scores, diverged)
 
@@ -112,43 +131,45 @@ def _together(
     training: Training,
     orders: np.ndarray,
     at: np.ndarray,
+    drawn: Sequence[int],
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     like = next(iter(starts[0].params.values()))
-    members = [Member(seed, training.optimizer, training.chain)] * len(starts)
+    trained = tuple(name for name in starts[0].params if name in network.names)
+    optimizer = training.optimizer if len(trained) == len(starts[0].params) else Only(training.optimizer, trained)
+    members = [Member(seed, optimizer, training.chain)] * len(starts)
     population = Population(network, probe.loss, members, device=like.device, dtype=like.dtype)
     moments: Moments = {}
     for kind, group in starts[0].moments.items():
-        all_of = [start.moments[kind] for start in starts]
-        moments[kind] = {n: t.clone() for n, t in group.items()} if kind == "step" else stack(all_of)
+        if kind == "step":
+            moments[kind] = {name: clock.clone() for name, clock in group.items()}
+        else:
+            moments[kind] = stack([{n: start.moments[kind][n] for n in group if n in trained} for start in starts])
     state = population.init(stack([start.params for start in starts]), moments or None)
     y = torch.stack([start.y for start in starts])
-    wanted = set(at.tolist())
+    batches = torch.from_numpy(orders).to(y.device)
+    found = np.full((len(starts), len(at)), np.nan)
 
     def shared(x: Any) -> Any:
-        return tree_map(lambda t: t.expand(len(starts), *t.shape) if isinstance(t, Tensor) else t, x)
+        return tree_map(lambda t: t.expand(len(starts), *t.shape), x)
 
-    def scored() -> list[float]:
-        found = torch.zeros(len(starts), dtype=torch.float64)
-        for i in range(0, y.shape[1], AT_ONCE):
-            rows = slice(i, i + AT_ONCE)
-            output = population.outputs(state, shared(part(x, rows)))
-            one = [float(probe.score(tree_map(lambda t: t[m], output), y[m, rows])) for m in range(len(starts))]  # noqa: B023
-            found += torch.tensor(one, dtype=torch.float64) * len(y[0, rows])
-        return (found / y.shape[1]).tolist()
+    def score(column: int, chosen: Sequence[int]) -> None:
+        for m in chosen:  # one by one: intermediate results of all inputs for all members fit no cache
+            with torch.no_grad():
+                found[m, column] = float(probe.score(outputs(network, of_member(state.params, m), x), y[m]))
 
-    curve = [scored()]
-    for step, order in enumerate(orders, start=1):
-        index = torch.from_numpy(order).to(y.device)
+    every = range(len(starts))
+    score(0, every)
+    for step, index in enumerate(batches, start=1):
         population.step(state, shared(part(x, index)), y[:, index])
-        if step in wanted:
-            curve.append(scored())
-    found = np.array(curve).T
+        if step in at:
+            score(int(np.searchsorted(at, step)), every if step == at[-1] else drawn)
     lost = ~np.isfinite(found)
-    for row in range(len(found)):
-        for column in range(1, found.shape[1]):
-            if lost[row, column]:
-                found[row, column] = found[row, column - 1]
+    lost[[m for m in every if m not in drawn], 1:-1] = False  # not asked for
+    last = found[:, 0]
+    for column, gone in zip(found.T[1:], lost.T[1:], strict=True):
+        last = np.where(np.isfinite(column), column, last)
+        column[gone] = last[gone]
     return found, lost.any(1) | (np.array(state.diverged_at) >= 0)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch.optim import Optimizer as Torch
 
 from pliant.interventions import L2, Chain, WeightDecay
 from pliant.keeper.held import Held
+from pliant.network import Params
 from pliant.optim import SGD, Adam, Moments, Optimizer, RMSProp, TorchOptimizer
 
 
@@ -27,21 +28,23 @@ class Training:
     moments: Moments = field(default_factory=dict)
 
 
-def training(optimizer: Torch | Optimizer | Training, model: nn.Module) -> Training:
+def training(optimizer: Torch | Optimizer | Training, model: nn.Module, carry: bool = True) -> Training:
     """The settings of torch's SGD, Adam, AdamW or RMSprop, or one of ours, with the state for the model's parameters.
 
     The optimizer is read, never changed. Weight decay becomes `L2` or (AdamW) `WeightDecay`, which shrinks after the
-    gradient step where AdamW does before: a difference of the order of (lr weight_decay)^2.
+    gradient step where AdamW does before: a difference of the order of (lr weight_decay)^2. Without `carry` there is no
+    state. Moments of parameters that have none yet are 0, as in their first step.
 
-    Raises `ValueError` for another optimizer, for parameter groups that differ, and for settings that have no
-    equivalent (amsgrad, maximize, dampening).
+    Raises `ValueError` for another optimizer, for parameter groups that differ, for settings that have no equivalent
+    (amsgrad, maximize, dampening), and for parameters that took different numbers of steps where the optimizer counts
+    them (Adam): there is one count for all.
 
     >>> model = nn.Linear(2, 1)
     >>> training(torch.optim.Adam(model.parameters(), lr=1e-2), model).optimizer
     Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, eps_root=0.0)
     """
     if isinstance(optimizer, Training):
-        return optimizer
+        return optimizer if carry else Training(optimizer.optimizer, optimizer.chain)
     if isinstance(optimizer, Optimizer):
         return Training(optimizer)
     if not isinstance(optimizer, Torch):
@@ -61,13 +64,78 @@ def training(optimizer: Torch | Optimizer | Training, model: nn.Module) -> Train
             "optimizer=pliant.optim.Adam(lr=...), with one setting for all"
         )
     settings, chain = _translated(optimizer, groups[0])
+    return Training(settings, chain, _carried(held, settings) if carry else {})
+
+
+def _carried(held: Held, settings: Optimizer) -> Moments:
+    """A copy of the state, in the form of ours."""
     empty = settings.init({name: p.detach() for name, p in held.params.items()})
-    state = held.moments()
-    if not state or not set(empty) <= set(state):
-        return Training(settings, chain)
-    if any(set(state[kind]) != set(empty[kind]) for kind in empty):
-        return Training(settings, chain)  # some parameters have no state yet
-    return Training(settings, chain, {k: {n: t.detach().clone() for n, t in state[k].items()} for k in empty})
+    found = held.moments()
+    if not empty or not found:
+        return {}
+    if "step" in empty:
+        _refuse_several_counts(held)
+    return {
+        kind: {name: found.get(kind, {}).get(name, zero).detach().clone() for name, zero in group.items()}
+        for kind, group in empty.items()
+    }
+
+
+def _refuse_several_counts(held: Held) -> None:
+    counts = {name: int(held.optimizer.state.get(p, {}).get("step", 0)) for name, p in held.params.items()}
+    most = max(counts.values())
+    if fewer := [name for name, count in counts.items() if count != most]:
+        raise ValueError(
+            f"expected as many steps of all parameters, to carry their state, got {counts[fewer[0]]} of {fewer[0]} and "
+            f"{most} of others: freeze what is not used, with requires_grad_(False), or write "
+            "optimizer=pliant.optim.Adam(lr=...), for a fresh state"
+        )
+
+
+@dataclass(frozen=True)
+class Only(Optimizer):
+    """Another optimizer for some parameters; the others stay as they are, and it never sees them.
+
+    >>> from pliant.optim import SGD
+    >>> params, grads = {"a": torch.ones(1), "b": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(1)}
+    >>> Only(SGD(lr=0.5), ("a",)).update(params, grads, {})
+    >>> params
+    {'a': tensor([0.5000]), 'b': tensor([1.])}
+    """
+
+    lr: float = field(init=False, repr=False)
+    base: Optimizer
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lr", self.base.lr)
+
+    @property
+    def elementwise(self) -> bool:
+        return self.base.elementwise
+
+    @property
+    def draws(self) -> bool:
+        return self.base.draws
+
+    @property
+    def ascends(self) -> bool:
+        return self.base.ascends
+
+    def init(self, params: Params) -> Moments:
+        return self.base.init(self._part(params))
+
+    def update(self, params: Params, grads: Params, moments: Moments, generator: torch.Generator | None = None) -> None:
+        self.base.update(self._part(params), self._part(grads), moments, generator)
+
+    def ascent(self, params: Params, grads: Params) -> Params:
+        return params | self.base.ascent(self._part(params), self._part(grads))
+
+    def with_lr(self, lr: float) -> Self:
+        return replace(self, base=self.base.with_lr(lr))
+
+    def _part(self, tensors: Params) -> Params:
+        return {name: tensors[name] for name in self.names}
 
 
 def _translated(optimizer: Torch, group: dict[str, Any]) -> tuple[Optimizer, Chain]:

@@ -16,6 +16,7 @@ from pliant.heads import Head
 from pliant.network import Network, Params
 
 AT_ONCE = 1024  # inputs a forward pass, for targets and scores
+LOST = 1e-2  # the largest rounding error of a sine of height 1
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,19 @@ class Sines(Probe):
     def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
         like = next(iter(params.values()))
         drawn = {name: p.to(like.device, like.dtype) for name, p in network.fresh(seed).items()}
-        phase = self._value(outputs(network, drawn, x))
+        waves = torch.sin(self.frequency * self._value(outputs(network, drawn, x)))
         if self.offset is not None:
-            return self.offset + torch.sin(self.frequency * phase)
-        return self._value(outputs(network, params, x)).mean(0) + torch.sin(self.frequency * phase)
+            offset = torch.full_like(waves[0], self.offset)
+        else:
+            offset = self._value(outputs(network, params, x)).mean(0)
+        largest = float(offset.abs().max())
+        step = largest * torch.finfo(waves.dtype).eps
+        if LOST < step < math.inf:
+            raise ValueError(
+                f"expected sines that show in the targets, got {waves.dtype} with an offset of {largest:.3g}, where it "
+                f"goes in steps of {step:.2g}: write model.double(), or probe=Sines(offset=0.0)"
+            )
+        return offset + waves
 
     def loss(self, output: Any, y: Tensor) -> Tensor:
         if self.head is None:
@@ -140,10 +150,53 @@ class RandomLabels(Probe):
         if not isinstance(output, Tensor) or output.shape[-1] != self.classes:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"expected logits (samples, {self.classes}) as the network's output, got {got}")
-        return F.cross_entropy(output.flatten(0, -2), y.flatten())
+        likelihoods = output.flatten(0, -2).log_softmax(-1).gather(-1, y.flatten()[:, None])
+        return -likelihoods.mean()  # F.cross_entropy, whose rules under vmap are in Python and slow
 
     def baseline(self, y: Tensor) -> float:
         return math.log(self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Taken(Probe):
+    """A probe of the taken action's output alone; targets are (value, action) pairs."""
+
+    inner: Probe
+    actions: Tensor
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        return self.inner.unit
+
+    def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
+        y = self.inner.targets(network, params, x, seed)
+        if y.ndim != 2 or self.actions.shape != (len(y),):
+            raise ValueError(
+                f"expected one action a sample, of shape ({len(y)},), and targets (samples, actions), got actions "
+                f"{tuple(self.actions.shape)} and targets {tuple(y.shape)}"
+            )
+        action = self.actions.to(y.device).long()[:, None]
+        if action.min() < 0 or action.max() >= y.shape[1]:
+            got = f"{int(action.min())} to {int(action.max())}"
+            raise ValueError(f"expected actions from 0 to {y.shape[1] - 1}, one of the network's outputs, got {got}")
+        return torch.cat([y.gather(1, action), action.to(y.dtype)], 1)
+
+    def loss(self, output: Any, y: Tensor) -> Tensor:
+        return self.inner.loss(self._picked(output, y), y[:, :1])
+
+    def score(self, output: Any, y: Tensor) -> Tensor:
+        return self.inner.score(self._picked(output, y), y[:, :1])
+
+    def baseline(self, y: Tensor) -> float:
+        value, action = y[:, 0], y[:, 1].long()  # every action's output is a constant of its own
+        means = torch.bincount(action, value) / torch.bincount(action).clamp(min=1)
+        return self.inner.baseline((value - means.to(y)[action])[:, None])
+
+    def _picked(self, output: Tensor, y: Tensor) -> Tensor:
+        head = getattr(self.inner, "head", None)
+        size = 1 if head is None else head.num_outputs
+        index = y[:, 1:].long()[..., None].expand(-1, 1, size)
+        return output.unflatten(-1, (-1, size)).gather(-2, index).flatten(-2)
 
 
 def samples(x: Any) -> list[Tensor]:
