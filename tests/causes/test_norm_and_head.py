@@ -58,7 +58,7 @@ def test_norms_times_8_are_undone_up_to_the_spread_of_fresh_norms(make):
     layers = _layers(network)
     for layer in layers[:-1] if linear else layers:
         assert float(norm(after, layer) / norm(now.params, layer)) == pytest.approx(1, abs=0.15)
-    found = Norm().evidence(network, aged, network.trace(aged.params, x), network.fresh(3))
+    found = Norm().evidence(network, aged, x, network.trace(aged.params, x), network.fresh(3))
     assert found["norm_ratio"] == pytest.approx(8, abs=0.5)
     assert found["norm_ratio"] <= found["largest_ratio"] < 9
 
@@ -147,8 +147,8 @@ def test_evidence_of_head_and_target_scale_by_hand():
     now = Repaired(fresh | {name: 3 * fresh[name] for name in ("2.weight", "2.bias")}, {})
     x = randn(40, 1)
     trace = network.trace(now.params, x)
-    assert Head().evidence(network, now, trace, fresh) == {"head_norm_ratio": pytest.approx(3)}
-    found = TargetScale().evidence(network, now, trace, fresh)
+    assert Head().evidence(network, now, x, trace, fresh) == {"head_norm_ratio": pytest.approx(3)}
+    found = TargetScale().evidence(network, now, x, trace, fresh)
     s = torch.linalg.svdvals(trace.features)
     assert found["top_singular_share"] == pytest.approx(float(s[0] ** 2 / (s**2).sum()), rel=1e-5)
     assert found["output_offset"] == pytest.approx(float(trace.output.mean().abs() / trace.output.std()), rel=1e-5)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from pliant.causes.folding import Folded, fold, moved
 from pliant.functional import norms, units
 from pliant.functional.ranks import singular_values
 from pliant.interventions._recycling import recycle
@@ -16,6 +17,7 @@ from pliant.interventions.base import Draw
 from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params, Trace
 from pliant.optim import Moments
+from pliant.units import Units as Group
 
 
 class Repaired(NamedTuple):
@@ -48,23 +50,29 @@ class Repair(ABC):
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
         """The network after the repair; `x` are inputs to look at, `draw` is where random numbers are from."""
 
-    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
-        """Numbers about the mechanism in the network as it is; `fresh` is a draw of the initial distribution."""
+    def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
+        """Numbers about the mechanism in the network as it is, by what they are.
+
+        `trace` is that of `x`, with units along `axes`; `fresh` is a draw of the initial distribution.
+        """
         return {}
 
 
 @dataclass(frozen=True)
 class Units(Repair):
-    """Dead units are drawn anew; linearized ones are folded into the others, then drawn anew.
+    """Dead units are drawn anew; linearized ones are folded into the others, then drawn anew; the function stays.
 
-    A dead unit says the same on all inputs: the biases that follow take it over, and the function stays. A linearized
-    one is written as a least-squares combination of the units that are neither, plus a constant, and their outgoing
-    weights take it over: the function changes by what this does not fit. Only other new units read a new one. Behind a
-    per-sample normaliser only scale, offset and outgoing weights are reset; units that a residual stream reads are left
-    alone, unless dead.
+    A dead unit says the same on all inputs: the biases that follow take it over. A linearized one is a least-squares
+    combination of the units that are not, of linearized ones that stay, and of a constant: outgoing weights and biases
+    take it over, of as many units as the outputs on the inputs at hand allow. Where what reads units cannot do that (it
+    multiplies them by another branch, takes the largest of several, is a residual stream), linearized ones are left
+    alone, and so are dead ones that are not 0; the evidence counts them. Only other new units read a new one. Behind a
+    per-sample normaliser only scale, offset and outgoing weights are reset.
 
     Args:
         tolerance: of `pliant.functional.units.linearized`.
+        moved: how far the outputs may move, as a root mean square over theirs; `math.inf` folds all linearized units,
+            whatever it does to the function.
 
     >>> from torch import nn
     >>> net = Network(nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)), example=torch.ones(1, 1))
@@ -82,53 +90,42 @@ class Units(Repair):
     cure: ClassVar[str] = "LayerNorm(), ReDo(tau=0.0)"
 
     tolerance: float = 1e-3
+    moved: float = 1e-4
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
-        trace = network.trace(before.params, x, axes(network))
-        params, chosen, means = dict(before.params), {}, {}
-        for group in network.units:
-            pre, post, slope = _seen(trace, [site for site, _ in group.sites])
-            dead = units.dead(slope)
-            linear = units.linearized(pre, post, slope, self.tolerance)
-            folded = self._fold(group, params, post, linear, keep=~dead & ~linear) if group.exact else None
-            chosen[group.name] = dead if folded is None else dead | linear
-            means[group.name] = torch.where(dead, post.mean(0), 0)
-            params |= folded or {}
-        if not any(c.any() for c in chosen.values()):
+        folded = self._folded(network, before.params, x, network.trace(before.params, x, axes(network)))
+        chosen = {name: f.gone for name, f in folded.items()}
+        if not any(gone.any() for gone in chosen.values()):
             return before
-        change = recycle(network, chosen, params, before.moments, draw, compensate=means, connected=True)
-        return _with(Repaired(params, before.moments), change.params, change.moments)
+        *_, last = folded.values()
+        change = recycle(network, chosen, last.params, before.moments, draw, connected=True)
+        return _with(Repaired(last.params, before.moments), change.params, change.moments)
 
-    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
-        sites = [_seen(trace, [site for site, _ in group.sites]) for group in network.units]
+    def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
+        sites = [_seen(trace, group) for group in network.units]
         if not sites:
             return {}
         dead = torch.cat([units.dead(slope) for _, _, slope in sites])
         linear = torch.cat([units.linearized(pre, post, slope, self.tolerance) for pre, post, slope in sites])
-        return {"dead": float(dead.float().mean()), "linearized": float(linear.float().mean())}
+        found = {"dead": float(dead.float().mean()), "linearized": float(linear.float().mean())}
+        folded = self._folded(network, before.params, x, trace).values()
+        left = {
+            "linearized left alone (others do not make them up)": sum(f.alone for f in folded),
+            "linearized left alone (what reads them cannot take them over)": sum(f.bound for f in folded),
+            "dead left alone (what reads them cannot take them over)": sum(f.dead for f in folded),
+        }
+        return found | {name: num for name, num in left.items() if num}
 
-    def _fold(self, group: Any, params: Params, post: Tensor, linear: Tensor, keep: Tensor) -> Params | None:
-        """Outgoing weights and biases that have taken over the linearized units; None where that cannot be done."""
-        if not linear.any():
-            return {}
-        if set(group.outgoing) != set(group.biases):
-            return None
-        ones = torch.ones_like(post[:, :1])
-        basis = torch.cat([post[:, keep], ones], 1).cpu().double()  # this driver, which allows any rank, is the CPU's
-        fit = torch.linalg.lstsq(basis, post[:, linear].cpu().double(), driver="gelsd").solution.to(post)
-        weights = torch.eye(len(linear), dtype=post.dtype, device=post.device)
-        weights[keep.nonzero(), linear.nonzero().flatten()] = fit[:-1]
-        constant = torch.zeros_like(post[0])
-        constant[linear] = fit[-1]
-        found: Params = {}
-        for name, entries in group.outgoing.items():
-            mixed = entries.mixed(params[name], weights)
-            if mixed is None:
-                return None
-            bias = group.biases[name]
-            carried = entries.spread(constant) * params[name]
-            found[bias] = found.get(bias, params[bias]) + carried.flatten(1).sum(1)
-            found[name] = mixed
+    def _folded(self, network: Network, params: Params, x: Any, trace: Trace) -> dict[str, Folded]:
+        """Groups of units without dead and linearized ones, one after another; each may move the outputs some more."""
+        found: dict[str, Folded] = {}
+        for group in network.units:
+            pre, post, slope = _seen(trace, group)
+            linear = units.linearized(pre, post, slope, self.tolerance)
+            most = self.moved * (len(found) + 1) / len(network.units)
+            change = lambda new: moved(trace.output, network(new, x))  # noqa: E731
+            found[group.name] = fold(group, params, post, units.dead(slope), linear, change, most)
+            params = found[group.name].params
         return found
 
 
@@ -169,7 +166,7 @@ class Norm(Repair):
             params |= {name: params[name] * scale for name in names}
         return Repaired(params, before.moments)
 
-    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
+    def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
         ratios = [norms.norm(_some(before.params, n)) / norms.norm(_some(fresh, n)) for n in _layers(network)]
         return {"norm_ratio": float(torch.stack(ratios).mean()), "largest_ratio": float(torch.stack(ratios).max())}
 
@@ -206,7 +203,7 @@ class Head(Repair):
             new = {weight: new[weight] + _along(before.params[weight] - new[weight], mean)}
         return _cleared(before, new)
 
-    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
+    def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
         ratio = norms.norm(_some(before.params, network.head)) / norms.norm(_some(fresh, network.head))
         return {"head_norm_ratio": float(ratio)}
 
@@ -241,7 +238,7 @@ class TargetScale(Repair):
         w = before.params[weight]
         return _cleared(before, {weight: w - _along(w, mean), bias: torch.zeros_like(before.params[bias])})
 
-    def evidence(self, network: Network, before: Repaired, trace: Trace, fresh: Params) -> dict[str, float]:
+    def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
         s = singular_values(trace.features)
         found = {"top_singular_share": float(s[0].square() / s.square().sum())}
         if isinstance(trace.output, Tensor):
@@ -276,9 +273,9 @@ def axes(network: Network) -> dict[str, int]:
     return {site: axis for group in network.units for site, axis in group.sites}
 
 
-def _seen(trace: Trace, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+def _seen(trace: Trace, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     """Preactivations, activations and slopes of units, `(samples, units)`, over all the sites where they are active."""
-    sites = [trace.sites[name] for name in names]
+    sites = [trace.sites[name] for name, _ in group.sites]
     return tuple(torch.cat(parts) for parts in zip(*sites, strict=True))  # type: ignore[return-value]
 
 
