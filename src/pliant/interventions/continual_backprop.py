@@ -79,12 +79,15 @@ class ContinualBackprop(Intervention):
         assert seen.activations is not None
         activity = [units.activity(seen.activations) for units in network.units]
         if len({len(h) for h in activity}) == 1:
-            activity = [torch.cat(activity, 1)]  # few calls: they are what takes the time in small batches
-        size = torch.cat([h.abs().mean(0) for h in activity])
-        mean = torch.cat([h.mean(0) for h in activity])
+            together = torch.cat(activity, 1)  # few calls: they are what takes the time in small batches
+            size, mean = together.abs().mean(0), together.mean(0)
+        else:
+            size = torch.cat([h.abs().mean(0) for h in activity])
+            mean = torch.cat([h.mean(0) for h in activity])
         outgoing = torch.cat([units.outgoing_magnitude(params) for units in network.units])
         age = state["age"].add_(1)
-        mature = _groups(tuple(units.size for units in network.units)).to(age) @ (age > self.maturity).to(age)
+        groups = _groups(tuple(units.size for units in network.units), age.dtype, age.device)
+        mature = groups @ (age > self.maturity).to(age.dtype)
         collected = state["collected"].add_(self.rho * mature)
         return Change(
             state={
@@ -115,10 +118,10 @@ class ContinualBackprop(Intervention):
 
 
 @cache
-def _groups(sizes: tuple[int, ...]) -> Tensor:
+def _groups(sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Which units are in which group, `(groups, units)`: a product with it sums over each group."""
     group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    return (group == torch.arange(len(sizes))[:, None]).double()
+    return (group == torch.arange(len(sizes))[:, None]).to(device, dtype)
 
 
 def _lowest(utility: Tensor, mature: Tensor, count: int) -> Tensor:

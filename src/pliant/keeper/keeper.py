@@ -233,7 +233,7 @@ class Keeper:
             return member.after_step(self._network, params, moments, self.state[place], seen) or Change()
 
         new = at_each_rate(rates, after_step)
-        if not member.overrides("renew") and not tree_leaves((new.params, new.moments, new.state)):
+        if not (new.params or new.state or tree_leaves(new.moments) or member.overrides("renew")):
             self._idle(member)
         self._apply(place, member, new)
         if member.overrides("renew") and self.state[place]["due"]:
@@ -250,7 +250,7 @@ class Keeper:
                 f"{member} changes the moments of the optimizer, and those of {kind} are not known: use SGD, Adam, "
                 "AdamW or RMSprop of torch.optim, or moments='keep'"
             )
-        write(self._values(), change.params)
+        write(self._params, change.params)
         self._held.write(change.moments)
         write(self.state[place], change.state)
 
