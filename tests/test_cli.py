@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,14 @@ def test_list_shows_every_experiment(capsys: pytest.CaptureFixture[str]) -> None
     listed = json.loads(capsys.readouterr().out)
     assert {e["id"] for e in listed} == set(experiments())
     assert all(e["claims"] and {"smoke", "laptop", "paper"} <= set(e["tiers"]) for e in listed)
+    costs = {e["id"]: e["tiers"]["smoke"] for e in listed}
+    setup = experiments()["toolbox/causes"].setup(experiments()["toolbox/causes"].tiers["smoke"])
+    probing = setup.probing
+    assert probing is not None
+    subsets = len([some for n in range(6) for some in combinations(probing.repairs, n)])
+    fits = len(probing.tasks) * probing.targets * (subsets + 1)  # and a fresh network
+    assert costs["toolbox/causes"]["refit_steps"] == fits * probing.steps
+    assert costs["lyle2023/fig1"]["refit_steps"] == 0
     assert main(["list"]) == 0
     assert "lyle2023/fig1" in capsys.readouterr().out
 

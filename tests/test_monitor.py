@@ -34,6 +34,7 @@ from pliant.diagnostics import (
 )
 from pliant.monitor import JSONL, Parquet, Sink
 from pliant.monitor.choice import RARER, schedule
+from tests.bitwise import assert_same, streams
 
 X, Y = torch.randn(24, 4, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
 
@@ -73,10 +74,6 @@ OPTIMIZERS = {
 }
 
 
-def streams() -> list[Any]:
-    return [torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()]  # noqa: NPY002
-
-
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """All that a monitor must leave alone."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -91,21 +88,6 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
         "streams": streams(),
         "grad_mode": torch.is_grad_enabled(),
     }
-
-
-def assert_same(a: Any, b: Any) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def train(

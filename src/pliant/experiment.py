@@ -171,6 +171,11 @@ class Probing:
     batch_size: int = 128
     examples: int = 1024
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all refits of a seed, at most: repairs that find nothing to do are left out."""
+        return len(self.tasks) * self.targets * (2 ** len(self.repairs) + 1) * self.steps
+
 
 @dataclass(frozen=True)
 class Setup:

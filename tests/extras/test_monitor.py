@@ -29,6 +29,7 @@ from pliant import Monitor
 from pliant.diagnostics import DeadUnits, FeatureRanks, ParameterNorm, PredictiveEntropy
 from pliant.integrations import sb3
 from pliant.monitor import JSONL, MLflow, TensorBoard, WandB
+from tests.bitwise import assert_same, streams
 from tests.extras.test_sinks import records
 
 pytestmark = [
@@ -46,25 +47,6 @@ def seed() -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)
-
-
-def streams() -> list[Any]:
-    return [torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()]  # noqa: NPY002
-
-
-def assert_same(a: Any, b: Any) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 # -- Stable-Baselines3 -------------------------------------------------------------------------------------------------

@@ -125,6 +125,11 @@ class Causes:
         """A network no better than the constant predictor has no plasticity left, however much worse it is."""
         return np.fmin(loss, self.probed.baseline)  # also where the loss is no number
 
+    def told(self, name: str) -> str:
+        """The evidence about a repair's mechanism, in a line; empty where there is none."""
+        numbers = self.evidence.get(name, {})
+        return ", ".join(f"{what.replace('_', ' ')} {_figure(value)}" for what, value in numbers.items())
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers and lists, for JSON."""
         return {
@@ -164,10 +169,9 @@ class Causes:
             moved = f"{self.changed[repair.name]:.2g}"
             lines.append(f"{repair.name:<14}{_percent(share.mean):>7}  {ends:<17}{recovers:>8}{moved:>8}")
         lines.append("")
-        for name, numbers in self.evidence.items():
-            if numbers:
-                found = ", ".join(f"{what.replace('_', ' ')} {value:.3g}" for what, value in numbers.items())
-                lines.append(fill(f"{name + ':':<14}{found}", WIDTH, subsequent_indent=" " * 14))
+        for name in self.evidence:
+            if told := self.told(name):
+                lines.append(fill(f"{name + ':':<14}{told}", WIDTH, subsequent_indent=" " * 14))
         if self.idle:
             lines.append(f"nothing to repair: {', '.join(self.idle)}")
         if order and self.shares[order[0].name].mean > 0:
@@ -331,6 +335,10 @@ def _same(a: Repaired, b: Repaired) -> bool:
     if a.moments.keys() != b.moments.keys() or any(not torch.equal(p, b.params[n]) for n, p in a.params.items()):
         return False
     return all(torch.equal(t, b.moments[kind][n]) for kind, group in a.moments.items() for n, t in group.items())
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _percent(share: float) -> str:

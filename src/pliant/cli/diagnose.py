@@ -145,9 +145,8 @@ def print_causes(console: Console, causes: Causes) -> None:
     order = sorted(range(len(causes.repairs)), key=lambda i: -causes.shares[causes.repairs[i].name].mean)
     for i in order:
         name, alone = causes.repairs[i].name, causes.alone(i)
-        evidence = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in causes.evidence.get(name, {}).items())
         moved, recovers = f"{causes.changed[name]:.2f}", "" if alone is None else f"{alone:+.3f}"
-        table.add_row(name, *_share(causes, name), recovers, moved, evidence)
+        table.add_row(name, *_share(causes, name), recovers, moved, causes.told(name))
     table.add_row("unexplained", *_share(causes, "unexplained"), "", "", "")
     console.print()
     console.print(table)

@@ -38,7 +38,7 @@ def show(given: argparse.Namespace, console: Console) -> int:
         described = _described(experiment)
         console.print(f"[bold]{experiment.id}[/]  {experiment.title}")
         console.print(f"  reproduces {experiment.figure}; {len(described['claims'])} claims")
-        costs = (f"{tier} {cost['steps']:,} steps x {cost['arms']} arms" for tier, cost in described["tiers"].items())
+        costs = (_cost(tier, **cost) for tier, cost in described["tiers"].items())
         console.print(f"  {', '.join(costs)}\n")
     return OK
 
@@ -51,7 +51,17 @@ def _described(experiment: Experiment) -> dict[str, Any]:
         "figure": experiment.figure,
         "claims": [claim.text for claim in next(iter(setups.values())).claims],
         "tiers": {
-            tier: {"steps": s.task.num_steps, "arms": len(s.arms), "settings": asdict(experiment.tiers[tier])}
+            tier: {
+                "steps": s.task.num_steps,
+                "refit_steps": s.probing.num_steps if s.probing else 0,
+                "arms": len(s.arms),
+                "settings": asdict(experiment.tiers[tier]),
+            }
             for tier, s in setups.items()
         },
     }
+
+
+def _cost(tier: str, steps: int, refit_steps: int, arms: int, settings: dict[str, Any]) -> str:
+    refits = f" (and {refit_steps:,} of refits)" if refit_steps else ""
+    return f"{tier} {steps:,} steps{refits} x {arms} arms"

@@ -6,13 +6,14 @@ Each opens at its first row. Columns are named as in `Monitor.rows`, for tracker
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pliant.trackers import experiment_id, local_client, offline_run, tracker
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,10 +116,7 @@ class TensorBoard(Sink):
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
         self._writer: Any = None
-        try:
-            from torch.utils import tensorboard  # noqa: F401
-        except ImportError:
-            raise _missing("tensorboard") from None
+        tracker("tensorboard")
 
     def write(self, row: Row) -> None:
         """Adds the row and flushes."""
@@ -152,19 +150,14 @@ class WandB(Sink):
         self.folder, self.project = Path(folder), project
         self._run: Any = None
         self._own = False
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]  # noqa: F401
-        except ImportError:
-            raise _missing("wandb") from None
+        tracker("wandb")
 
     def write(self, row: Row) -> None:
         """Adds the row."""
-        import wandb  # pyright: ignore[reportMissingImports]
-
         if self._run is None:
-            self._own = wandb.run is None
-            self._run = self._offline(wandb) if self._own else wandb.run
+            active = tracker("wandb").run
+            self._own = active is None
+            self._run = self._offline() if self._own else active
             self._run.define_metric("pliant/*", step_metric="pliant/step")
         self._run.log({**_named(row), "pliant/step": int(row["step"])}, commit=self._own)
 
@@ -174,12 +167,9 @@ class WandB(Sink):
             self._run.finish()
             self._run = None
 
-    def _offline(self, wandb: Any) -> Any:
+    def _offline(self) -> Any:
         self.folder.mkdir(parents=True, exist_ok=True)
-        quiet = wandb.Settings(
-            console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
-        )
-        return wandb.init(mode="offline", dir=self.folder, project=self.project, settings=quiet)
+        return offline_run(self.folder, project=self.project)
 
 
 class MLflow(Sink):
@@ -196,11 +186,7 @@ class MLflow(Sink):
         self.folder, self.experiment = Path(folder), experiment
         self._client: Any = None
         self._id, self._own = "", False
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        try:
-            import mlflow  # pyright: ignore[reportMissingImports]  # noqa: F401
-        except ImportError:
-            raise _missing("mlflow") from None
+        tracker("mlflow")
 
     def write(self, row: Row) -> None:
         """Sends the row."""
@@ -221,19 +207,15 @@ class MLflow(Sink):
             self._client = None
 
     def _opened(self) -> Any:
-        import mlflow  # pyright: ignore[reportMissingImports]
-
+        mlflow = tracker("mlflow")
         active = mlflow.active_run()
         if active is not None:
             self._id = active.info.run_id
             return mlflow.MlflowClient()
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
-        client = mlflow.MlflowClient(f"sqlite:///{(self.folder / 'mlflow.db').resolve()}")
-        found = client.get_experiment_by_name(self.experiment)
-        at = found.experiment_id if found else client.create_experiment(self.experiment)
-        self._id, self._own = client.create_run(at).info.run_id, True
+        client = local_client(self.folder)
+        run = client.create_run(experiment_id(client, self.experiment))
+        self._id, self._own = run.info.run_id, True
         return client
 
 
@@ -252,7 +234,3 @@ def table(rows: Sequence[Row]) -> pa.Table:
 
 def _named(row: Row) -> Row:
     return {f"pliant/{name}": value for name, value in row.items() if name != "step"}
-
-
-def _missing(extra: str) -> ValueError:
-    return ValueError(f"{extra} is not installed: pip install 'pliant[{extra}]'")

@@ -154,7 +154,6 @@ def _ceiling(causes: Causes) -> float:
 def _repairs(causes: Causes, shares: dict[str, Interval]) -> list[dict[str, str]]:
     found = []
     for index, repair in enumerate(causes.repairs):
-        evidence = causes.evidence.get(repair.name, {}).items()
         alone = causes.alone(index)
         found.append(
             {
@@ -164,7 +163,7 @@ def _repairs(causes: Causes, shares: dict[str, Interval]) -> list[dict[str, str]
                 "ends": ends(shares[repair.name]) if shares else "",
                 "alone": "\N{EN DASH}" if alone is None else number(alone, 3),
                 "moved": number(causes.changed[repair.name], 2),
-                "evidence": ", ".join(f"{k.replace('_', ' ')} {v:.3g}".replace("-", MINUS) for k, v in evidence),
+                "evidence": causes.told(repair.name).replace("-", MINUS),
                 "cure": repair.cure,
             }
         )

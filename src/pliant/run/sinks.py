@@ -7,8 +7,6 @@ was sent before is replaced, so that an export can be repeated when a run has gr
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from pliant.experiment import Results
 from pliant.run.store import Store, plain
 from pliant.run.sweep import Pack, Progress
 from pliant.run.train import Interrupted
+from pliant.trackers import experiment_id, local_client, offline_run, tracker
 
 PROJECT = "pliant"
 MLFLOW_BATCH = 1000  # metrics a call, which is as many as MLflow takes
@@ -64,11 +63,10 @@ def tensorboard(runs: Sequence[Tracked], folder: Path) -> None:
 
     Raises `ValueError` where TensorBoard is not installed.
     """
-    try:
-        from torch.utils.tensorboard import FileWriter  # pyright: ignore[reportPrivateImportUsage]
-        from torch.utils.tensorboard.summary import hparams, scalar
-    except ImportError:
-        raise _missing("tensorboard") from None
+    tracker("tensorboard")
+    from torch.utils.tensorboard import FileWriter  # pyright: ignore[reportPrivateImportUsage]
+    from torch.utils.tensorboard.summary import hparams, scalar
+
     for run in runs:
         place = folder / run.group / run.name
         for old in place.glob("events.out.tfevents.*"):
@@ -87,20 +85,13 @@ def wandb(runs: Sequence[Tracked], folder: Path) -> None:
 
     Raises `ValueError` where wandb is not installed.
     """
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    try:
-        import wandb as wb  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise _missing("wandb") from None
-    quiet = wb.Settings(
-        console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
-    )
+    tracker("wandb")
     for run in runs:
         id = hashlib.sha256(f"{run.group}/{run.name}".encode()).hexdigest()[:16]
         for old in folder.glob(f"wandb/offline-run-*-{id}"):
             shutil.rmtree(old)
         names = {"project": PROJECT, "group": run.group, "name": run.name, "id": id}
-        with wb.init(mode="offline", dir=folder, config=run.settings, settings=quiet, **names) as writer:
+        with offline_run(folder, config=run.settings, **names) as writer:
             for step, row in run.rows():
                 writer.log(row, step=step)
 
@@ -110,18 +101,12 @@ def mlflow(runs: Sequence[Tracked], folder: Path) -> None:
 
     Raises `ValueError` where MLflow is not installed.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    try:
-        import mlflow as ml  # pyright: ignore[reportMissingImports]
-        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise _missing("mlflow") from None
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    client = ml.MlflowClient(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+    tracker("mlflow")
+    from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
+
+    client = local_client(folder)
     for run in runs:
-        found = client.get_experiment_by_name(run.group)
-        at = found.experiment_id if found else client.create_experiment(run.group)
+        at = experiment_id(client, run.group)
         for old in client.search_runs([at], f"attributes.run_name = '{run.name}'"):
             client.delete_run(old.info.run_id)
         id = client.create_run(at, run_name=run.name).info.run_id
@@ -178,10 +163,6 @@ class Live:
     def _send(self, pack: Pack) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         SINKS[self.sink](tracked(self.store, self.store.results([pack.arm], list(pack.seeds))), self.folder)
-
-
-def _missing(extra: str) -> ValueError:
-    return ValueError(f"{extra} is not installed: pip install 'pliant[{extra}]'")
 
 
 def _text(value: Any) -> str:

@@ -118,12 +118,16 @@ def sweep(
 
 
 def estimate(setup: Setup, packs: Sequence[Pack], device: str = "cpu") -> float:
-    """Seconds that the packs would take, from a few steps of each shape (compiled where it would be)."""
+    """Seconds that the packs would take, from a few steps of each shape (compiled where it would be).
+
+    A step of a refit is taken to be as long as one of training.
+    """
     took = {}
     for shape in {(pack.arm, len(pack.seeds)) for pack in packs}:
         took[shape] = seconds_per_step(setup, setup.arms[shape[0]], list(range(shape[1])), device)
     workers = 1 if device != "cpu" else len(os.sched_getaffinity(0))
-    each = [took[pack.arm, len(pack.seeds)] * setup.task.num_steps for pack in packs]
+    steps = setup.task.num_steps + (setup.probing.num_steps if setup.probing is not None else 0)
+    each = [took[pack.arm, len(pack.seeds)] * steps for pack in packs]
     return max([sum(each) / workers, *each], default=0.0)
 
 

@@ -187,7 +187,7 @@ def _causes(results: Results, arm: str) -> str:
         return f"Against fresh networks, no plasticity lost: {gap.mean:+.2f}{ends} nats on new labels."
     shares = {part: interval(last(results, arm, column) / lost) for part, column in PARTS.items()}
     said = [
-        f"{part} {share.mean:.0%}" + (f" [{share.low:.0%}, {share.high:.0%}]" if len(lost) > 1 else "")
+        f"{part} {share.mean:z.0%}" + (f" [{share.low:z.0%}, {share.high:z.0%}]" if len(lost) > 1 else "")
         for part, share in sorted(shares.items(), key=lambda item: -item[1].mean)
     ]
     return f"Against fresh networks it lost {gap.mean:.2f}{ends} nats on new labels: {', '.join(said)}."
