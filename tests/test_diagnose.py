@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,7 @@ def test_all_tables_fit_80_columns(here: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     said = " ".join(out.split())
+    assert re.search(r"lost \d\.\d{3} nats \S+ \S+ against fresh networks: .* units, .*; -?\d+ % unexplained", said)
     for part in ("units at dead dormant", "hessian_largest", "ntk_rank", "unexplained", "treat dead and linearized"):
         assert part in said, part
     assert "probe: RandomLabels(classes=10), with Adam, lr=0.001 without state: there is none in the file" in said

@@ -15,7 +15,7 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
-    {"functional", "nets", "data", "refs", "sites"},
+    {"functional", "nets", "data", "refs", "sites", "trackers"},
     {"units", "modules"},
     {"poking"},
     {"network"},

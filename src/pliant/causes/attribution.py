@@ -148,7 +148,9 @@ class Causes:
             "probe": self.probed.to_dict(),
         }
 
-    def __str__(self) -> str:
+    @property
+    def conclusion(self) -> str:
+        """What was lost and what took it, in a sentence."""
         gap, unit = self.gap, self.probed.unit
         ends = f"[{gap.low:+.3f}, {gap.high:+.3f}]"
         if self.verdict != "lost":
@@ -156,12 +158,19 @@ class Causes:
             said = "no plasticity lost" if self.verdict == "healthy" else "cannot tell"
             said = "no plasticity lost that these targets can show" if said == "cannot tell" and small else said
             more = "" if self.verdict == "healthy" else "; more targets or steps would tell more"
-            return fill(f"{said}: final loss {gap.mean:+.3f} {unit} {ends} against fresh networks{more}", WIDTH)
-        order = sorted(self.repairs, key=lambda repair: -self.shares[repair.name].mean)
-        parts = [f"{_percent(self.shares[repair.name].mean)} {repair.mechanism}" for repair in order]
+            return f"{said}: final loss {gap.mean:+.3f} {unit} {ends} against fresh networks{more}"
+        parts = [f"{_percent(self.shares[repair.name].mean)} {repair.mechanism}" for repair in self._by_share()]
         left = _percent(self.shares["unexplained"].mean)
-        said = f"lost {gap.mean:.3f} {unit} {ends} against fresh networks: {', '.join(parts)}; {left} unexplained"
-        lines = [fill(said, WIDTH), "", f"{'repair':<14}{'share':>7}  {'95 %':<17}{'alone':>8}{'moved':>8}"]
+        return f"lost {gap.mean:.3f} {unit} {ends} against fresh networks: {', '.join(parts)}; {left} unexplained"
+
+    def _by_share(self) -> list[Repair]:
+        return sorted(self.repairs, key=lambda repair: -self.shares[repair.name].mean)
+
+    def __str__(self) -> str:
+        if self.verdict != "lost":
+            return fill(self.conclusion, WIDTH)
+        order = self._by_share()
+        lines = [fill(self.conclusion, WIDTH), "", f"{'repair':<14}{'share':>7}  {'95 %':<17}{'alone':>8}{'moved':>8}"]
         for repair in order:
             share, alone = self.shares[repair.name], self.alone(self.repairs.index(repair))
             ends = f"{_percent(share.low)} to {_percent(share.high)}"

@@ -137,8 +137,8 @@ def _check(given: argparse.Namespace, probing: bool) -> None:
 
 def print_causes(console: Console, causes: Causes) -> None:
     """The verdict, and a table of the repairs where something was lost."""
-    head = str(causes).splitlines()[0]
-    console.print(Text(f"\n{head}", {"lost": "bold red", "healthy": "bold green"}.get(causes.verdict, "bold yellow")))
+    style = {"lost": "bold red", "healthy": "bold green"}.get(causes.verdict, "bold yellow")
+    console.print(Text(f"\n{causes.conclusion}", style))
     if causes.verdict != "lost":
         return
     table = _table(("repair", "left"), *((n, "right") for n in ("share", "95 %", "alone", "moved")), ("evidence", ""))
