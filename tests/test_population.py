@@ -5,7 +5,7 @@ import gc
 import math
 import pickle
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pliant.diagnostics import DeadUnits, Diagnostic, DormantUnits, FeatureRanks, GradientNorm, RelativeUpdate
-from pliant.interventions import L2, Chain, Change, Intervention, LayerNorm, ShrinkAndPerturb, WeightNormRescale
+from pliant.interventions import L2, Chain, Change, Intervention, LayerNorm, Scaled, ShrinkAndPerturb, WeightNormRescale
 from pliant.nets import CNN, MLP, Dropout, layer_norm
 from pliant.network import Network
 from pliant.optim import SAM, SGD, UPGD, Adam, RMSProp
@@ -388,6 +388,42 @@ def test_what_has_no_vmap_rule_runs_as_a_loop_with_a_warning(optimizer):
     x, _ = batch(range(3), 0)
     assert population.outputs(state, x).shape == (3, 16, 3)
     assert torch.equal(population.outputs(state, x)[1], network(part(state.params, 1), x[1]))
+
+
+@dataclass(frozen=True)
+class Stubborn(Intervention):
+    """Changes parameters in place, then does what has no rule for `vmap`."""
+
+    reference: ClassVar[str] = "lyle2024"
+    touches: ClassVar[str] = "weights"
+    half: Literal["penalty", "step"]
+
+    def penalty(self, network, params, state, seen):
+        return 0.05 * sum(params[name].square().sum() for name in network.names)
+
+    def penalty_gradient(self, network, params, state, seen):
+        first, *others = network.names
+        found = {name: Scaled(0.1, params[name]) for name in others}
+        return found | {
+            first: Scaled(0.1 if self.half == "step" else 0.1 + 0 * params[first].sum().item(), params[first])
+        }
+
+    def after_step(self, network, params, moments, state, seen):
+        new = {name: params[name].mul_(0.9) for name in network.names}
+        if self.half == "step":
+            new[network.names[0]].mul_(1 + 0 * new[network.names[0]].sum().item())
+        return Change(params=new)
+
+
+@pytest.mark.parametrize("half", ["penalty", "step"])
+@pytest.mark.filterwarnings("ignore:vmap cannot run this network")
+def test_what_fails_half_way_under_vmap_is_done_once(half):
+    members = [Member(s, SGD(lr=0.01), Chain(Stubborn(half))) for s in range(3)]
+    population = build(tiny(), members)
+    state, _ = train(population, range(3), 5)
+    assert population.mode == "loop"
+    for m in range(3):
+        close(part(state.params, m), part(train(build(tiny(), [members[m]]), [m], 5)[0].params, 0), 1e-13)
 
 
 @pytest.mark.parametrize("what", ["outputs", "trace", "measure", "gradients"])

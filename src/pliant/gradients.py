@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
+from torch.utils._pytree import tree_map
 
 from pliant.interventions.base import Chain, Seen
 from pliant.network import Forward, Network, Params
@@ -46,6 +47,7 @@ class Gradients:
         compile = compile and not self._penalties_see  # what watches the forward pass does not compile
         self.mode = "single" if size == 1 else "compiled" if compile else "vmap"
         self._chosen: Callable | None = None
+        self._tried: set[Any] = set()
         self._bound: tuple[list[Tensor], Forward, Params] | None = None
 
     def __call__(self, params: Params, states: list, *rest: Any) -> tuple[Params, Tensor, dict[str, Any]]:
@@ -126,12 +128,7 @@ class Gradients:
 
         params = args[0]
         grads = dict(zip(params, aligned(params, grads), strict=True))
-        args = (*args[:6], grads)
-        if self.mode in ("single", "loop"):
-            for m in range(self.size):
-                one(*at(args, m))
-        else:
-            vmap(one)(*args)
+        self.in_place(one, "penalties", *args[:6], grads)
         return grads
 
     def _one(self, forward: Forward, leaves: Params, *args: Any) -> Any:
@@ -203,12 +200,29 @@ class Gradients:
             self.mode = "loop"
             return result
 
+    def in_place(self, function: Callable, what: Any, *args: Any) -> Any:
+        """`over_members` of a function that may overwrite its arguments; `what` tells it from others.
+
+        Where there is no rule for `vmap`, it fails half-way: so the first time it is tried on copies.
+        """
+        if self.mode not in ("single", "loop") and what not in self._tried:
+            self._tried.add(what)
+            self._or_loop(vmap(function), partial(self._each, function), tree_map(_copied, args))
+        return self.over_members(function, *args)
+
+    def _each(self, function: Callable, *args: Any) -> list[Any]:
+        return [function(*(at(arg, m) for arg in args)) for m in range(self.size)]
+
     def over_members(self, function: Callable, *args: Any) -> Any:
         """`function` of each member's part of the arguments, stacked."""
 
         def looped(*args: Any) -> Any:
-            return stack([function(*(at(arg, m) for arg in args)) for m in range(self.size)])
+            return stack(self._each(function, *args))
 
         if self.mode in ("single", "loop"):
             return looped(*args)
         return self._or_loop(vmap(function), looped, args)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -313,15 +313,16 @@ class Population:
             new = i.after_step(self.network, params, moments, state, Seen(*shared, **seen)) or Change()
             return new.params, new.moments, new.state
 
-        if self.mode in ("single", "loop"):
-            for m in range(len(self)):
-                part = self._part(state, m)
-                args = (part.params, _without_count(part.moments), part.interventions[n])
-                rest = at((self._numbers[n], shared, seen), m)
-                _apply(Change(*one(rest[0], *args, *rest[1:])), *args)
+        if self.mode not in ("single", "loop"):
+            args = (state.params, _without_count(state.moments), state.interventions[n])
+            new = self._gradients.in_place(one, n, self._numbers[n], *args, shared, seen)
+            _apply(Change(*new), *args)
             return
-        args = (state.params, _without_count(state.moments), state.interventions[n])
-        _apply(Change(*self._gradients.over_members(one, self._numbers[n], *args, shared, seen)), *args)
+        for m in range(len(self)):
+            part = self._part(state, m)
+            args = (part.params, _without_count(part.moments), part.interventions[n])
+            rest = at((self._numbers[n], shared, seen), m)
+            _apply(Change(*one(rest[0], *args, *rest[1:])), *args)
 
     def _part(self, state: PopulationState, m: int) -> PopulationState:
         """One member's part of the state; that of an only member is made once, as making views takes its time."""

@@ -6,7 +6,7 @@ import pkgutil
 
 from pliant.interventions.activation import Activation
 from pliant.interventions.adam_rel import AdamRel
-from pliant.interventions.base import Chain, Change, Draw, Intervention, Seen
+from pliant.interventions.base import Chain, Change, Draw, Intervention, Scaled, Seen
 from pliant.interventions.batch_norm import BatchNorm
 from pliant.interventions.continual_backprop import ContinualBackprop
 from pliant.interventions.crelu import CReLU
@@ -64,6 +64,7 @@ __all__ = [
     "RMSNorm",
     "ReDo",
     "Reset",
+    "Scaled",
     "Scheduled",
     "Seen",
     "ShrinkAndPerturb",
