@@ -129,10 +129,11 @@ def act(example, network, net, params, moments, state, draw):
 
     step = acting_step(intervention)
     without_count = {k: g for k, g in moments.items() if k != "step"}
-    given = {name: p.clone() for name, p in params.items()}
+    given, held = {name: p.clone() for name, p in params.items()}, copy.deepcopy((without_count, state))
     change = intervention.after_step(network, given, without_count, state, seen(example, network, net, params, step))
     in_place = {name for name, p in (change.params if change else {}).items() if p is given[name]}
     assert equal(*({n: p for n, p in ps.items() if n not in in_place} for ps in (given, params)))
+    assert equal((without_count, state), held)
     acted = note(change)
     if intervention.overrides("renew") and state["due"]:
         acted |= note(intervention.renew(network, params, moments, state, draw))

@@ -141,8 +141,8 @@ class Intervention:
     """A change to a network, its loss, its steps or what happens at an event: a frozen dataclass, its own config.
 
     Every moment is optional and written for one network; populations run it under `vmap`. `penalty` and `after_step`
-    do not branch on data, and what is wide and elementwise, `after_step` may do in place (a third of the time): it then
-    returns the tensors that it was given. `on_event` and `renew` run on the host and may draw. What is touched
+    do not branch on data. What is elementwise, `after_step` may do to the parameters in place (a third of the time): it
+    then returns the tensors that it was given. `on_event` and `renew` run on the host and may draw. What is touched
     are the parameters in `network.names`, the matrices in `network.weights`, the units in `network.units`.
 
     Class variables: `reference` is a key of refs.bib; `touches` says in a few words what is changed; `needs` names the

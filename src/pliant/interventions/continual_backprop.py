@@ -85,10 +85,10 @@ class ContinualBackprop(Intervention):
             size = torch.cat([h.abs().mean(0) for h in activity])
             mean = torch.cat([h.mean(0) for h in activity])
         outgoing = torch.cat([units.outgoing_magnitude(params) for units in network.units])
-        age = state["age"].add_(1)
+        age = state["age"] + 1
         groups = _groups(tuple(units.size for units in network.units), age.dtype, age.device)
         mature = groups @ (age > self.maturity).to(age.dtype)
-        collected = state["collected"].add_(self.rho * mature)
+        collected = state["collected"] + self.rho * mature
         return Change(
             state={
                 "due": (collected >= 1).any(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -41,11 +41,11 @@ class Optimizer(ABC):
     lr: float
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for setting in fields(self):
+            name, value = setting.name, getattr(self, setting.name)
             for number in value if isinstance(value, tuple) else (value,):
                 if not (isinstance(number, (int, float)) and math.isfinite(number) and number >= 0):
-                    raise ValueError(f"expected {field.name} of {type(self).__name__} to be at least 0, got {value!r}")
+                    raise ValueError(f"expected {name} of {type(self).__name__} to be at least 0, got {value!r}")
 
     @property
     def elementwise(self) -> bool:
@@ -77,6 +77,41 @@ class Optimizer(ABC):
     def with_lr(self, lr: float) -> Self:
         """The same optimizer with another learning rate."""
         return replace(self, lr=lr)
+
+
+@dataclass(frozen=True)
+class Around(Optimizer):
+    """An optimizer that hands everything on to `base`, whose learning rate it has; subclasses change a part of it."""
+
+    lr: float = field(init=False, repr=False)
+    base: Optimizer
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lr", self.base.lr)
+
+    @property
+    def elementwise(self) -> bool:
+        return self.base.elementwise
+
+    @property
+    def draws(self) -> bool:
+        return self.base.draws
+
+    @property
+    def ascends(self) -> bool:
+        return self.base.ascends
+
+    def init(self, params: Params) -> Moments:
+        return self.base.init(params)
+
+    def update(self, params: Params, grads: Params, moments: Moments, generator: torch.Generator | None = None) -> None:
+        self.base.update(params, grads, moments, generator)
+
+    def ascent(self, params: Params, grads: Params) -> Params:
+        return self.base.ascent(params, grads)
+
+    def with_lr(self, lr: float) -> Self:
+        return replace(self, base=self.base.with_lr(lr))
 
 
 def noise_generator(seed: int, step: int) -> torch.Generator:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from pliant.network import Params
-from pliant.optim.base import Moments, Optimizer
+from pliant.optim.base import Around, Optimizer
 
 
 @dataclass(frozen=True)
-class SAM(Optimizer):
+class SAM(Around):
     """Sharpness-aware minimisation around another optimizer: the gradient is that at w + rho g / ||g||.
 
     g is the gradient at w, of the loss with its penalties and over all parameters of one network; the second one is of
@@ -33,8 +33,6 @@ class SAM(Optimizer):
 
     reference: ClassVar[str | None] = "foret2021"
 
-    lr: float = field(init=False, repr=False)
-    base: Optimizer
     rho: float
 
     def __post_init__(self) -> None:
@@ -44,30 +42,13 @@ class SAM(Optimizer):
             )
         if not (isinstance(self.rho, (int, float)) and 0 <= self.rho < math.inf):
             raise ValueError(f"expected rho of SAM to be at least 0, got {self.rho!r}")
-        object.__setattr__(self, "lr", self.base.lr)
-
-    @property
-    def elementwise(self) -> bool:
-        return self.base.elementwise
-
-    @property
-    def draws(self) -> bool:
-        return self.base.draws
+        super().__post_init__()
 
     @property
     def ascends(self) -> bool:
         return True
 
-    def init(self, params: Params) -> Moments:
-        return self.base.init(params)
-
-    def update(self, params: Params, grads: Params, moments: Moments, generator: torch.Generator | None = None) -> None:
-        self.base.update(params, grads, moments, generator)
-
     def ascent(self, params: Params, grads: Params) -> Params:
         norm = torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
         scale = torch.where(norm > 0, self.rho / norm, 0)
         return {name: p + scale * grads[name] for name, p in params.items()}
-
-    def with_lr(self, lr: float) -> Self:
-        return replace(self, base=self.base.with_lr(lr))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from pliant.interventions import L2, Chain, WeightDecay
 from pliant.keeper.held import Held
 from pliant.network import Params
 from pliant.optim import SGD, Adam, Moments, Optimizer, RMSProp, TorchOptimizer
+from pliant.optim.base import Around
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _refuse_several_counts(held: Held) -> None:
 
 
 @dataclass(frozen=True)
-class Only(Optimizer):
+class Only(Around):
     """Another optimizer for some parameters; the others stay as they are, and it never sees them.
 
     >>> from pliant.optim import SGD
@@ -103,24 +104,7 @@ class Only(Optimizer):
     {'a': tensor([0.5000]), 'b': tensor([1.])}
     """
 
-    lr: float = field(init=False, repr=False)
-    base: Optimizer
     names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lr", self.base.lr)
-
-    @property
-    def elementwise(self) -> bool:
-        return self.base.elementwise
-
-    @property
-    def draws(self) -> bool:
-        return self.base.draws
-
-    @property
-    def ascends(self) -> bool:
-        return self.base.ascends
 
     def init(self, params: Params) -> Moments:
         return self.base.init(self._part(params))
@@ -130,9 +114,6 @@ class Only(Optimizer):
 
     def ascent(self, params: Params, grads: Params) -> Params:
         return params | self.base.ascent(self._part(params), self._part(grads))
-
-    def with_lr(self, lr: float) -> Self:
-        return replace(self, base=self.base.with_lr(lr))
 
     def _part(self, tensors: Params) -> Params:
         return {name: tensors[name] for name in self.names}
