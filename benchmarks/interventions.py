@@ -3,9 +3,10 @@
     python benchmarks/interventions.py [--only NAME] [--rounds 7] [--write]
 
 Every arm of the experiment toolbox/cures, with the settings it has there, trains a population of 8 networks
-784-256-256-10 at batch 128 (and of 2 small convolutional networks), eagerly, one thread. A round takes a few steps of
-the arm and as many without; the figure is the median of the rounds' ratios. What is due only every so many steps is
-timed when it is due and when it is not, and the ratio is that of the average step. Events cost nothing between events.
+784-256-256-10 at batch 128 (and of 2 small convolutional networks), eagerly, one thread, memory kept as in the workers
+of a run. A round takes a few steps of the arm and as many without; the figure is the median of the rounds' ratios. What
+is due only every so many steps is timed when it is due and when it is not, and the ratio is that of the average step.
+Events cost nothing between events.
 Continual backprop is timed alone, too, on 784-100-100-100-10 at batch 1, where the published code takes about 2.1.
 
 `--write` keeps the ratios in src/pliant/interventions/costs.json, which `pliant interventions` shows.
@@ -32,6 +33,7 @@ from pliant.network import Network
 from pliant.optim import Adam
 from pliant.papers.toolbox.cures import cures
 from pliant.population import Member, Population, PopulationState
+from pliant.run.memory import keep_freed
 
 COSTS = Path(pliant.interventions.__file__).parent / "costs.json"
 GOALS = {  # by the class that the arm adds; the others have none
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()
     warnings.filterwarnings("ignore")
     none = Arm("none", Adam(), Chain())
     plains = {name: Running(none, *net[:-1]) for name, net in NETS.items()}

@@ -35,6 +35,10 @@ def with_dropout():
     return Network(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), Dropout(0.5), nn.Linear(6, 3)))
 
 
+def large_images():
+    return Network(CNN((2, 32, 32), 3, channels=(64, 64), hidden=(5,)))
+
+
 class Branching(nn.Module):
     """What it computes depends on the data, so `vmap` cannot run it."""
 
@@ -145,10 +149,10 @@ def test_float32_gradients_agree_to_rounding(network, shape):
 
 def test_gradients_are_those_of_loss_and_penalties():
     network, chain = tiny(), Chain(L2(0.1))
-    population = build(network, [Member(s, SGD(lr=0.1), chain) for s in range(2)])
-    state, (x, y) = population.init(), batch(range(2), 0)
+    population = build(network, [Member(s, SGD(lr=0.1), chain) for s in range(3)])
+    state, (x, y) = population.init(), batch(range(3), 0)
     grads = population.gradients(state, x, y)
-    for m in range(2):
+    for m in range(3):
         leaves = {name: p[m].clone().requires_grad_() for name, p in state.params.items()}
         loss = F.cross_entropy(network(leaves, x[m]), y[m])
         total = loss + 0.1 * sum(p.square().sum() for p in leaves.values())
@@ -198,9 +202,10 @@ def test_penalties_through_autograd_and_steps_that_change_nothing(size, shrink):
 
 @pytest.mark.parametrize("first", [0.0, 0.9])
 def test_members_may_differ_in_any_number_of_the_optimizer(first):
-    network, members = tiny(), [Member(0, SGD(lr=0.1, momentum=first)), Member(1, SGD(lr=0.1, momentum=0.9 - first))]
-    state, _ = train(build(network, members), range(2), 5)
-    for m in range(2):
+    network = tiny()
+    members = [Member(m, SGD(lr=0.1, momentum=momentum)) for m, momentum in enumerate((first, 0.9 - first, 0.5))]
+    state, _ = train(build(network, members), range(3), 5)
+    for m in range(3):
         alone, _ = train(build(network, [members[m]]), [m], 5)
         close(part(state.params, m), part(alone.params, 0))
 
@@ -218,8 +223,8 @@ def test_sam_that_goes_nowhere_is_its_base(base, network, size):
     assert torch.equal(losses, same)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-@pytest.mark.parametrize("rhos", [(0.1, 0.1), (0.1, 0.2)], ids=["same", "different"])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("rhos", [(0.1, 0.1, 0.1), (0.1, 0.2, 0.3)], ids=["same", "different"])
 def test_a_second_gradient_that_fails_leaves_the_parameters_as_they_were(size, rhos):
     calls = []
 
@@ -263,14 +268,14 @@ def test_noise_is_the_members_own():
 
 def test_start():
     network = tiny()
-    population = build(network, [Member(s, Adam()) for s in (5, 6)])
+    population = build(network, [Member(s, Adam()) for s in (5, 6, 7)])
     state = population.init()
-    for m, seed in enumerate((5, 6)):
+    for m, seed in enumerate((5, 6, 7)):
         assert equal(part(state.params, m), {name: p.double() for name, p in network.fresh(seed).items()})
     assert equal(state.params, state.initial)
-    assert (state.step, state.diverged_at, len(population)) == (0, [-1, -1], 2)
+    assert (state.step, state.diverged_at, len(population)) == (0, [-1, -1, -1], 3)
     before = copy.deepcopy(state.initial)
-    _, losses = train(population, range(2), 3, state)
+    _, losses = train(population, range(3), 3, state)
     assert equal(state.initial, before)
     assert not equal(state.params, before)
     assert state.step == 3
@@ -278,8 +283,8 @@ def test_start():
 
 
 def test_two_seeds_differ_on_the_same_data():
-    population = build(tiny(), [Member(s, Adam()) for s in range(2)])
-    x, y = batch([0, 0], 0)
+    population = build(tiny(), [Member(s, Adam()) for s in range(3)])
+    x, y = batch([0, 0, 0], 0)
     losses = population.step(population.init(), x, y)
     assert losses[0] != losses[1]
 
@@ -299,8 +304,8 @@ def test_batch_normalisation_with_running_statistics_in_float64():
     module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
     module(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)))
     network = Network(module.eval())
-    members = [Member(s, SGD(lr=0.1)) for s in range(2)]
-    state, _ = train(build(network, members), range(2), 3)
+    members = [Member(s, SGD(lr=0.1)) for s in range(3)]
+    state, _ = train(build(network, members), range(3), 3)
     alone, _ = train(build(network, members[:1]), [0], 3)
     close(part(state.params, 0), part(alone.params, 0))
     assert equal(dict(network.module.named_buffers()), dict(module.named_buffers()))
@@ -415,6 +420,26 @@ class Stubborn(Intervention):
         return Change(params=new)
 
 
+@pytest.mark.parametrize(
+    ("network", "shape", "size", "mode"),
+    [
+        (tiny, (4,), 2, "loop"),
+        (tiny, (4,), 3, "vmap"),
+        (with_dropout, (4,), 2, "loop"),
+        (images, (2, 6, 6), 3, "vmap"),
+        (large_images, (2, 32, 32), 3, "loop"),
+    ],
+)
+def test_members_run_apart_where_a_cpu_is_faster_so(network, shape, size, mode):
+    """Which changes no gradient: before the first step, they are those under `vmap`."""
+    population = build(network(), [Member(s, Adam(), Chain(L2(0.1))) for s in range(size)])
+    state, (x, y) = population.init(), batch(range(size), 0, shape)
+    stacked = population.gradients(state, x, y)
+    population.step(copy.deepcopy(state), x, y)
+    assert population.mode == mode
+    close(population.gradients(state, x, y), stacked, 1e-12)
+
+
 @pytest.mark.parametrize("half", ["penalty", "step"])
 @pytest.mark.filterwarnings("ignore:vmap cannot run this network")
 def test_what_fails_half_way_under_vmap_is_done_once(half):
@@ -432,26 +457,26 @@ def test_the_loop_serves_measurements_before_the_first_step(what):
     one_branch = Branching()
     nn.init.constant_(one_branch.a.bias, 100.0)
     network = Network(lambda: copy.deepcopy(one_branch))
-    population = build(network, [Member(s, SGD(lr=0.1)) for s in range(2)])
-    state, (x, y) = population.init(), batch(range(2), 0)
+    population = build(network, [Member(s, SGD(lr=0.1)) for s in range(3)])
+    state, (x, y) = population.init(), batch(range(3), 0)
     found = {
         "outputs": lambda: population.outputs(state, x),
         "trace": lambda: population.trace(state, x).output,
         "measure": lambda: population.measure(DIAGNOSTICS[:3], state, x, y),
         "gradients": lambda: population.gradients(state, x, y),
     }[what]()
-    assert all(len(t) == 2 for t in tree_flatten(found)[0])
+    assert all(len(t) == 3 for t in tree_flatten(found)[0])
 
 
 def test_a_mistake_is_raised_plainly():
     """The loop is for what vmap cannot run, not for what is wrong."""
-    population = build(tiny(), [Member(s, Adam()) for s in range(2)])
-    x, y = batch(range(2), 0)
+    population = build(tiny(), [Member(s, Adam()) for s in range(3)])
+    x, y = batch(range(3), 0)
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         population.step(population.init(), x[..., :3], y)
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("what", ["step", "gradients", "outputs"])
 def test_refuses_batches_without_a_member_axis(size, what):
     """A population of one must not take the first example for its batch."""
@@ -503,7 +528,7 @@ class DrawsItself(nn.Module):
         return self.b(F.dropout(F.relu(self.a(x)), 0.5))
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3])
 def test_refuses_draws_from_the_global_stream(size):
     population = build(Network(DrawsItself()), [Member(s, Adam()) for s in range(size)])
     with pytest.raises(ValueError, match=r"draws from the global random stream.*write pliant.nets.Dropout\(p\)"):
@@ -545,15 +570,15 @@ def test_a_diverging_member_is_frozen_and_the_others_do_not_notice(optimizer):
 
 
 def test_a_frozen_member_stays_frozen_when_its_loss_is_finite_again():
-    population = build(tiny(), [Member(s, Adam(lr=1e-2)) for s in range(2)])
-    state, (x, y) = population.init(), batch(range(2), 0)
+    population = build(tiny(), [Member(s, Adam(lr=1e-2)) for s in range(3)])
+    state, (x, y) = population.init(), batch(range(3), 0)
     spoiled = x.clone()
     spoiled[0] = math.nan
     population.step(state, x, y)
     population.step(state, spoiled, y)
     at = part(state.params, 0)
-    train(population, range(2), 3, state)
-    assert state.diverged_at == [1, -1]
+    train(population, range(3), 3, state)
+    assert state.diverged_at == [1, -1, -1]
     assert equal(part(state.params, 0), at)
 
 
@@ -568,15 +593,15 @@ def test_a_diverging_member_alone():
 
 
 def test_a_learning_rate_that_explodes():
-    population = build(tiny(), [Member(0, SGD(lr=0.1)), Member(1, SGD(lr=1e200))])
-    state, losses = train(population, range(2), 10)
+    population = build(tiny(), [Member(0, SGD(lr=0.1)), Member(1, SGD(lr=1e200)), Member(2, SGD(lr=0.1))])
+    state, losses = train(population, range(3), 10)
     assert state.diverged_at[0] == -1
     assert losses[state.diverged_at[1] :, 1].isfinite().sum() == 0
     assert losses[: state.diverged_at[1], 1].isfinite().all()
     assert losses[:, 0].isfinite().all()
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_gradient_that_overflows_under_a_finite_loss_shows_in_the_next_step(size):
     """The square root of zero has no slope: the member is marked a step later, and then stays as it is."""
 
@@ -668,11 +693,11 @@ WRONG = {
         "differ in numbers only, got event='a'",
     ),
     "switches": (
-        [Member(s, Adam(), Chain(L2(0.1, normalisers=bool(s)))) for s in range(2)],
+        [Member(s, Adam(), Chain(L2(0.1, normalisers=bool(s)))) for s in range(3)],
         "differ in numbers only, got normalisers=False",
     ),
     "what was built": (
-        [Member(s, Adam(), Chain(LayerNorm(eps=10 ** -(s + 3)))) for s in range(2)],
+        [Member(s, Adam(), Chain(LayerNorm(eps=10 ** -(s + 3)))) for s in range(3)],
         "eps",  # one module serves all, so this difference would have no effect
     ),
 }
@@ -701,7 +726,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(size, optimizer):
     assert (resumed.step, resumed.diverged_at) == (whole.step, whole.diverged_at)
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("how", ["the dict", "a tensor", "in place"])
 def test_parameters_put_into_a_state_are_the_ones_trained(size, how):
     """A checkpoint may be loaded into a state after steps were taken."""
@@ -759,8 +784,8 @@ def test_steps_do_not_pile_up_memory(size, optimizer):
 
 
 def test_an_event_that_nobody_knows_changes_nothing():
-    population = build(tiny(), [Member(s, Adam(), Chain(ShrinkAndPerturb(0.5, 0.5, event="a"))) for s in range(2)])
-    state, _ = train(population, range(2), 2)
+    population = build(tiny(), [Member(s, Adam(), Chain(ShrinkAndPerturb(0.5, 0.5, event="a"))) for s in range(3)])
+    state, _ = train(population, range(3), 2)
     before = copy.deepcopy((state.params, state.moments, state.interventions))
     population.fire(state, "b")
     assert equal((state.params, state.moments, state.interventions), before)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from pliant.interventions.base import Chain, Seen
 from pliant.network import Forward, Network, Params
@@ -22,6 +23,7 @@ GLOBAL_STREAM = (
     "write pliant.nets.Dropout(p)"
 )
 SEEN = frozenset({"features", "activations"})  # what only a watched forward pass shows
+FLOPS_APART = 3e7  # of convolutions, in the forward pass of one member's batch
 Loss = Callable[[Any, Tensor], Tensor]
 
 
@@ -169,11 +171,7 @@ class Gradients:
     def _decide(self, args: tuple) -> tuple[Callable, Any]:
         """How gradients are computed from here on: settled on the first batch."""
         if self.mode == "single":
-            before = torch.get_rng_state()
-            result = self._single(*args)
-            if not torch.equal(before, torch.get_rng_state()):
-                raise ValueError(GLOBAL_STREAM)
-            return self._single, result
+            return self._single, self._without_draws(self._single, args)
         if self.mode == "compiled":
             try:
                 compiled = torch.compile(self._stacked, dynamic=False)
@@ -184,8 +182,35 @@ class Gradients:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 warnings.warn(f"torch.compile failed, the population runs eagerly: {reason}", stacklevel=5)
                 self.mode = "vmap"
+        if self._faster_apart(*args):
+            self.mode = "loop"
+            return self._looped, self._without_draws(self._looped, args)
         result = self._or_loop(self._stacked, self._looped, args)
         return (self._looped if self.mode == "loop" else self._stacked), result
+
+    def _without_draws(self, function: Callable, args: tuple) -> Any:
+        before = torch.get_rng_state()
+        result = function(*args)
+        if not torch.equal(before, torch.get_rng_state()):
+            raise ValueError(GLOBAL_STREAM)
+        return result
+
+    def _faster_apart(
+        self, params: Params, states: list, numbers: list, step: Any, lr: Any, x: Any, *rest: Any
+    ) -> bool:
+        """Whether a loop is faster on a CPU: for two members, and for convolutions in which there is much to compute.
+
+        Convolutions of many networks are one in groups, for which the CPU has worse kernels (`benchmarks/loop.py`).
+        """
+        if next(iter(params.values())).device.type != "cpu":
+            return False
+        if self.size == 2:
+            return True
+        _, key, _ = rest
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.network(*at((params, x, key), 0))
+        flops = counter.get_flop_counts()["Global"].get(torch.ops.aten.convolution, 0)
+        return flops >= FLOPS_APART
 
     def _or_loop(self, stacked: Callable, looped: Callable, args: tuple) -> Any:
         """The result under `vmap`; where that has no rule, of a loop over members, and then for good."""

@@ -57,6 +57,7 @@ class Population:
     ReLU networks then diverge chaotically). A population of one runs without `vmap`; what has no `vmap` rule runs as a
     loop over members, with a warning. With `compile=True` the gradient is compiled, and where that fails the population
     goes on eagerly, with a warning; `mode` says what runs: `"single"`, `"vmap"`, `"compiled"` or `"loop"`.
+    On a CPU, two members run as a loop, and so do convolutions in which there is much to compute: that is faster.
 
     Args:
         network: the function all members share.
@@ -101,7 +102,7 @@ class Population:
         self._groups = _groups([m.optimizer for m in members])
         self._lrs = torch.tensor([m.optimizer.lr for m in members], device=self.device, dtype=dtype)
         self._gradients = Gradients(network, loss, self.chain, self._numbers, len(members), compile)
-        self._views: tuple[PopulationState, PopulationState] | None = None
+        self._views: tuple[PopulationState, list[PopulationState]] | None = None
 
     @property
     def mode(self) -> str:
@@ -325,12 +326,10 @@ class Population:
             _apply(Change(*one(rest[0], *args, *rest[1:])), *args)
 
     def _part(self, state: PopulationState, m: int) -> PopulationState:
-        """One member's part of the state; that of an only member is made once, as making views takes its time."""
-        if len(self) > 1:
-            return _member(state, m)
+        """One member's part of the state; made once, as making views takes its time."""
         if self._views is None or self._views[0] is not state:
-            self._views = (state, _member(state, 0))
-        return self._views[1]
+            self._views = (state, [_member(state, m) for m in range(len(self))])
+        return self._views[1][m]
 
     def _renew(self, n: int, state: PopulationState) -> None:
         """Draws for the members that are due."""

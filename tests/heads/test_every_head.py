@@ -204,12 +204,12 @@ def test_scalars_are_fitted_on_one_scale(name):
     def loss(output, y):
         return head.loss(output, head.encode(y))
 
-    population = Population(network, loss, [Member(s, Adam(lr=0.03)) for s in range(2)], dtype=torch.float64)
+    population = Population(network, loss, [Member(s, Adam(lr=0.03)) for s in range(3)], dtype=torch.float64)
     state = population.init()
     for _ in range(600):
-        population.step(state, x.expand(2, 4, 4), y.expand(2, 4))
+        population.step(state, x.expand(3, 4, 4), y.expand(3, 4))
     assert population.mode == "vmap"
-    error = head.value(population.outputs(state, x.expand(2, 4, 4))) - y
+    error = head.value(population.outputs(state, x.expand(3, 4, 4))) - y
     assert error.square().mean() < 0.01
 
 

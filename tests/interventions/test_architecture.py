@@ -589,14 +589,14 @@ def trained(chain, module, optimizer, steps, event_at=None, x_shape=(4,)):
     population = Population(
         Network(chain.build(module, normal(6, *x_shape).float()), example=normal(6, *x_shape).float()),
         F.cross_entropy,
-        [Member(seed, optimizer, chain) for seed in range(2)],
+        [Member(seed, optimizer, chain) for seed in range(3)],
         dtype=torch.float64,
     )
     state = population.init()
     for step in range(steps):
         if step == event_at:
             population.fire(state, "task_switch")
-        x = normal(2, 6, *x_shape, seed=step)
+        x = normal(3, 6, *x_shape, seed=step)
         population.step(state, x, x.flatten(2)[..., :3].argmax(-1))
     return population, state
 
@@ -662,7 +662,7 @@ def test_tied_copies_are_injected_with_the_same_draws():
     chain = Chain(PlasticityInjection(1))
     population, state = trained(chain, Perceptron(), SGD(lr=0.1), 3)
     target = {name: p.clone() for name, p in state.initial.items()}
-    x = normal(2, 6, 4)
+    x = normal(3, 6, 4)
     before = vmap(population.network)(target, x)
     population.fire(state, "task_switch", tied=[target])
     assert torch.equal(vmap(population.network)(target, x), before)

@@ -298,17 +298,17 @@ def test_moments_are_kept_or_cleared_as_stated(example, net, optimizer):
 @every_optimizer
 @on_every_net
 def test_state_has_one_structure_and_survives_save_and_load(example, net, optimizer):
-    one, two = population(net, [example], optimizer, [1, 2]), population(net, [example], optimizer, [1, 2])
+    one, two = population(net, [example], optimizer, [1, 2, 3]), population(net, [example], optimizer, [1, 2, 3])
     state = one.init()
     before = structure(state.interventions)
-    train(one, net, range(2), EVENT + 2, state, events=events(example))
+    train(one, net, range(3), EVENT + 2, state, events=events(example))
     assert structure(state.interventions) == before
     file = io.BytesIO()
     torch.save(vars(state), file)
     file.seek(0)
     loaded = type(state)(**torch.load(file, weights_only=True))
-    train(one, net, range(2), 4, state, start=EVENT + 2)
-    train(two, net, range(2), 4, loaded, start=EVENT + 2)
+    train(one, net, range(3), 4, state, start=EVENT + 2)
+    train(two, net, range(3), 4, loaded, start=EVENT + 2)
     assert equal((loaded.params, loaded.moments), (state.params, state.moments))
     assert equal(loaded.interventions, state.interventions)
 
@@ -407,17 +407,17 @@ def test_composes_with_every_other(first):
         pair, examples = (first, second), [ONE_EACH[first], ONE_EACH[second]]
         if first in ONE_EACH[second].refuses:
             with pytest.raises(ValueError, match=second):
-                population(net, examples, "Adam", [1, 2])
+                population(net, examples, "Adam", [1, 2, 3])
             continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            together = population(net, examples, "Adam", [1, 2])
+            together = population(net, examples, "Adam", [1, 2, 3])
         said = [str(w.message) for w in caught]
         said = [line for line in said if not any(e.warns and re.match(e.warns, line) for e in examples)]
         assert bool(said) == (first in ONE_EACH[second].pointless_after), (pair, said)
         assert all(second in line for line in said), (pair, said)
         state = together.init()
         start = structure(state.interventions)
-        train(together, net, range(2), 3, state, start=EVENT - 1, events=events(*examples))
+        train(together, net, range(3), 3, state, start=EVENT - 1, events=events(*examples))
         assert structure(state.interventions) == start, pair
         assert all(p.isfinite().all() for p in state.params.values()), pair

@@ -18,6 +18,7 @@ from queue import Empty
 from typing import Any, NamedTuple, Protocol, Self
 
 from pliant.experiment import Setup
+from pliant.run.memory import give_back, keep_freed
 from pliant.run.store import Store, commit
 from pliant.run.train import Interrupted, seconds_per_step, train
 
@@ -226,9 +227,8 @@ def _warn_of_other_commits(cells: list[dict[str, Any]]) -> None:
 
 def _work(store: Store, pack: Pack, device: str, rerun: bool, queue: Any, stop: Any, parent: int) -> None:
     """Trains one pack in a process of its own, with one thread; ends with its parent."""
-    linux, libc = sys.platform == "linux", ctypes.CDLL(None)
-    if linux:
-        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     last = 0.0
 
@@ -239,8 +239,6 @@ def _work(store: Store, pack: Pack, device: str, rerun: bool, queue: Any, stop: 
         if time.monotonic() - last > 0.2:
             last = time.monotonic()
             queue.put((pack, step))
-            if linux:
-                libc.malloc_trim(0)  # glibc keeps what is freed: 2 GB after ten minutes without this, 0.4 with it
 
     try:
         train_pack(store, pack, device=device, rerun=rerun, on_progress=on_progress)
@@ -259,12 +257,25 @@ def train_pack(
     rerun: bool = False,
     on_progress: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Trains one pack and stores it, going on from its checkpoint; does nothing where another process has done it."""
+    """Trains one pack and stores it, going on from its checkpoint; does nothing where another process has done it.
+
+    For processes of its own: it sets the number of threads, and how memory is kept.
+    """
     import torch
 
     from pliant.run.checkpoint import Checkpoint, conditions
 
     torch.set_num_threads(1)
+    keep_freed()
+    given_back = time.monotonic()
+
+    def between_steps(step: int) -> None:
+        nonlocal given_back
+        on_progress(step)
+        if time.monotonic() - given_back > 5:
+            give_back()  # 2 GB after ten minutes without this, 0.4 with it
+            given_back = time.monotonic()
+
     seeds = list(pack.seeds)
     with store.writing(pack.arm, seeds, waiting=lambda: on_progress(0)) as path:
         if not rerun and store.complete(pack.arm, seeds) is not None:
@@ -277,7 +288,7 @@ def train_pack(
         seconds = float(os.environ.get("PLIANT_CHECKPOINT_SECONDS", "60"))
         trained = train(
             setup, setup.arms[pack.arm], seeds, device=device, checkpoint=checkpoint, every_seconds=seconds,
-            on_progress=on_progress,
+            on_progress=between_steps,
         )  # fmt: skip
         spent = {"mode": trained.mode, "threads": torch.get_num_threads(), "total_seconds": time.perf_counter() - start}
         store.write(pack.arm, trained.tables, {**spent, "commit": commit()})
