@@ -127,7 +127,7 @@ class Forwards:
         self.latest = {name: value for name, value in shown.items() if name in self._for_penalty | {"x"}}
         if self._for_step is not None:
             noted = {name: value for name, value in shown.items() if name in self._for_step | {"x"}}
-            self._noted.append(tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, noted))
+            self._noted.append({name: _detached(value) for name, value in noted.items()})
 
     @contextmanager
     def _watching(self, watch: Activity | Calls, begun: bool) -> Iterator[None]:
@@ -157,6 +157,12 @@ class Forwards:
         """Autocast makes activations coarser than the parameters are."""
         like = next(self.original.parameters()).dtype
         return t.to(like) if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, value)
 
 
 def _joined(parts: list[Tensor], site: str = "", axes: Callable[[], dict[str, int]] = dict) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,7 @@ class Held:
                 "write it after the build, as in torch.optim.Adam(model.parameters())"
             )
         self._names = {p: name for name, p in self.params.items()}
+        self._latest: tuple[list[Any], Moments] = [], {}
         self._say_what_is_odd(model, named, held)
 
     def _say_what_is_odd(self, model: nn.Module, named: dict[str, nn.Parameter], held: set[Tensor]) -> None:
@@ -78,6 +81,15 @@ class Held:
                     tensor.copy_(value)
 
     def _state(self) -> Moments:
+        """By kind and name; the same as before where the optimizer holds the same tensors."""
+        state = self.optimizer.state
+        held = [value for p in self.params.values() for value in state.get(p, {}).values()]
+        before, found = self._latest
+        if not (len(held) == len(before) and all(map(operator.is_, held, before))):
+            self._latest = held, (found := self._sorted())
+        return dict(found)
+
+    def _sorted(self) -> Moments:
         found: Moments = {}
         for name, p in self.params.items():
             state = self.optimizer.state.get(p, {})

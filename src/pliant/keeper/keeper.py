@@ -222,20 +222,20 @@ class Keeper:
     def _after_step(self, place: int, member: Intervention, shown: dict[str, Any]) -> None:
         moments = {kind: group for kind, group in self._held.moments().items() if kind != "step"}
         watched = {name: shown[name] for name in member.needs & WATCHED}
-
-        rates = self._held.rates()
+        rates, values = self._held.rates(), self._values()
 
         def after_step(lr: float) -> Change:
-            seen = NotingSeen(self._step, self._number(lr), shown.get("x"), **watched)
-            params = self._values()
-            if len(rates) > 1:  # each rate begins where the optimizer left off
-                params = {name: p.clone() for name, p in params.items()}
+            seen = NotingSeen(self.steps, lr, shown.get("x"), **watched)  # type: ignore[arg-type]
+            seen.like = self._like
+            # each of several rates begins where the optimizer left off
+            params = values if len(rates) == 1 else {name: p.clone() for name, p in values.items()}
             return member.after_step(self._network, params, moments, self.state[place], seen) or Change()
 
         new = at_each_rate(rates, after_step)
         if not (new.params or new.state or tree_leaves(new.moments) or member.overrides("renew")):
             self._idle(member)
-        self._apply(place, member, new)
+        elsewhere = {name: p for name, p in new.params.items() if p is not values[name]}  # not in place
+        self._apply(place, member, Change(elsewhere, new.moments, new.state))
         if member.overrides("renew") and self.state[place]["due"]:
             draw = Draw(self.seed, self.steps, place)
             new = member.renew(self._network, self._values(), self._held.moments(), self.state[place], draw)
@@ -244,15 +244,17 @@ class Keeper:
     def _apply(self, place: int, member: Intervention, change: Change | None) -> None:
         if change is None:
             return
-        if any(change.moments.values()) and not self._held.known:
+        touched = any(change.moments.values())
+        if touched and not self._held.known:
             kind = type(self._held.optimizer).__name__
             raise ValueError(
                 f"{member} changes the moments of the optimizer, and those of {kind} are not known: use SGD, Adam, "
                 "AdamW or RMSprop of torch.optim, or moments='keep'"
             )
         write(self._params, change.params)
-        self._held.write(change.moments)
         write(self.state[place], change.state)
+        if touched:
+            self._held.write(change.moments)
 
     def _gradient(self, loss: Tensor | None) -> Params:
         if loss is None:

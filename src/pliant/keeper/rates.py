@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from pliant.interventions.base import Change, Seen
 
 
 class NotingSeen(Seen):
-    """Counts how often a learning rate was read."""
+    """Counts how often a learning rate was read; step and rate are numbers that become tensors where they are read."""
 
     reads = 0
+    like: Tensor
+
+    @property
+    def step(self) -> Tensor:  # type: ignore[override]
+        return torch.tensor(self[0], device=self.like.device)
 
     @property
     def lr(self) -> Tensor:  # type: ignore[override]
         NotingSeen.reads += 1
-        return self[1]
+        return torch.tensor(self[1], device=self.like.device, dtype=self.like.dtype)
 
 
 def at_each_rate(rates: dict[float, set[str]], after_step: Callable[[float], Change]) -> Change:
