@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,14 +22,6 @@ from pliant.run import sinks
 from pliant.run.files import read_json
 
 PLIANT = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the smoke tier of swiss_cheese, two seeds."""
-    out = tmp_path_factory.mktemp("runs")
-    assert main(["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--seeds", "2", "--out", str(out)]) == 0
-    return out
 
 
 def test_list_shows_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,17 +87,22 @@ def test_a_bad_call_is_one_line_exit_code_two_and_nothing_written(
     assert os.listdir(tmp_path) == []
 
 
-def test_check_prints_every_claim_and_its_exit_code_tells(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["check", "lyle2024/swiss_cheese", "--out", str(ran), "--json"])
+def test_check_prints_every_claim_and_its_exit_code_tells(
+    swiss_cheese: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["check", "lyle2024/swiss_cheese", "--out", str(swiss_cheese), "--json"])
     (checked,) = json.loads(capsys.readouterr().out)
     verdicts = [claim["verdict"] for claim in checked["claims"]]
     assert len(verdicts) == 8
     assert code == (0 if set(verdicts) == {"holds"} else 1)
-    assert main(["check", "lyle2024/swiss_cheese", "--out", str(ran), "--tier", "smoke"]) == code
+    assert main(["check", "lyle2024/swiss_cheese", "--out", str(swiss_cheese), "--tier", "smoke"]) == code
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-def test_report_writes_a_page_without_paths_of_this_machine(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_writes_a_page_without_paths_of_this_machine(
+    swiss_cheese: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = shutil.copytree(swiss_cheese, tmp_path / "runs")
     assert main(["report", "lyle2024/swiss_cheese", "--out", str(ran)]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert "<svg" in page
@@ -112,7 +110,10 @@ def test_report_writes_a_page_without_paths_of_this_machine(ran: Path, capsys: p
     assert str(Path.home()) not in page
 
 
-def test_a_second_run_keeps_what_is_there(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_keeps_what_is_there(
+    swiss_cheese: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = shutil.copytree(swiss_cheese, tmp_path / "runs")
     assert main(["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--seeds", "2", "--out", str(ran)]) == 0
     assert "4 of 4 packs were there already" in capsys.readouterr().err
 

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from pliant.cli import main
 from pliant.experiment import experiments
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("readme")
-    call = ["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--seeds", "1", "--out", str(made / "runs")]
-    assert main(call) == 0
-    return made
-
-
-def test_python_blocks_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+def test_python_blocks_run(swiss_cheese: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(swiss_cheese, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 10))
     x, y = torch.randn(16, 4), torch.randint(3, (16,))
     names = {

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 from pliant.interventions.base import Chain, Seen
+from pliant.modules import convolution_flops
 from pliant.network import Forward, Network, Params
 from pliant.optim.base import aligned
 from pliant.stacking import at, detached, one_member, stack, with_numbers
@@ -207,10 +207,7 @@ class Gradients:
         if self.size == 2:
             return True
         _, key, _ = rest
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self.network(*at((params, x, key), 0))
-        flops = counter.get_flop_counts()["Global"].get(torch.ops.aten.convolution, 0)
-        return flops >= FLOPS_APART
+        return convolution_flops(self.network, *at((params, x, key), 0)) >= FLOPS_APART
 
     def _or_loop(self, stacked: Callable, looped: Callable, args: tuple) -> Any:
         """The result under `vmap`; where that has no rule, of a loop over members, and then for good."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +21,11 @@ IDS = list(experiments())
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_smoke_tier_runs_and_its_claims_evaluate(id: str, tmp_path: Path) -> None:
+def test_smoke_tier_runs_and_its_claims_evaluate(id: str, swiss_cheese: Path, tmp_path: Path) -> None:
     experiment = find(id)
     settings = experiment.settings("smoke")
     setup = experiment.setup(settings)
-    store = Store(tmp_path, experiment, "smoke", settings)
+    store = Store(shutil.copytree(swiss_cheese, tmp_path / "runs"), experiment, "smoke", settings)  # one is done
     done = sweep(store, setup, list(setup.arms), 2)
     assert done.failed == {}
     results = store.results(list(setup.arms), [0, 1])

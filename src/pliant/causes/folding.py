@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg import qr, solve_triangular
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -119,6 +118,8 @@ class _Mixture:
 
     def without(self, stay: int) -> tuple[Tensor, Tensor, Tensor]:
         """Which units are folded if so many stay, the weights of all units in each, and the constant in each."""
+        from scipy.linalg import solve_triangular  # slow to import
+
         end = self.known + stay
         into, folded = self.columns[:end], self.columns[end:]
         left = self.triangle[:end, :end] + np.diag(np.diag(self.triangle)[:end] == 0)
@@ -139,6 +140,8 @@ class _Mixture:
 
 def _pivoted(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Q, R and the order of the columns, those of which most is left going first."""
+    from scipy.linalg import qr  # slow to import
+
     return qr(a, pivoting=True)  # type: ignore[return-value]
 
 
