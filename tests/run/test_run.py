@@ -205,9 +205,9 @@ def test_what_is_missing_comes_with_the_command_that_makes_it(tmp_path: Path) ->
 
 def test_the_record_says_how_it_ran(tmp_path: Path) -> None:
     kept = store(tmp_path)
-    sweep(kept, setup(Settings()), ["plain"], 2)
+    sweep(kept, setup(Settings()), ["plain"], 3)
     cell = json.loads((kept.cell("plain", 1) / "cell.json").read_text())
-    assert cell["pack"] == [0, 1]
+    assert cell["pack"] == [0, 1, 2]
     assert (cell["mode"], cell["threads"]) == ("vmap", 1)
     run = json.loads((kept.folder / "run.json").read_text())
     assert run["environment"]["torch"] == torch.__version__
@@ -222,7 +222,7 @@ def interrupted_at(step: int) -> object:
     return on_progress
 
 
-@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+@pytest.mark.parametrize("seeds", [[0], [0, 1], [0, 1, 2]], ids=["single", "loop", "vmap"])
 @pytest.mark.parametrize("arm", ["adam", "everything"])
 def test_an_interrupted_training_equals_an_uninterrupted_one_bitwise(
     tmp_path: Path, arm: str, seeds: list[int]
