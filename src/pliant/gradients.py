@@ -50,7 +50,7 @@ class Gradients:
         self.mode = "single" if size == 1 else "compiled" if compile else "vmap"
         self._chosen: Callable | None = None
         self._tried: set[Any] = set()
-        self._bound: tuple[list[Tensor], Forward, Params] | None = None
+        self._bound: tuple[list[Tensor], list[tuple[Forward, Params]]] | None = None
 
     def __call__(self, params: Params, states: list, *rest: Any) -> tuple[Params, Tensor, dict[str, Any]]:
         args = self._arguments(params, states, *rest)
@@ -142,20 +142,21 @@ class Gradients:
         return grads, loss.detach(), detached(watched)
 
     def _single(self, params: Params, *args: Any) -> Any:
-        """The gradient of the only member, as fast as plain PyTorch: its module keeps views of the stacked buffers."""
-        buffers = list(params.values())
-        if self._bound is None or not all(a is b for a, b in zip(self._bound[0], buffers, strict=True)):
-            self._bound = (buffers, *self.network.bound(at(params, 0)))
-        _, forward, leaves = self._bound
+        """The gradient of the only member, as fast as plain PyTorch."""
+        ((forward, leaves),) = self._members(params)
         grads, loss, watched = self._one(forward, leaves, *(at(arg, 0) for arg in args))
         return {name: g[None] for name, g in grads.items()}, loss[None], one_member(watched)
 
     def _looped(self, params: Params, *args: Any) -> Any:
-        results = []
-        for m in range(self.size):
-            leaves = {name: p[m].detach().requires_grad_() for name, p in params.items()}
-            results.append(self._one(self.network, leaves, *(at(arg, m) for arg in args)))
-        return stack(results)
+        members = enumerate(self._members(params))
+        return stack([self._one(forward, leaves, *(at(arg, m) for arg in args)) for m, (forward, leaves) in members])
+
+    def _members(self, params: Params) -> list[tuple[Forward, Params]]:
+        """Each member's network, which keeps views of the stacked buffers, and these views."""
+        buffers = list(params.values())
+        if self._bound is None or not all(a is b for a, b in zip(self._bound[0], buffers, strict=True)):
+            self._bound = buffers, [self.network.bound(at(params, m)) for m in range(self.size)]
+        return self._bound[1]
 
     def _stacked(self, *args: Any) -> Any:
         """Gradients and losses of all members under `vmap`."""
