@@ -16,7 +16,7 @@ from pliant.interventions.base import Chain, Seen
 from pliant.modules import convolution_flops
 from pliant.network import Forward, Network, Params
 from pliant.optim.base import aligned
-from pliant.stacking import at, detached, one_member, stack, with_numbers
+from pliant.stacking import at, detached, stack, with_numbers
 
 GLOBAL_STREAM = (
     "the forward pass draws from the global random stream (F.dropout?), so the network is no function of its inputs: "
@@ -25,6 +25,7 @@ GLOBAL_STREAM = (
 SEEN = frozenset({"features", "activations"})  # what only a watched forward pass shows
 FLOPS_APART = 3e7  # of convolutions, in the forward pass of one member's batch
 Loss = Callable[[Any, Tensor], Tensor]
+Shown = dict[str, Any] | list[dict[str, Any]]
 
 
 class Gradients:
@@ -32,7 +33,7 @@ class Gradients:
 
     Called with trees with a member axis: parameters, states of the interventions, step counts, learning rates, inputs,
     targets, then the keys of dropout (or None) and whether to show the forward pass. Returns gradients, losses without
-    penalties, and what was shown.
+    penalties, and what was shown: a tree with the member axis, or one a member where they run apart.
 
     Attributes:
         mode: `"single"`, `"vmap"`, `"compiled"` or `"loop"`.
@@ -52,7 +53,7 @@ class Gradients:
         self._tried: set[Any] = set()
         self._bound: tuple[list[Tensor], list[tuple[Forward, Params]]] | None = None
 
-    def __call__(self, params: Params, states: list, *rest: Any) -> tuple[Params, Tensor, dict[str, Any]]:
+    def __call__(self, params: Params, states: list, *rest: Any) -> tuple[Params, Tensor, Shown]:
         args = self._arguments(params, states, *rest)
         if self._chosen is None:
             self._chosen, (grads, losses, watched) = self._decide(args)
@@ -145,11 +146,13 @@ class Gradients:
         """The gradient of the only member, as fast as plain PyTorch."""
         ((forward, leaves),) = self._members(params)
         grads, loss, watched = self._one(forward, leaves, *(at(arg, 0) for arg in args))
-        return {name: g[None] for name, g in grads.items()}, loss[None], one_member(watched)
+        return {name: g[None] for name, g in grads.items()}, loss[None], [watched]
 
     def _looped(self, params: Params, *args: Any) -> Any:
         members = enumerate(self._members(params))
-        return stack([self._one(forward, leaves, *(at(arg, m) for arg in args)) for m, (forward, leaves) in members])
+        found = [self._one(forward, leaves, *(at(arg, m) for arg in args)) for m, (forward, leaves) in members]
+        grads, losses, watched = zip(*found, strict=True)
+        return stack(grads), torch.stack(losses), list(watched)
 
     def _members(self, params: Params) -> list[tuple[Forward, Params]]:
         """Each member's network, which keeps views of the stacked buffers, and these views."""

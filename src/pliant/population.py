@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 from pliant.diagnostics.base import Diagnostic, Observation
-from pliant.gradients import SEEN, Gradients, Loss
+from pliant.gradients import SEEN, Gradients, Loss, Shown
 from pliant.interventions.base import Chain, Change, Draw, Seen, State, write
 from pliant.network import Network, Params, Trace
 from pliant.optim import SAM, Moments, Optimizer
@@ -150,16 +150,16 @@ class Population:
         see = any(i.needs & SEEN for i in acting)
         self._check_axis(x, y)
         apart = see and self.mode == "compiled"  # a compiled forward pass shows nothing
-        grads, losses, watched = self._gradients(*self._arguments(state, x, y, key), see and not apart)
+        grads, losses, shown = self._gradients(*self._arguments(state, x, y, key), see and not apart)
         if apart:
-            watched = self._gradients.watched(state.params, x, key)
+            shown = self._gradients.watched(state.params, x, key)
         frozen = self._note_divergence(state, losses)
         kept = {name: p[frozen].clone() for name, p in state.params.items()} if frozen else {}
         if self.members[0].optimizer.ascends:
             grads = self._gradients_at_ascent(state, grads, x, y, key)
         self._update(state, grads)
         if acting:
-            self._after_step(state, x, watched)
+            self._after_step(state, x, shown)
         for name, values in kept.items():
             state.params[name][frozen] = values
         state.step += 1
@@ -295,35 +295,37 @@ class Population:
         finally:
             write(state.params, before)
 
-    def _after_step(self, state: PopulationState, x: Tensor, watched: dict[str, Any]) -> None:
+    def _after_step(self, state: PopulationState, x: Tensor, shown: Shown) -> None:
         shared = (torch.full((len(self),), state.step, device=self.device), self._lrs, x)
         for n, i in enumerate(self.chain):
             if not (i.overrides("after_step") and i.active(state.step)):
                 continue
-            seen = {name: watched[name] for name in i.needs & SEEN}
             with torch.no_grad():
-                self._act(n, state, shared, seen)
+                self._act(n, state, shared, shown)
             if i.overrides("renew"):
                 self._renew(n, state)
 
-    def _act(self, n: int, state: PopulationState, shared: tuple, seen: dict[str, Any]) -> None:
+    def _act(self, n: int, state: PopulationState, shared: tuple, shown: Shown) -> None:
         """What an intervention does after a step, to all members, in place."""
+        needs = self.chain[n].needs & SEEN
 
-        def one(values: Any, params: Params, moments: Moments, state: State, shared: tuple, seen: dict) -> Any:
-            i = with_numbers(self.chain[n], values)
-            new = i.after_step(self.network, params, moments, state, Seen(*shared, **seen)) or Change()
+        def one(values: Any, params: Params, moments: Moments, state: State, shared: tuple, shown: dict) -> Any:
+            i, seen = with_numbers(self.chain[n], values), Seen(*shared, **{name: shown[name] for name in needs})
+            new = i.after_step(self.network, params, moments, state, seen) or Change()
             return new.params, new.moments, new.state
 
+        if isinstance(shown, dict):
+            shown = {name: shown[name] for name in needs}
         if self.mode not in ("single", "loop"):
             args = (state.params, _without_count(state.moments), state.interventions[n])
-            new = self._gradients.in_place(one, n, self._numbers[n], *args, shared, seen)
+            new = self._gradients.in_place(one, n, self._numbers[n], *args, shared, shown)
             _apply(Change(*new), *args)
             return
         for m in range(len(self)):
             part = self._part(state, m)
             args = (part.params, _without_count(part.moments), part.interventions[n])
-            rest = at((self._numbers[n], shared, seen), m)
-            _apply(Change(*one(rest[0], *args, *rest[1:])), *args)
+            mine = shown[m] if isinstance(shown, list) else at(shown, m)
+            _apply(Change(*one(at(self._numbers[n], m), *args, at(shared, m), mine)), *args)
 
     def _part(self, state: PopulationState, m: int) -> PopulationState:
         """One member's part of the state; made once, as making views takes its time."""

@@ -30,11 +30,6 @@ def stack(trees: Sequence[Any]) -> Any:
     return tree_map(lambda *leaves: torch.stack(leaves), *trees)
 
 
-def one_member(tree: Any) -> Any:
-    """A tree of one member with a member axis."""
-    return {k: one_member(v) for k, v in tree.items()} if isinstance(tree, dict) else tree[None]
-
-
 def detached(tree: Any) -> Any:
     """A tree without its graph."""
     return {k: detached(v) for k, v in tree.items()} if isinstance(tree, dict) else tree.detach()

@@ -44,8 +44,8 @@ class L2(Intervention):
             raise ValueError(f"expected strength of L2 to be at least 0 and finite, got {self.strength!r}")
 
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
-        squares = (w.flatten() @ w.flatten() for w in self._touched(network, params).values())
-        return self.strength * sum(squares, start=torch.zeros(()))
+        squares = [w.flatten() @ w.flatten() for w in self._touched(network, params).values()]
+        return self.strength * (torch.stack(squares).sum() if squares else torch.zeros(()))
 
     def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:
         return {name: Scaled(2 * self.strength, w) for name, w in self._touched(network, params).items()}

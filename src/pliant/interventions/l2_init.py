@@ -49,8 +49,7 @@ class L2Init(Intervention):
 
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
         away = [(params[name] - w).flatten() for name, w in state.items()]
-        squares = (d @ d for d in away)
-        return self.strength * sum(squares, start=torch.zeros(()))
+        return self.strength * (torch.stack([d @ d for d in away]).sum() if away else torch.zeros(()))
 
     def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:
         return {name: Scaled(2 * self.strength, params[name] - w) for name, w in state.items()}
