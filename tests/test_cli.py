@@ -107,6 +107,7 @@ def test_report_writes_a_page_without_paths_of_this_machine(
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert "<svg" in page
     assert str(ran) not in page
+    assert str(swiss_cheese) not in page  # where it was made
     assert str(Path.home()) not in page
 
 
