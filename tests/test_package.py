@@ -34,8 +34,8 @@ LAYERS = [  # each imports from those above it, and from itself; nets and data k
 ]
 UPWARDS = {  # inside a function, when it is called
     ("pliant.experiment", "pliant.papers"),  # finds its entries by scanning a package further down
-    ("pliant.interventions.base", "pliant.keeper"),  # Chain.attach
-    ("pliant.interventions.base", "pliant.keeper.Keeper"),
+    ("pliant.interventions.chain", "pliant.keeper"),  # Chain.attach
+    ("pliant.interventions.chain", "pliant.keeper.Keeper"),
 }
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(

@@ -20,7 +20,7 @@ if typing.TYPE_CHECKING:  # keeps `pliant list` free of torch
 
     from pliant.causes import Repair
     from pliant.diagnostics.base import Diagnostic
-    from pliant.interventions.base import Chain
+    from pliant.interventions import Chain
     from pliant.optim import Optimizer
     from pliant.probe import Probe
     from pliant.tasks import Task

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
-from pliant.interventions.base import Chain, Seen
+from pliant.interventions.base import Seen
+from pliant.interventions.chain import Chain
 from pliant.modules import convolution_flops
 from pliant.network import Forward, Network, Params
 from pliant.optim.base import aligned

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.gradients import SEEN, Gradients, Loss, Shown
-from pliant.interventions.base import Chain, Change, Draw, Seen, State, write
+from pliant.interventions.base import Change, Draw, Seen, State, write
+from pliant.interventions.chain import Chain
 from pliant.network import Network, Params, Trace
 from pliant.optim import SAM, Moments, Optimizer
 from pliant.optim.base import noise_generator

@@ -6,8 +6,9 @@ import pkgutil
 
 from pliant.interventions.activation import Activation
 from pliant.interventions.adam_rel import AdamRel
-from pliant.interventions.base import Chain, Change, Draw, Intervention, Scaled, Seen
+from pliant.interventions.base import Change, Draw, Intervention, Scaled, Seen
 from pliant.interventions.batch_norm import BatchNorm
+from pliant.interventions.chain import Chain
 from pliant.interventions.continual_backprop import ContinualBackprop
 from pliant.interventions.crelu import CReLU
 from pliant.interventions.feature_norm import FeatureNorm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from pliant.interventions.base import Chain, Change, Draw, Intervention, Seen, State, write
+from pliant.interventions.base import Change, Draw, Intervention, Seen, State, write
 from pliant.keeper.forwards import WATCHED, Forwards
 from pliant.keeper.held import Held
 from pliant.keeper.penalties import Penalties
@@ -41,7 +41,7 @@ class Keeper:
         state: one state a member of the chain, such as the slow weights of `HareAndTortoise`.
         steps: how many steps were taken.
 
-    >>> from pliant.interventions import L2, WeightNormRescale
+    >>> from pliant.interventions import L2, Chain, WeightNormRescale
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> optimizer = torch.optim.Adam(model.parameters())
     >>> keeper = Chain(L2(1e-4), WeightNormRescale()).attach(model, optimizer)
@@ -58,15 +58,15 @@ class Keeper:
 
     def __init__(
         self,
-        chain: Chain,
+        chain: Sequence[Intervention],
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
     ):
         original = uncompiled(model)
-        chain.refuse_unbuilt(original)
         self.chain, self.seed, self.steps = chain, seed, 0
+        self._events = frozenset(event for member in chain for event in member.events)
         self.state: list[State] = []
         self._held = Held(original, optimizer)
         self._like = next(iter(self._held.params.values()))  # where numbers of our own belong
@@ -129,8 +129,8 @@ class Keeper:
         `tied` are copies of the model (target networks, averages): the same is done to them, with the same draws.
         """
         self._begin()
-        if self.chain and name not in self.chain.events:
-            near = get_close_matches(name, self.chain.events, 1) or sorted(self.chain.events)[:1]
+        if self.chain and name not in self._events:
+            near = get_close_matches(name, self._events, 1) or sorted(self._events)[:1]
             meant = f", did you mean {near[0]!r}?" if near else ""
             self._say(f"nobody in the recipe answers to {name!r}{meant}")
         self._fired.add(name)
@@ -171,7 +171,7 @@ class Keeper:
     def detach(self) -> None:
         """Removes the hooks; what was built in stays. Warns about events that were never fired."""
         self._forwards.close()
-        for event in sorted(self.chain.events - self._fired):
+        for event in sorted(self._events - self._fired):
             self._say(f"the event {event!r} was never fired: write keeper.event({event!r}) where it happens")
 
     # -- the beginning -------------------------------------------------------------------------------------------------
@@ -192,7 +192,8 @@ class Keeper:
             return
         with torch.no_grad(), self._exact():
             try:
-                state = self.chain.init(self._network, self._values())
+                values = self._values()
+                state = [member.init(self._network, values) for member in self.chain]
             except ValueError as error:
                 if self._whole.example is None:
                     raise ValueError(f"a forward pass must come first: {_WHAT_COUNTS} ({error})") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pliant.interventions.base import Chain, Intervention, Seen, State
+from pliant.interventions.base import Intervention, Seen, State
 from pliant.network import Network, Params
 
 
@@ -20,7 +20,7 @@ class Penalties:
         needs: the fields of `Seen` that they read.
     """
 
-    def __init__(self, chain: Chain):
+    def __init__(self, chain: Sequence[Intervention]):
         self.members = {place: member for place, member in enumerate(chain) if member.overrides("penalty")}
         self.needs = frozenset[str]().union(*(member.needs for member in self.members.values()))
         self._closed = {n: member for n, member in self.members.items() if member.overrides("penalty_gradient")}

@@ -1,0 +1,97 @@
+"""Interventions in order, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pliant.interventions.base import Intervention, State
+from pliant.network import Network, Params
+from pliant.sites import uncompiled
+
+if TYPE_CHECKING:
+    from pliant.keeper import Keeper
+
+
+class Chain(tuple[Intervention, ...]):
+    """Interventions applied in order, as one.
+
+    The order matters: modules are built from the first to the last (a normaliser, then what is to come around it), and
+    after each step every member sees what those before it changed.
+
+    >>> from pliant.interventions import L2, LayerNorm
+    >>> Chain(LayerNorm(), L2(1e-4))
+    Chain(LayerNorm(eps=1e-05, axes='channels_and_space', affine=True), L2(strength=0.0001, normalisers=False))
+    """
+
+    def __new__(cls, *members: Intervention) -> Chain:
+        for member in members:
+            if not isinstance(member, Intervention):
+                raise ValueError(f"expected interventions such as L2(1e-4), got {member!r}: write Chain(L2(1e-4), ...)")
+        return super().__new__(cls, members)
+
+    def __getnewargs__(self) -> tuple[Intervention, ...]:  # type: ignore[override]
+        return tuple(self)
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self))})"
+
+    @property
+    def events(self) -> frozenset[str]:
+        """The events that some member answers to."""
+        return frozenset(event for member in self for event in member.events)
+
+    def build(self, module: nn.Module, example: Any) -> nn.Module:
+        """The module with every intervention built in; `example` is one batch of inputs."""
+        built = [repr(member) for member in self if member.overrides("build")]
+        for member in self:
+            module = member.build(module, example)
+        if built:
+            module.built_in = (*getattr(module, "built_in", ()), *built)  # type: ignore[assignment]
+        return module
+
+    def refuse_unbuilt(self, module: nn.Module) -> None:
+        """Raises `ValueError` if a member that changes the module was not built into it."""
+        built = {name for part in module.modules() for name in getattr(part, "built_in", ())}
+        for member in self:
+            if member.overrides("build") and repr(member) not in built:
+                raise ValueError(
+                    f"{member} is not built into the model: write model = recipe.build(model, example=x) before the "
+                    "optimizer is made"
+                )
+
+    def init(self, network: Network, params: Params) -> list[State]:
+        """One state a member."""
+        return [member.init(network, params) for member in self]
+
+    def attach(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        seed: int = 0,
+        fresh: Callable[[], nn.Module] | None = None,
+    ) -> Keeper:
+        """The chain at work in a loop of your own; `model` is what `build` returned, or the same compiled.
+
+        Raises `ValueError` where the three do not fit, and warns about what will be left alone.
+
+        Args:
+            model: the module that the loop calls.
+            optimizer: of the model's parameters; may have taken steps already.
+            seed: where everything that is drawn comes from.
+            fresh: a function that builds a new model, as large as this one, for models with an initialisation of their
+                own; else what is drawn anew is drawn by the `reset_parameters` of each layer.
+
+        >>> from pliant.interventions import L2
+        >>> model = nn.Linear(2, 1)
+        >>> keeper = Chain(L2(0.1)).attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        >>> bool(keeper.penalty() > 0)
+        True
+        """
+        from pliant.keeper import Keeper  # now: the package that `interventions` is part of must be there first
+
+        self.refuse_unbuilt(uncompiled(model))
+        return Keeper(self, model, optimizer, seed, fresh)
