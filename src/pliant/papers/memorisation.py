@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -50,7 +51,7 @@ class Memorisation:
     def build(self) -> Callable[[tuple[int, ...], int], nn.Module]:
         """The function that makes the network."""
         if self.net == "mlp":
-            return lambda shape, outputs: MLP(shape, outputs, hidden=self.hidden)
+            return partial(MLP, hidden=self.hidden)
         if self.net in NETS:
             return NETS[self.net]
         module, colon, function = self.net.partition(":")

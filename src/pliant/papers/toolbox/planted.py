@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -132,7 +133,7 @@ def setup(settings: Settings) -> Setup:
     return Setup(
         task=task(0.0),
         data=settings.data,
-        net=lambda shape, outputs: MLP(shape, outputs, hidden=settings.hidden),
+        net=partial(MLP, hidden=settings.hidden),
         arms={
             "healthy": Arm("nothing planted", adam, Chain()),
             "units": Arm("half the units killed", adam, Chain(KillUnits(end))),

@@ -1,0 +1,185 @@
+"""The definition of what was trained, as text that no moved line and no new field with a default changes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from pliant.experiment import Arm, Setup
+
+TRAINED = (  # fields of a setup that decide the numbers of its arms; the others decide how these are shown
+    "data", "net", "diagnostics", "probing", "measure_every", "dense", "evaluate", "standardize",
+)  # fmt: skip
+ELSEWHERE = {"cli", "report", "papers", "integrations", "monitor", "keeper", "cite.py", "trackers.py"}  # trains nothing
+PACKAGE = Path(__file__).parents[1]
+
+Definition = dict[str, str]
+"""The parts of a definition by name, each in canonical form; parts that are as by default are left out."""
+
+
+def canonical(value: Any) -> str:
+    """A value as text, in which two values are alike exactly where they define the same.
+
+    A frozen dataclass is its import path with the fields that differ from their defaults, sorted by name: a new field
+    with a default changes no text. (So a default, once results were stored, does not change: that is a new field.)
+    Classes, functions and modules are their import paths; within pliant the path ends at the package, and within
+    `pliant.papers` at the module. Floats are exact, mappings sorted, arrays their checksum. A text that is an absolute
+    path is its last part: folders of one machine define nothing.
+
+    Raises:
+        ValueError: for what has no import path (lambdas, local functions and classes: what they enclose cannot be
+            seen), and for objects of any other kind.
+
+    >>> from pliant.interventions import L2
+    >>> canonical((L2(1e-4), L2(0.5, normalisers=True), 0.1))
+    '(pliant.interventions.L2(strength=0.0001), pliant.interventions.L2(normalisers=True, strength=0.5), 0.1)'
+    >>> canonical(lambda x: x)
+    Traceback (most recent call last):
+    ValueError: ... has no import path: write a function of a module, or functools.partial of one
+    """
+    return _text(value, set())
+
+
+def parts(value: Any) -> Definition:
+    """The definition that a frozen dataclass is: its kind, and its fields that differ from their defaults.
+
+    >>> from pliant.optim import Adam
+    >>> parts(Adam(lr=0.1))
+    {'kind': 'pliant.optim.Adam', 'lr': '0.1'}
+    """
+    return {"kind": _path(type(value), set()), **_fields(value, set())}
+
+
+def definition(setup: Setup, arm: Arm) -> Definition:
+    """What is trained as an arm of a setup."""
+    return {
+        **_fields(setup, set(), TRAINED),
+        "task": canonical(arm.task or setup.task),
+        "optimizer": canonical(arm.optimizer),
+        "interventions": canonical(arm.chain),
+    }
+
+
+def differences(stored: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """The parts in which two definitions differ, each with what it was and what it is.
+
+    >>> differences({"optimizer": "SGD(lr=0.1)", "net": "MLP"}, {"optimizer": "SGD(lr=0.2)", "net": "MLP"})
+    ['optimizer SGD(lr=0.1), here SGD(lr=0.2)']
+    """
+    names = sorted({*stored, *here})
+    told = [(name, stored.get(name, "the default"), here.get(name, "the default")) for name in names]
+    return [f"{name} {was}, here {now}" for name, was, now in told if was != now]
+
+
+def code(value: Any) -> str:
+    """A checksum of the source that trains: pliant's, and the modules that a canonical form names.
+
+    What only shows or sends results is not in it.
+    """
+    named: set[str] = set()
+    _text(value, named)
+    ours = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in ELSEWHERE]
+    theirs = {_source(name) for name in named} - {None, *ours}
+    found = hashlib.sha256()
+    for path in [*ours, *sorted(path for path in theirs if path is not None)]:
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def _text(value: Any, named: set[str]) -> str:
+    match value:
+        case None | bool() | int() | float() | complex() | bytes() if not isinstance(value, (Enum, np.generic)):
+            return repr(value)
+        case Enum() | type() | FunctionType() | BuiltinFunctionType():
+            return _path(type(value), named) + f".{value.name}" if isinstance(value, Enum) else _path(value, named)
+        case str():
+            return repr(PurePath(value).name if PurePath(value).is_absolute() else str(value))
+        case PurePath():
+            return repr(value.name if value.is_absolute() else value.as_posix())
+        case np.generic():
+            return _text(value.item(), named)
+        case torch.dtype() | torch.device():
+            return str(value)
+        case ModuleType():
+            named.add(value.__name__)
+            return value.__name__
+        case MethodType():
+            return f"{_text(value.__self__, named)}.{value.__name__}"
+        case functools.partial():
+            given = [*(_text(v, named) for v in value.args), *_items(value.keywords, named)]
+            return f"{_text(value.func, named)}[{', '.join(given)}]"
+        case np.ndarray() | torch.Tensor():
+            array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value)
+            return f"array({array.dtype}, {array.shape}, {hashlib.sha256(array.tobytes()).hexdigest()})"
+        case tuple():
+            inside = [_text(v, named) for v in value]
+            return f"({', '.join(inside)}{',' * (len(inside) == 1)})"
+        case list():
+            return f"[{', '.join(_text(v, named) for v in value)}]"
+        case set() | frozenset():
+            return f"{{{', '.join(sorted(_text(v, named) for v in value))}}}"
+        case Mapping():
+            pairs = sorted((_text(k, named), _text(v, named)) for k, v in value.items())
+            return f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
+    if is_dataclass(value) and type(value).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        told = (f"{name}={text}" for name, text in _fields(value, named).items())
+        return f"{_path(type(value), named)}({', '.join(told)})"
+    raise ValueError(
+        f"{value!r} is no definition: expected frozen dataclasses, functions of modules, numbers, texts, tuples and "
+        f"mappings, got {type(value).__name__}"
+    )
+
+
+def _fields(value: Any, named: set[str], only: tuple[str, ...] | None = None) -> Definition:
+    """The fields of a dataclass that differ from their defaults, sorted."""
+    found = {}
+    for field in sorted(fields(value), key=lambda field: field.name):
+        if not field.init or (only is not None and field.name not in only):
+            continue
+        text = _text(getattr(value, field.name), named)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if default is MISSING or text != _text(default, set()):
+            found[field.name] = text
+    return found
+
+
+def _items(value: Mapping[str, Any], named: set[str]) -> list[str]:
+    return [f"{name}={_text(value[name], named)}" for name in sorted(value)]
+
+
+def _path(value: Any, named: set[str]) -> str:
+    """Where a class or function is imported from."""
+    module, name = getattr(value, "__module__", None), value.__qualname__
+    found: Any = sys.modules.get(module or "")
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    if found is not value or module is None:
+        raise ValueError(f"{value!r} has no import path: write a function of a module, or functools.partial of one")
+    named.add(module)
+    return f"{_place(module)}.{name}"
+
+
+def _place(module: str) -> str:
+    """A module's path; in pliant its package's, as files within a package move."""
+    steps = module.replace("__mp_main__", "__main__").split(".")
+    return ".".join(steps[:2] if steps[0] == "pliant" and steps[1:2] != ["papers"] else steps)
+
+
+def _source(module: str) -> Path | None:
+    """The file of an imported module, where it has one."""
+    try:
+        found = inspect.getsourcefile(sys.modules[module])
+    except (KeyError, TypeError):
+        return None
+    return Path(found) if found is not None and Path(found).is_file() else None
