@@ -25,14 +25,16 @@ test-faults: .venv/installed
 	$(BIN)/python -m pytest -v -n auto tests/test_cli_faults.py tests/run tests/test_cli.py tests/data \
 		-k "disk or damage or truncat or flip or newer or killed or clock or written or pickle or unreadable"
 
+# timm runs on any torch; what it declares would bring a torchvision that fits another build of torch than a CPU's.
 .venv-extras/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[dev,ray,tensorboard,wandb,mlflow,sb3,lightning,transformers]'
+		--editable '.[dev,ray,tensorboard,wandb,mlflow,sb3,lightning,transformers,zoo]'
+	.venv-extras/bin/python -m pip install --quiet --no-deps 'timm>=1.0'
 	touch $@
 
 test-extras: .venv-extras/installed
-	.venv-extras/bin/python -m pytest tests/extras
+	.venv-extras/bin/python -m pytest tests/extras -n 2 --dist loadgroup
 
 lint: .venv/installed
 	$(BIN)/ruff check .

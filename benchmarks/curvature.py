@@ -2,6 +2,8 @@
 
     python benchmarks/curvature.py [--rounds 5] [--samples 2048] [--steps 30] [--threads 1]
 
+curvlinops-for-pytorch wants an environment of its own: it brings a torchvision, which has to fit the build of torch.
+
 The Hessian of the cross-entropy of 784-512-512-10, after a few steps of training, on one batch; one random start of so
 many Lanczos steps each, so both are quadratures of one order. How far the top eigenvalue and the distribution of
 eigenvalues are from those of a longer run says whether they are equally accurate. curvlinops finds the ends of the

@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,45 @@ def test_every_public_name_explains_itself_with_an_example(package, name):
     doc = thing.__doc__ or ""
     assert not re.match(rf"{name}\(.*\)$", doc), "a docstring of its own, not the one a dataclass writes"
     assert ">>> " in doc
+
+
+MODULE_OF = {  # where a distribution is imported under another name
+    "pillow": "PIL",
+    "pytest-xdist": "xdist",
+    "scikit-learn": "sklearn",
+    "sb3-contrib": "sb3_contrib",
+    "stable-baselines3": "stable_baselines3",
+}
+BY_MAKE = {"timm"}  # without the torchvision that it declares
+REPOSITORY = ROOT.parents[1]
+
+
+def test_whatever_is_imported_is_declared():
+    """Nothing is there only because another package happens to need it."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    listed = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    names = [re.split(r"[<>=!~\[ ]", line)[0] for line in listed]
+    known = (
+        {MODULE_OF.get(name, name) for name in names}
+        | {"pliant", "tests", "benchmarks"}
+        | BY_MAKE
+        | sys.stdlib_module_names
+    )
+    unknown = {
+        f"{path.relative_to(REPOSITORY)}: {top}"
+        for folder in ("src", "tests", "examples")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in _imported(node)
+        if (top := name.split(".")[0]) not in known
+    }
+    assert sorted(unknown) == []
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module and node.level == 0 else []
 
 
 def test_ships_types():

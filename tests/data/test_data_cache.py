@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -190,16 +189,28 @@ def test_a_users_own_wrong_files_are_left_alone(good, arrays, folder, tmp_path, 
     assert listing(folder) == COMPLETE
 
 
-def test_two_threads_fetch_once(good, arrays):
-    asked, lines = [], []
-    spec = tiny_spec(arrays, replace(good, ask=lambda: (asked.append(1), time.sleep(0.2))[0]))
-    threads = [threading.Thread(target=cache.fetch_spec, args=(spec, lines.append)) for _ in range(3)]
+def test_three_threads_fetch_once(good, arrays):
+    waiting = "tiny: waiting for another process that is fetching it"
+    asked, lines, others_wait = [], [], threading.Event()
+
+    def say(line):
+        lines.append(line)
+        if lines.count(waiting) == 2:
+            others_wait.set()
+
+    def ask():
+        asked.append(1)
+        assert others_wait.wait(60)
+        return asked[0]
+
+    spec = tiny_spec(arrays, replace(good, ask=ask))
+    threads = [threading.Thread(target=cache.fetch_spec, args=(spec, say)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert asked == [1]
-    assert lines.count("tiny: waiting for another process that is fetching it") == 2
+    assert lines.count(waiting) == 2
 
 
 def test_another_process_holds_the_lock(good, arrays, folder):

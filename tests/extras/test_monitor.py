@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from pliant.integrations import sb3
 from pliant.monitor import JSONL, MLflow, TensorBoard, WandB
 from tests.bitwise import assert_same, streams
 from tests.extras.test_sinks import records
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of others
@@ -268,12 +268,12 @@ def test_wandb_holds_the_rows(own: bool, tmp_path: Path, monkeypatch: pytest.Mon
         run.log({"loss": 1.0})
         run.finish()
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    read: list[Any] = []
-    for _ in range(200):  # wandb's other process writes the end of the file when it gets to it
+
+    def ended() -> list[Any]:
         read = [Record.FromString(raw) for raw in records(file.read_bytes())]
-        if read and read[-1].HasField("exit"):
-            break
-        time.sleep(0.1)
+        return read if read and read[-1].HasField("exit") else []
+
+    read = until(ended)  # wandb's other process writes the end of the file when it gets to it
     histories = [record.history for record in read if record.HasField("history")]
     rows = [{(i.key or i.nested_key[0]): i.value_json for i in history.item} for history in histories]
     found = {

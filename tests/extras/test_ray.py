@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,13 @@ from pliant.run.checkpoint import Checkpoint
 from pliant.run.ray import RETRIES, Cluster
 from pliant.run.sweep import sweep
 from tests.run.test_run import EXPERIMENT, Settings, broken, replace, store, suicidal
+from tests.waiting import until
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]  # Ray's own
 SMOKE = ["lyle2024/swiss_cheese", "--tier", "smoke", "--arms", "none,both", "--seeds", "6"]  # packs of 5 and of 1
-LONG = ["lyle2023/fig1", "--tier", "smoke", "--set", "num_tasks=25", "--seeds", "1"]
+LONG, LONGER = (
+    ["lyle2023/fig1", "--tier", "smoke", "--set", f"num_tasks={tasks}", "--seeds", "1"] for tasks in (25, 100)
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +61,6 @@ def numbers(out: Path) -> dict[str, object]:
     """All metrics of a store by relative path, without durations."""
     paths = sorted(out.glob("**/metrics.parquet"))
     return {str(p.relative_to(out)): pq.ParquetFile(p).read().drop_columns(["elapsed_seconds"]) for p in paths}
-
-
-def until(there: Callable[[], list], process: subprocess.Popen[str]) -> list:
-    """What `there` finds, once it finds something."""
-    end = time.monotonic() + 90
-    while time.monotonic() < end and process.poll() is None:
-        if found := there():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"nothing found; exit code {process.poll()}")
 
 
 def holders(lock: Path) -> list[int]:
@@ -111,20 +103,19 @@ def test_a_worker_killed_in_the_middle_goes_on_from_its_checkpoint(
     np.testing.assert_array_equal(table["elapsed_seconds"].to_numpy()[: len(before)], before)  # not trained again
 
 
-def test_ctrl_c_keeps_checkpoints_and_the_same_call_goes_on(
-    tmp_path: Path, address: str, truth: dict[str, object]
-) -> None:
-    call = [*LONG, "--engine", "ray", "--address", address]
-    run = start(call, tmp_path)
-    lock = until(lambda: list(tmp_path.glob("**/.lock-0")), run)[0]
-    until(lambda: holders(lock), run)
-    time.sleep(3.0)  # training
+def test_ctrl_c_keeps_checkpoints_and_the_same_call_goes_on(tmp_path: Path, address: str) -> None:
+    finish(start(LONGER, tmp_path / "truth"))
+    call = [*LONGER, "--engine", "ray", "--address", address]
+    run = start(call, tmp_path / "ray", PLIANT_CHECKPOINT_SECONDS="1.5")
+    kept = until(lambda: list(tmp_path.glob("ray/**/.checkpoint-*.safetensors")), run)[0]
+    _, first = Checkpoint(kept, {}).load() or ({}, {})  # the first of several: it is training
     os.killpg(run.pid, signal.SIGINT)
     assert "stopped; what was done is kept. To go on: pliant run lyle2023/fig1" in finish(run, code=130)
-    assert len(list(tmp_path.glob("**/.checkpoint-*.safetensors"))) > 0
-    finish(start(call, tmp_path))
-    assert numbers(tmp_path) == truth
-    assert list(tmp_path.glob("**/.checkpoint-*")) == []
+    _, last = Checkpoint(kept, {}).load() or ({}, {})
+    assert last["step"] > first["step"]  # written when it was told to stop
+    finish(start(call, tmp_path / "ray"))
+    assert numbers(tmp_path / "ray") == numbers(tmp_path / "truth")
+    assert list(tmp_path.glob("ray/**/.checkpoint-*")) == []
 
 
 def test_what_fails_or_always_dies_is_listed_and_the_others_go_on(tmp_path: Path, address: str) -> None:

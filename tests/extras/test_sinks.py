@@ -17,7 +17,7 @@ from pliant.run.sinks import Live, Tracked, tracked
 from pliant.run.store import Store
 from pliant.run.sweep import Progress, plan, sweep
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the trackers' own
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("sinks")]  # the trackers' own
 ID = "lyle2024/swiss_cheese"
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator
 
 
 def _flat(tensors):
@@ -28,6 +29,22 @@ def hessian(objective, params):
         second = torch.autograd.grad(entry, list(leaves.values()), retain_graph=True, materialize_grads=True)
         rows.append(_flat(second))
     return torch.stack(rows)
+
+
+class HessianOfModule(LinearOperator):
+    """Hessian-vector products of a loss by the parameters of a module in float64, for scipy: backward through backward.
+
+    The module is called as it is, its parameters are its own: nothing of `torch.func`.
+    """
+
+    def __init__(self, module, loss):
+        self.params = list(module.parameters())
+        self.first = _flat(torch.autograd.grad(loss, self.params, create_graph=True))
+        super().__init__(np.float64, (len(self.first),) * 2)
+
+    def _matvec(self, v):
+        direction = torch.from_numpy(v.reshape(-1))
+        return _flat(torch.autograd.grad(self.first @ direction, self.params, retain_graph=True)).numpy()
 
 
 def perturbation_hessian(function, params, eps):
