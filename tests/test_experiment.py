@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pliant.experiment import Claim, Experiment, Results, experiments, find, unknown
+from pliant.claims import Claim
+from pliant.experiment import Experiment, experiments, find
 from pliant.functional.statistics import interval
+from pliant.results import Results
+from pliant.words import unknown
 
 
 def results(values: dict[str, list[float]]) -> Results:

@@ -16,13 +16,14 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
-    {"functional", "nets", "data", "refs", "sites", "trackers"},
-    {"units", "modules"},
+    {"functional", "nets", "data", "refs", "sites", "trackers", "words", "results"},
+    {"units", "modules", "claims"},
     {"poking"},
     {"network"},
     {"optim", "heads"},
     {"interventions", "diagnostics"},
     {"stacking"},
+    {"members"},
     {"gradients"},
     {"population", "monitor", "keeper"},
     {"probe"},

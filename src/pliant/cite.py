@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from pliant.experiment import Experiment, Setup, unknown
+from pliant.experiment import Experiment, Setup
+from pliant.words import unknown
 
 ACCENTS = {"`": "\u0300", "'": "\u0301", "^": "\u0302", "~": "\u0303", '"': "\u0308", "c": "\u0327", "v": "\u030c"}
 

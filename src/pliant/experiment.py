@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import typing
@@ -11,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
-from pliant.functional.statistics import Interval, holm, interval, p_value
+from pliant.claims import Claim
+from pliant.results import Results
+from pliant.words import unknown
 
 if typing.TYPE_CHECKING:  # keeps `pliant list` free of torch
     from torch import nn
@@ -25,7 +24,6 @@ if typing.TYPE_CHECKING:  # keeps `pliant list` free of torch
     from pliant.probe import Probe
     from pliant.tasks import Task
 
-Verdict = Literal["holds", "fails", "inconclusive"]
 TIERS = ("smoke", "laptop", "paper")
 
 
@@ -40,109 +38,6 @@ class Arm:
     optimizer: Optimizer
     chain: Chain
     task: Task | None = None
-
-
-class Results:
-    """What an experiment measured, by arm, seed and step.
-
-    Args:
-        tables: for each (arm, seed), columns of equal length: `step`, `task`, `end` (whether the row closes a task) and
-            one column a metric; NaN where a metric was not measured.
-    """
-
-    def __init__(self, tables: Mapping[tuple[str, int], Mapping[str, np.ndarray]]):
-        self.tables = dict(tables)
-        self.arms = list(dict.fromkeys(arm for arm, _ in self.tables))
-        self.seeds = sorted({seed for _, seed in self.tables})
-
-    def curve(self, arm: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps at which `column` was measured, and its values `(seeds, steps)`."""
-        tables = [self.tables[arm, seed] for seed in self.seeds]
-        there = ~np.all([np.isnan(t[column]) for t in tables], axis=0)
-        return tables[0]["step"][there], np.stack([t[column][there] for t in tables])
-
-    def ends(self, arm: str, column: str) -> np.ndarray:
-        """Values at the end of every task, `(seeds, tasks)`."""
-        return np.stack([self.tables[arm, s][column][self.tables[arm, s]["end"].astype(bool)] for s in self.seeds])
-
-    def columns(self) -> list[str]:
-        """Names of all metrics."""
-        return list(dict.fromkeys(name for table in self.tables.values() for name in table))
-
-    def diverged(self) -> dict[tuple[str, int], int]:
-        """The step at which a seed of an arm lost its finite loss, for those that did."""
-        return {key: int(t["diverged_at"][-1]) for key, t in self.tables.items() if t["diverged_at"][-1] >= 0}
-
-
-Effect = Callable[[Results], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A claim with our number: the effect over seeds, its 95 % interval and the verdict.
-
-    `p` is one-sided, below 0.025 exactly where the claim holds, NaN where it could not be tested; `adjusted` is Holm's
-    over all claims of the experiment.
-    """
-
-    claim: Claim
-    effect: Interval
-    verdict: Verdict
-    reason: str = ""
-    p: float = float("nan")
-    adjusted: float = float("nan")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A direction the paper states, which our numbers may contradict.
-
-    `effect` gives one number a seed. The claim *holds* where the 95 % interval of their mean lies above `threshold`,
-    *fails* where it lies below, and is *inconclusive* otherwise, with a single seed, with a diverged seed, or where a
-    claim in `given` does not hold.
-
-    Args:
-        text: the claim as a sentence.
-        effect: results to `(seeds,)`; differences between arms are taken seed by seed.
-        threshold: 0 for a pure direction.
-        paper: the paper's value, or "direction only".
-        ours: whether the threshold is our own choice rather than the paper's.
-        given: preconditions, without which the claim would be vacuous.
-        checklist: lines of the papers' checklist (`pliant.papers.checklist`) that the claim is evidence for.
-    """
-
-    text: str
-    effect: Effect
-    threshold: float = 0.0
-    paper: str = "direction only"
-    ours: bool = False
-    given: tuple[Claim, ...] = ()
-    checklist: tuple[int, ...] = ()
-
-    def check(self, results: Results) -> Checked:
-        """The verdict on stored results."""
-        values = np.asarray(self.effect(results), dtype=np.float64)
-        found = interval(values)
-        for given in self.given:
-            if given.check(results).verdict != "holds":
-                return Checked(self, found, "inconclusive", f"precondition not met: {given.text}")
-        if len(values) == 1:
-            return Checked(self, found, "inconclusive", "one seed")
-        if not np.isfinite(values).all():
-            return Checked(self, found, "inconclusive", "a seed diverged")
-        p = p_value(values, self.threshold)
-        if found.low > self.threshold:
-            return Checked(self, found, "holds", p=p)
-        if found.high < self.threshold:
-            return Checked(self, found, "fails", p=p)
-        return Checked(self, found, "inconclusive", "the interval contains the threshold", p)
-
-
-def check(claims: Sequence[Claim], results: Results) -> list[Checked]:
-    """The verdicts on a family of claims, each by its own interval, with Holm's p values beside them."""
-    checked = [claim.check(results) for claim in claims]
-    adjusted = holm([one.p for one in checked])
-    return [replace(one, adjusted=float(p)) for one, p in zip(checked, adjusted, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -343,17 +238,6 @@ def find(id: str) -> Experiment:
     if id not in known:
         raise ValueError(unknown("experiment", id, list(known)))
     return known[id]
-
-
-def unknown(what: str, got: str, known: Sequence[str]) -> str:
-    """One line that names the nearest match.
-
-    >>> unknown("tier", "labtop", ["smoke", "laptop"])
-    "unknown tier 'labtop': did you mean 'laptop'? (smoke, laptop)"
-    """
-    near = difflib.get_close_matches(got, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {got!r}: {hint}({', '.join(known)})"
 
 
 def _parse(key: str, kind: Any, text: str) -> Any:

@@ -10,19 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
-from torch.utils._pytree import tree_map
 
 from pliant.interventions.base import Seen
 from pliant.interventions.chain import Chain
+from pliant.members import Members
 from pliant.modules import convolution_flops
 from pliant.network import Forward, Network, Params
 from pliant.optim.base import aligned
 from pliant.stacking import at, detached, stack, with_numbers
 
-GLOBAL_STREAM = (
-    "the forward pass draws from the global random stream (F.dropout?), so the network is no function of its inputs: "
-    "write pliant.nets.Dropout(p)"
-)
 SEEN = frozenset({"features", "activations"})  # what only a watched forward pass shows
 FLOPS_APART = 3e7  # of convolutions, in the forward pass of one member's batch
 Loss = Callable[[Any, Tensor], Tensor]
@@ -37,7 +33,7 @@ class Gradients:
     penalties, and what was shown: a tree with the member axis, or one a member where they run apart.
 
     Attributes:
-        mode: `"single"`, `"vmap"`, `"compiled"` or `"loop"`.
+        members: how all that is not a gradient is computed, in the mode that was settled on.
     """
 
     def __init__(self, network: Network, loss: Loss, chain: Chain, numbers: list, size: int, compile: bool):
@@ -49,9 +45,8 @@ class Gradients:
         if not penalties:
             self.numbers = []
         compile = compile and not self._penalties_see  # what watches the forward pass does not compile
-        self.mode = "single" if size == 1 else "compiled" if compile else "vmap"
+        self.members = Members(size, "single" if size == 1 else "compiled" if compile else "vmap")
         self._chosen: Callable | None = None
-        self._tried: set[Any] = set()
         self._bound: tuple[list[Tensor], list[tuple[Forward, Params]]] | None = None
 
     def __call__(self, params: Params, states: list, *rest: Any) -> tuple[Params, Tensor, Shown]:
@@ -65,10 +60,10 @@ class Gradients:
     def eagerly(self, params: Params, states: list, *rest: Any) -> Params:
         """The gradients alone, never compiled, for batches of any shape."""
         args = self._arguments(params, states, *rest)
-        if self.mode in ("single", "loop"):
-            grads = (self._single if self.mode == "single" else self._looped)(*args)[0]
+        if self.members.apart:
+            grads = (self._single if self.members.mode == "single" else self._looped)(*args)[0]
         else:
-            grads = self._or_loop(self._stacked, self._looped, args)[0]
+            grads = self.members.or_loop(self._stacked, self._looped, args)[0]
         return self._with_penalties(grads, args)
 
     def watched(self, params: Params, x: Tensor, key: Tensor | None) -> dict[str, Any]:
@@ -79,7 +74,7 @@ class Gradients:
             return {"features": seen.features, "activations": seen.activations}
 
         with torch.no_grad():
-            return self.over_members(one, params, x, key)
+            return self.members.map(one, params, x, key)
 
     def _arguments(self, params: Params, states: list, *rest: Any) -> tuple:
         """What the gradient is a function of: states only where there are penalties, as each tensor takes its time."""
@@ -132,7 +127,7 @@ class Gradients:
 
         params = args[0]
         grads = dict(zip(params, aligned(params, grads), strict=True))
-        self.in_place(one, "penalties", *args[:6], grads)
+        self.members.in_place(one, "penalties", *args[:6], grads)
         return grads
 
     def _one(self, forward: Forward, leaves: Params, *args: Any) -> Any:
@@ -145,17 +140,17 @@ class Gradients:
 
     def _single(self, params: Params, *args: Any) -> Any:
         """The gradient of the only member, as fast as plain PyTorch."""
-        ((forward, leaves),) = self._members(params)
+        ((forward, leaves),) = self._bound_members(params)
         grads, loss, watched = self._one(forward, leaves, *(at(arg, 0) for arg in args))
         return {name: g[None] for name, g in grads.items()}, loss[None], [watched]
 
     def _looped(self, params: Params, *args: Any) -> Any:
-        members = enumerate(self._members(params))
+        members = enumerate(self._bound_members(params))
         found = [self._one(forward, leaves, *(at(arg, m) for arg in args)) for m, (forward, leaves) in members]
         grads, losses, watched = zip(*found, strict=True)
         return stack(grads), torch.stack(losses), list(watched)
 
-    def _members(self, params: Params) -> list[tuple[Forward, Params]]:
+    def _bound_members(self, params: Params) -> list[tuple[Forward, Params]]:
         """Each member's network, which keeps views of the stacked buffers, and these views."""
         buffers = list(params.values())
         if self._bound is None or not all(a is b for a, b in zip(self._bound[0], buffers, strict=True)):
@@ -175,9 +170,9 @@ class Gradients:
 
     def _decide(self, args: tuple) -> tuple[Callable, Any]:
         """How gradients are computed from here on: settled on the first batch."""
-        if self.mode == "single":
-            return self._single, self._without_draws(self._single, args)
-        if self.mode == "compiled":
+        if self.members.mode == "single":
+            return self._single, self.members.without_draws(self._single, args)
+        if self.members.mode == "compiled":
             try:
                 compiled = torch.compile(self._stacked, dynamic=False)
                 with warnings.catch_warnings():
@@ -186,19 +181,12 @@ class Gradients:
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 warnings.warn(f"torch.compile failed, the population runs eagerly: {reason}", stacklevel=5)
-                self.mode = "vmap"
+                self.members.mode = "vmap"
         if self._faster_apart(*args):
-            self.mode = "loop"
-            return self._looped, self._without_draws(self._looped, args)
-        result = self._or_loop(self._stacked, self._looped, args)
-        return (self._looped if self.mode == "loop" else self._stacked), result
-
-    def _without_draws(self, function: Callable, args: tuple) -> Any:
-        before = torch.get_rng_state()
-        result = function(*args)
-        if not torch.equal(before, torch.get_rng_state()):
-            raise ValueError(GLOBAL_STREAM)
-        return result
+            self.members.mode = "loop"
+            return self._looped, self.members.without_draws(self._looped, args)
+        result = self.members.or_loop(self._stacked, self._looped, args)
+        return (self._looped if self.members.mode == "loop" else self._stacked), result
 
     def _faster_apart(
         self, params: Params, states: list, numbers: list, step: Any, lr: Any, x: Any, *rest: Any
@@ -213,43 +201,3 @@ class Gradients:
             return True
         _, key, _ = rest
         return convolution_flops(self.network, *at((params, x, key), 0)) >= FLOPS_APART
-
-    def _or_loop(self, stacked: Callable, looped: Callable, args: tuple) -> Any:
-        """The result under `vmap`; where that has no rule, of a loop over members, and then for good."""
-        try:
-            return stacked(*args)
-        except RuntimeError as error:
-            if "randomness" in str(error):
-                raise ValueError(GLOBAL_STREAM) from error
-            result = looped(*args)  # a real mistake raises here, too, and plainly
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"vmap cannot run this network, its members run in a loop: {reason}", stacklevel=5)
-            self.mode = "loop"
-            return result
-
-    def in_place(self, function: Callable, what: Any, *args: Any) -> Any:
-        """`over_members` of a function that may overwrite its arguments; `what` tells it from others.
-
-        Where there is no rule for `vmap`, it fails half-way: so the first time it is tried on copies.
-        """
-        if self.mode not in ("single", "loop") and what not in self._tried:
-            self._tried.add(what)
-            self._or_loop(vmap(function), partial(self._each, function), tree_map(_copied, args))
-        return self.over_members(function, *args)
-
-    def _each(self, function: Callable, *args: Any) -> list[Any]:
-        return [function(*(at(arg, m) for arg in args)) for m in range(self.size)]
-
-    def over_members(self, function: Callable, *args: Any) -> Any:
-        """`function` of each member's part of the arguments, stacked."""
-
-        def looped(*args: Any) -> Any:
-            return stack(self._each(function, *args))
-
-        if self.mode in ("single", "loop"):
-            return looped(*args)
-        return self._or_loop(vmap(function), looped, args)
-
-
-def _copied(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,7 @@ class Population:
     @property
     def mode(self) -> str:
         """What runs: `"single"`, `"vmap"`, `"compiled"` or `"loop"`."""
-        return self._gradients.mode
+        return self._gradients.members.mode
 
     def __len__(self) -> int:
         return len(self.members)
@@ -171,16 +171,21 @@ class Population:
         self._check_axis(x, y)
         return self._gradients.eagerly(*self._arguments(state, x, y, None), False)
 
-    def outputs(self, state: PopulationState, x: Tensor) -> Any:
-        """Every member's output on its own inputs, without dropout or gradients."""
+    def map(self, function: Callable, *trees: Any) -> Any:
+        """`function` of each member's part of the trees (tensors with the member axis), its results stacked."""
+        return self._gradients.members.map(function, *trees)
+
+    def outputs(self, params: Params, x: Tensor) -> Any:
+        """Every member's output on its own inputs at any parameters (such as a target network's), without dropout or
+        gradients."""
         with torch.no_grad():
             self._check_axis(x)
-            return self._gradients.over_members(self.network, state.params, x)
+            return self.map(self.network, params, x)
 
     def trace(self, state: PopulationState, x: Tensor) -> Trace:
         """Every member's `Network.trace` on its own inputs."""
         self._check_axis(x)
-        return self._gradients.over_members(self.network.trace, state.params, x)
+        return self.map(self.network.trace, state.params, x)
 
     def measure(
         self,
@@ -212,7 +217,7 @@ class Population:
             return {k: v for d in diagnostics for k, v in d.measure(Observation(**seen, **fixed)).items()}
 
         with torch.no_grad():
-            return self._gradients.over_members(everything, seen)
+            return self.map(everything, seen)
 
     def leaves(self, state: PopulationState) -> list[Tensor]:
         """Every tensor of the state in a fixed order, for checkpoints; writing into them restores it."""
@@ -317,9 +322,9 @@ class Population:
 
         if isinstance(shown, dict):
             shown = {name: shown[name] for name in needs}
-        if self.mode not in ("single", "loop"):
+        if not self._gradients.members.apart:
             args = (state.params, _without_count(state.moments), state.interventions[n])
-            new = self._gradients.in_place(one, n, self._numbers[n], *args, shared, shown)
+            new = self._gradients.members.in_place(one, n, self._numbers[n], *args, shared, shown)
             _apply(Change(*new), *args)
             return
         for m in range(len(self)):

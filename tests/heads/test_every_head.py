@@ -209,7 +209,7 @@ def test_scalars_are_fitted_on_one_scale(name):
     for _ in range(600):
         population.step(state, x.expand(3, 4, 4), y.expand(3, 4))
     assert population.mode == "vmap"
-    error = head.value(population.outputs(state, x.expand(3, 4, 4))) - y
+    error = head.value(population.outputs(state.params, x.expand(3, 4, 4))) - y
     assert error.square().mean() < 0.01
 
 

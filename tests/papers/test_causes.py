@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pliant.causes import REPAIRS
-from pliant.experiment import Results, check, find
+from pliant.claims import check
+from pliant.experiment import find
 from pliant.functional import units as functional
 from pliant.nets import MLP
 from pliant.network import Network
@@ -15,6 +16,7 @@ from pliant.optim import Adam
 from pliant.papers.toolbox import causes, planted
 from pliant.population import Member, Population
 from pliant.report import figures
+from pliant.results import Results
 from pliant.run.train import train
 
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from pliant.experiment import HeatMap, Results, find
+from pliant.experiment import HeatMap, find
 from pliant.interventions import registered
 from pliant.optim import Optimizer
 from pliant.papers.toolbox.cures import EXPERIMENT, cures
 from pliant.report import figures
+from pliant.results import Results
 
 
 def test_every_intervention_is_among_the_cures():

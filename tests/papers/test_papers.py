@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from pliant.cite import bibtex
-from pliant.experiment import TIERS, Results, experiments, find
+from pliant.experiment import TIERS, experiments, find
 from pliant.papers.lyle2023.fig1 import spike
 from pliant.papers.lyle2024.swiss_cheese import sentences
+from pliant.results import Results
 from pliant.run.store import Store
 from pliant.run.sweep import sweep
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pliant.experiment import Experiment, Results
+from pliant.experiment import Experiment
 from pliant.report.stored import Stored, opened
+from pliant.results import Results
 from pliant.run.files import write_json
 from pliant.run.store import Store
 from tests.report.synthetic import EXPERIMENT, RUN, Settings, results

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits
-from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Results, Setup
+from pliant.experiment import Arm, Column, Experiment, Panel, Setup
 from pliant.interventions import L2, Chain
 from pliant.optim import Adam
+from pliant.results import Results
 from pliant.run.store import Store
 from pliant.tasks import RandomLabels
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pliant.experiment import Results
 from pliant.functional.statistics import interval
 from pliant.report.compare import compare, comparison_data, differences, grids, print_comparison
 from pliant.report.compare_page import compare_page, overlay
 from pliant.report.figures import draw
 from pliant.report.stored import Stored
+from pliant.results import Results
 from tests.report.stores import KNOWN, run
 from tests.report.synthetic import SETUP, Settings, results
 from tests.report.test_page import Reader

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pliant.experiment import Panel, Results
+from pliant.experiment import Panel
 from pliant.report.figures import COLOURS, colour, figure, svg
+from pliant.results import Results
 from tests.report.synthetic import EXPERIMENT, SETUP, results
 
 DIVERGED = {("l2", 1): 27, ("none", 0): 0}

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pliant.experiment import Results
 from pliant.report.index import index
 from pliant.report.keep import keep
 from pliant.report.ledger import ledger
 from pliant.report.page import page
 from pliant.report.stored import Stored, opened
+from pliant.results import Results
 from pliant.run.files import read_json
 from pliant.run.store import Store
 from tests.report.stores import KNOWN, run, written

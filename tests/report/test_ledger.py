@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pliant import cite
-from pliant.experiment import Claim, Experiment, experiments
+from pliant.claims import Claim
+from pliant.experiment import Experiment, experiments
 from pliant.papers.checklist import CHECKLIST, line
 from pliant.report.ledger import evidence, ledger, standing, write_ledger
 from tests.report.stores import KNOWN, written

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pliant.experiment import Results
 from pliant.report.page import page
+from pliant.results import Results
 from pliant.run.store import write_json
 from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, results, store
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pliant.experiment import Claim, Column, Results
+from pliant.claims import Claim
+from pliant.experiment import Column
 from pliant.report.tables import claims_data, closing, print_claims, print_closing, tally
+from pliant.results import Results
 from tests.report.synthetic import SETUP, results
 
 

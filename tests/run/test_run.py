@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 import pliant.run.sweep as sweep_module
+from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits, ParameterNorm
-from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Setup
+from pliant.experiment import Arm, Column, Experiment, Panel, Setup
 from pliant.interventions import L2, Chain, ShrinkAndPerturb, WeightNormRescale
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam, RMSProp

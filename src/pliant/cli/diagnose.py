@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command
-from pliant.experiment import unknown
+from pliant.words import unknown
 
 if TYPE_CHECKING:
     from pliant.causes import Causes

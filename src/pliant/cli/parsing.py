@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from pliant.experiment import unknown
+from pliant.words import unknown
 
 OK, FAILED, BAD_CALL, INTERRUPTED = 0, 1, 2, 130
 

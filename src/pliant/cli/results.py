@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command, out, selects
-from pliant.experiment import find, unknown
+from pliant.experiment import find
 from pliant.run.files import read_json
 from pliant.run.store import Store
+from pliant.words import unknown
 
 if TYPE_CHECKING:
     from pliant.report.stored import Stored

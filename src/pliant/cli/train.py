@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pliant.cli.parsing import FAILED, INTERRUPTED, OK, Commands, as_json, command, out, selects
-from pliant.experiment import Setup, find, unknown
+from pliant.experiment import Setup, find
 from pliant.run.store import Store
+from pliant.words import unknown
 
 
 def add(commands: Commands) -> None:

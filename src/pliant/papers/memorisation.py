@@ -9,9 +9,9 @@ from functools import partial
 
 from torch import nn
 
-from pliant.experiment import unknown
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.tasks import RandomLabels
+from pliant.words import unknown
 
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vit": ViT}
 

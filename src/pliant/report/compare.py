@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pliant.experiment import Column, unknown
+from pliant.experiment import Column
 from pliant.functional.statistics import Interval, interval
 from pliant.report.formats import Grid
 from pliant.report.numbers import MINUS, decimals, half, number
 from pliant.report.stored import BOOKKEEPING, Stored, text
 from pliant.report.tables import DAGGER, Cell, Closing, Row, cell, grid, note, print_rows
+from pliant.words import unknown
 
 NONE = "\N{EN DASH}"
 EXPLAINED = (

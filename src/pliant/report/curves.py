@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pliant.experiment import Panel, Results, Setup, unknown
+from pliant.experiment import Panel, Setup
 from pliant.functional.statistics import bands
 from pliant.report.numbers import diverged
+from pliant.results import Results
+from pliant.words import unknown
 
 SWITCHES = 30  # most tasks whose boundaries are drawn
 POINTS = 3600  # drawn in all, which keeps an SVG below some 250 KB

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pliant.experiment import Areas, Experiment, HeatMap, Panel, Results, Setup
+from pliant.experiment import Areas, Experiment, HeatMap, Panel, Setup
 from pliant.functional.statistics import interval
 from pliant.report.curves import SWITCHES, Curve, arms, curves
 from pliant.report.numbers import half, number
+from pliant.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

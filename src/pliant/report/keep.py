@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pliant.experiment import Results
 from pliant.report.stored import BOOKKEEPING, Columns, Stored, text
+from pliant.results import Results
 from pliant.run.files import read_json, write_bytes, write_json
 from pliant.run.store import Store, plain
 

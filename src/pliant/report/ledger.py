@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pliant import cite
-from pliant.experiment import TIERS, Checked, Claim, Experiment, experiments
+from pliant.claims import Checked, Claim
+from pliant.experiment import TIERS, Experiment, experiments
 from pliant.papers.checklist import CHECKLIST, Line, line
 from pliant.report.formats import Grid, escape_markdown, markdown
 from pliant.report.listing import runs

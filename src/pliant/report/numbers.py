@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from pliant.experiment import Results
 from pliant.functional.statistics import Interval
+from pliant.results import Results
 
 MINUS = "\N{MINUS SIGN}"
 

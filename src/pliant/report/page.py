@@ -14,11 +14,13 @@ from typing import Any
 from markupsafe import escape
 
 from pliant import cite
-from pliant.experiment import Checked, Claim, Experiment, Results, Setup
+from pliant.claims import Checked, Claim
+from pliant.experiment import Experiment, Setup
 from pliant.report import figures, tables
 from pliant.report.curves import caption, curves
 from pliant.report.html import SIGNS, template, uri
 from pliant.report.numbers import plain
+from pliant.results import Results
 from pliant.run.store import Store, read_json
 
 PAPERS = {"P1": "lyle2023", "P2": "lyle2024"}  # as figures and deviations call them

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from pliant.cite import bibtex, references_used
-from pliant.experiment import Checked, Experiment, Results, Setup, check, experiments, unknown
+from pliant.claims import Checked, check
+from pliant.experiment import Experiment, Setup, experiments
+from pliant.results import Results
 from pliant.run.files import read_json
 from pliant.run.store import Store, check_schema, latest
+from pliant.words import unknown
 
 BOOKKEEPING = ("step", "task", "end", "elapsed_seconds", "diverged_at")  # columns that are no metrics
 

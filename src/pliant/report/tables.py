@@ -12,10 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pliant.experiment import Checked, Column, Results, Setup, Verdict, unknown
+from pliant.claims import Checked, Verdict
+from pliant.experiment import Column, Setup
 from pliant.functional.statistics import interval
 from pliant.report.formats import Grid
 from pliant.report.numbers import diverged, half, number, plain, with_interval
+from pliant.results import Results
+from pliant.words import unknown
 
 COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 DAGGER = "\N{DAGGER}"

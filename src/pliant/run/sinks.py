@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pliant.experiment import Results
+from pliant.results import Results
 from pliant.run.store import Store, plain
 from pliant.run.sweep import Pack, Progress
 from pliant.run.train import Interrupted

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pliant.experiment import Experiment, Results
+from pliant.experiment import Experiment
+from pliant.results import Results
 from pliant.run.files import locked, read_json, sha256, write_bytes, write_json
 
 SCHEMA = 1

@@ -188,7 +188,7 @@ def _measure(
     setup: Setup, population: Population, state: PopulationState, stream: Stream, task: int, update: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     examples = stream.examples(task, setup.evaluate)
-    outputs = population.outputs(state, examples.x)
+    outputs = population.outputs(state.params, examples.x)
     found = population.measure(setup.diagnostics, state, examples.x, examples.y, update)
     with torch.no_grad():
         each = [setup.task.loss(output, y) for output, y in zip(outputs, examples.y, strict=True)]

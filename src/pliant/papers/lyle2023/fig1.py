@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits, ParameterNorm
-from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Results, Setup
+from pliant.experiment import Arm, Column, Experiment, Panel, Setup
 from pliant.interventions import Chain
 from pliant.optim import Adam
 from pliant.papers.memorisation import Memorisation
+from pliant.results import Results
 
 
 @dataclass(frozen=True)

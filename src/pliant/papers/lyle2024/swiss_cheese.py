@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pliant.causes import Head, Norm, OptimizerState, Units
+from pliant.claims import Claim
 from pliant.diagnostics import (
     DeadUnits,
     FeatureRanks,
@@ -15,12 +16,13 @@ from pliant.diagnostics import (
     PredictiveEntropy,
     RelativeUpdate,
 )
-from pliant.experiment import Arm, Claim, Column, Experiment, Panel, Probing, Results, Setup
+from pliant.experiment import Arm, Column, Experiment, Panel, Probing, Setup
 from pliant.functional.statistics import interval
 from pliant.interventions import L2, Chain, LayerNorm
 from pliant.optim import Adam
 from pliant.papers.memorisation import Memorisation
 from pliant.probe import RandomLabels
+from pliant.results import Results
 
 
 @dataclass(frozen=True)

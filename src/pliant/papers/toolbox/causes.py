@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pliant.experiment import Areas, Claim, Column, Experiment, Results, Setup
+from pliant.claims import Claim
+from pliant.experiment import Areas, Column, Experiment, Setup
 from pliant.papers.lyle2024 import swiss_cheese
+from pliant.results import Results
 
 
 @dataclass(frozen=True)

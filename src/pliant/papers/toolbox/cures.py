@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
-from pliant.experiment import Arm, Claim, Column, Experiment, HeatMap, Panel, Results, Setup, unknown
+from pliant.experiment import Arm, Column, Experiment, HeatMap, Panel, Setup
 from pliant.interventions import (
     L2,
     Activation,
@@ -53,6 +54,8 @@ from pliant.interventions.contrib import (
 )
 from pliant.optim import SAM, UPGD, Adam, Optimizer
 from pliant.papers.memorisation import Memorisation
+from pliant.results import Results
+from pliant.words import unknown
 
 
 @dataclass(frozen=True)

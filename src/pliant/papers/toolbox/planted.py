@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from pliant.causes import REPAIRS
-from pliant.experiment import Areas, Arm, Claim, Column, Experiment, Probing, Results, Setup
+from pliant.claims import Claim
+from pliant.experiment import Areas, Arm, Column, Experiment, Probing, Setup
 from pliant.interventions import Chain
 from pliant.interventions.base import Change, Intervention, Seen, State
 from pliant.nets import MLP
 from pliant.network import Network, Params
 from pliant.optim import Adam, Moments
 from pliant.probe import Sines
+from pliant.results import Results
 from pliant.tasks import OffsetNoise
 
 
