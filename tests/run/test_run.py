@@ -363,7 +363,7 @@ def test_two_sweeps_in_one_store_share_the_work(tmp_path: Path) -> None:
     (tmp_path / "go.py").write_text(code)
     root = str(Path(__file__).parents[2])
     call = [sys.executable, str(tmp_path / "go.py"), str(tmp_path / "runs")]
-    environment = {**os.environ, "PYTHONPATH": root}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     both = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
     assert [p.communicate(timeout=120)[0].strip() for p in both] == ["0", "0"]
     assert store(tmp_path / "runs").results(["plain", "l2"], [0]).seeds == [0]
