@@ -1,24 +1,21 @@
-"""What the interventions that change a module share: refusals, normalisers before nonlinearities, other weights."""
+"""What the interventions that change a module share: refusals, modules exchanged, other weights."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pliant.modules import producers, seeded
+from pliant.modules import seeded
 from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments, uncompiled
 
 Among = Callable[[str], bool]
-Axes = Literal["channels_and_space", "channels"]
-AXES = ("channels_and_space", "channels")
 
 
 def prepared(method: str, module: nn.Module) -> nn.Module:
@@ -45,46 +42,18 @@ def check_choice(method: str, name: str, value: object, choices: tuple[str, ...]
         raise ValueError(f"expected {name} of {method} to be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
-def unit_axis(layer: nn.Module) -> int:
-    """Where the units of a linear or convolution layer's output are, from the end.
+def exchange(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts a module in the place of another, wherever that is.
 
-    >>> unit_axis(nn.Linear(2, 3)), unit_axis(nn.Conv2d(2, 3, 1))
-    (-1, -3)
+    >>> net = nn.Sequential(nn.ReLU(), nn.Linear(1, 1))
+    >>> exchange(net, net[0], nn.Tanh())
+    >>> net[0]
+    Tanh()
     """
-    return -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
-
-
-def units_of(layer: nn.Module) -> int:
-    """How many units a linear or convolution layer has: the rows of its weight."""
-    return len(layer.weight)  # type: ignore[arg-type]
-
-
-def normalised(
-    method: str, make: Callable[[nn.Module], nn.Module], module: nn.Module, example: Any, among: Among
-) -> nn.Module:
-    """A copy in which what `make` returns follows every layer that a nonlinearity reads, as its submodule `norm`."""
-    module = prepared(method, module)
-    fed, unfed = producers(module, example)
-    fed = [path for path in fed if among(path)]
-    kind = type(module).__name__
-    for path in fed:
-        layer = module.get_submodule(path)
-        if hasattr(layer, "injection"):
-            raise ValueError(f"{method} cannot follow PlasticityInjection at {path} of {kind}: build it before")
-        if hasattr(layer, "norm"):
-            raise ValueError(f"{method} would overwrite {path}.norm of {kind}: build one normaliser, once")
-        assert isinstance(layer, LAYERS)
-        layer.register_module("norm", make(layer).to(layer.weight.device, layer.weight.dtype))
-        layer.register_forward_hook(_normalise)
-    if not fed:
-        raise ValueError(f"{method} found no linear or convolution layer of {kind} that feeds a nonlinearity")
-    if unfed:
-        warnings.warn(f"{method} left alone {', '.join(unfed)}: no layer feeds them directly", stacklevel=4)
-    return module
-
-
-def _normalise(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    return layer.norm(output)  # type: ignore[operator]
+    for parent in root.modules():
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
 
 
 class _Layers(Watch):

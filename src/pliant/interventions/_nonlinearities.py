@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pliant.interventions._building import Among, prepared
+from pliant.interventions._building import Among, exchange, prepared
 from pliant.modules import seeded
 from pliant.sites import NONLINEARITIES, Recorder, arguments, elementwise_modules, uncompiled_parts
 
@@ -135,7 +135,7 @@ def replaced(
         layer, calls = built.get_submodule(path), [call for call in chosen if call.path == path]
         new = make(calls)
         if calls[0].function is None:
-            _exchange(built, layer, new)
+            exchange(built, layer, new)
         else:
             name = new.function if isinstance(new, Replacement) else method.lower()
             while hasattr(layer, name):
@@ -183,10 +183,3 @@ class _Swap(TorchFunctionMode):
 
 def _name(func: Callable) -> str:
     return func.__name__.rstrip("_")
-
-
-def _exchange(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for parent in root.modules():
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new

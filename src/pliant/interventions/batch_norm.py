@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pliant.interventions._building import Among, normalised, unit_axis, units_of
+from pliant.interventions._building import Among
+from pliant.interventions._normalising import normalised
 from pliant.interventions.base import Intervention, everything
 
 
@@ -22,7 +23,8 @@ class BatchNorm(Intervention):
     the batch's own: there are no running averages, so the network stays a pure function, and the output for one input
     depends on the batch it came in, in evaluation too; a unit with a single sample is an error.
 
-    The normaliser goes where `LayerNorm`'s goes, under the same name, with the same warnings and errors.
+    The normaliser goes where `LayerNorm`'s goes, under the same name, with the same warnings and errors. Batch norms
+    that the module has there are replaced: scales and offsets keep their names, running statistics go.
 
     Args:
         eps: added to the variance; above 0.
@@ -47,10 +49,10 @@ class BatchNorm(Intervention):
             raise ValueError(f"expected eps of BatchNorm to be above 0, got {self.eps!r}")
 
     def build(self, module: nn.Module, example: Any, among: Among = everything) -> nn.Module:
-        return normalised("BatchNorm", self._normaliser, module, example, among)
+        return normalised("BatchNorm", self._normaliser, module, example, among)[0]
 
-    def _normaliser(self, layer: nn.Module) -> nn.Module:
-        return UnitBatchNorm(units_of(layer), unit_axis(layer), eps=self.eps, affine=self.affine)
+    def _normaliser(self, units: int, axis: int) -> nn.Module:
+        return UnitBatchNorm(units, axis, eps=self.eps, affine=self.affine)
 
 
 class UnitBatchNorm(_BatchNorm):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from pliant.interventions._building import AXES, Among, Axes, check_choice, normalised, unit_axis, units_of
+from pliant.interventions._building import Among, check_choice
+from pliant.interventions._normalising import AT_BATCH_NORM, AXES, AtBatchNorm, Axes, normalised
 from pliant.interventions.base import Intervention, everything
 from pliant.poking import FROZEN
 
@@ -36,6 +37,8 @@ class MixedNorm(Intervention):
         axes: what a convolution's `"layer"` statistics are over: `"channels_and_space"` together, or the `"channels"`
             at each position alone. Its `"batch"` statistics are over examples and space.
         affine: whether there is a learned scale and offset a unit (a channel, after a convolution).
+        at_batch_norm: what happens where the module has a batch norm: `"replace"` it, or normalise `"before"` or
+            `"after"` it, as its submodule `norm`.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> hybrid = MixedNorm(mean="batch", std="layer")
@@ -54,6 +57,7 @@ class MixedNorm(Intervention):
     eps: float = 1e-5
     axes: Axes = "channels_and_space"
     affine: bool = True
+    at_batch_norm: AtBatchNorm = "replace"
 
     def __post_init__(self) -> None:
         check_choice("MixedNorm", "mean", self.mean, ("batch", "layer"))
@@ -61,12 +65,13 @@ class MixedNorm(Intervention):
         if not 0 < self.eps < math.inf:
             raise ValueError(f"expected eps of MixedNorm to be above 0, got {self.eps!r}")
         check_choice("MixedNorm", "axes", self.axes, AXES)
+        check_choice("MixedNorm", "at_batch_norm", self.at_batch_norm, AT_BATCH_NORM)
 
     def build(self, module: nn.Module, example: Any, among: Among = everything) -> nn.Module:
-        return normalised("MixedNorm", self._normaliser, module, example, among)
+        return normalised("MixedNorm", self._normaliser, module, example, among, self.at_batch_norm)[0]
 
-    def _normaliser(self, layer: nn.Module) -> nn.Module:
-        return UnitMixedNorm(units_of(layer), unit_axis(layer), self)
+    def _normaliser(self, units: int, axis: int) -> nn.Module:
+        return UnitMixedNorm(units, axis, self)
 
 
 class UnitMixedNorm(nn.GroupNorm):

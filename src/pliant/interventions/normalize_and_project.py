@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
+from pliant.interventions._normalising import normalised
 from pliant.interventions.base import Change, Intervention, Seen, State, everything
 from pliant.interventions.layer_norm import LayerNorm
 from pliant.interventions.weight_norm_rescale import rescaled
 from pliant.network import Network, Params
 from pliant.optim import Moments
-from pliant.sites import LAYERS
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class NormalizeAndProject(Intervention):
 
     So the learning rate alone sets how fast the layers change: behind a normaliser, growing weights would slow it down.
 
-    `build` adds `LayerNorm` and removes the bias of each layer it normalises: with a bias, the layer's output would not
-    be invariant to the scale of its weights. All other parameters keep their names. Every weight matrix is projected,
+    `build` adds `LayerNorm`, in place of batch norms where there are any, and removes the bias of each layer it
+    normalises: with a bias, the layer's output would not be invariant to the scale of its weights. All other parameters
+    keep their names. Every weight matrix is projected,
     the output layer's too, which no normaliser follows (`Only` can leave it out). `Scheduled(..., every=k)` projects
     every k steps. The optimizer's moments are kept.
 
@@ -61,12 +62,12 @@ class NormalizeAndProject(Intervention):
 
     def build(self, module: nn.Module, example: Any, among: Callable[[str], bool] = everything) -> nn.Module:
         try:
-            module = LayerNorm().build(module, example, among)
+            norm = LayerNorm()
+            module, layers = normalised("LayerNorm", norm._normaliser, module, example, among, norm.at_batch_norm)
         except ValueError as error:
             raise ValueError(f"NormalizeAndProject normalises with LayerNorm: {error}") from error
-        for path, layer in module.named_modules():
-            if isinstance(layer, LAYERS) and hasattr(layer, "norm") and among(path):
-                layer.register_parameter("bias", None)
+        for path in layers:
+            module.get_submodule(path).register_parameter("bias", None)
         return module
 
     def init(self, network: Network, params: Params) -> State:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pliant.interventions._building import AXES, Among, Axes, check_choice, normalised, unit_axis, units_of
+from pliant.interventions._building import Among, check_choice
+from pliant.interventions._normalising import AT_BATCH_NORM, AXES, AtBatchNorm, Axes, normalised
 from pliant.interventions.base import Intervention, everything
 
 
@@ -17,14 +18,17 @@ from pliant.interventions.base import Intervention, everything
 class RMSNorm(Intervention):
     """Each sample's preactivations divided by their root mean square over the units, a / rms(a), then scaled per unit.
 
-    The mean is not subtracted, and there is no offset: the layer's bias is one. The normaliser goes where `LayerNorm`'s
-    goes, under the same name, with the same warnings and errors.
+    The mean is not subtracted, and there is no offset: the layer's bias is one (the offset of a batch norm that is
+    replaced goes with it). The normaliser goes where `LayerNorm`'s goes, under the same name, with the same warnings
+    and errors.
 
     Args:
         eps: added to the mean square; above 0.
         axes: what a convolution is normalised over: `"channels_and_space"` together, or the `"channels"` at each
             position alone. After a linear layer it is always the units, of each token alone where there are tokens.
         affine: whether there is a learned scale a unit (a channel, after a convolution).
+        at_batch_norm: what happens where the module has a batch norm: `"replace"` it, or normalise `"before"` or
+            `"after"` it, as its submodule `norm`.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
@@ -40,21 +44,22 @@ class RMSNorm(Intervention):
     eps: float = 1e-5
     axes: Axes = "channels_and_space"
     affine: bool = True
+    at_batch_norm: AtBatchNorm = "replace"
 
     def __post_init__(self) -> None:
         if not 0 < self.eps < math.inf:
             raise ValueError(f"expected eps of RMSNorm to be above 0, got {self.eps!r}")
         check_choice("RMSNorm", "axes", self.axes, AXES)
+        check_choice("RMSNorm", "at_batch_norm", self.at_batch_norm, AT_BATCH_NORM)
 
     def build(self, module: nn.Module, example: Any, among: Among = everything) -> nn.Module:
-        return normalised("RMSNorm", self._normaliser, module, example, among)
+        return normalised("RMSNorm", self._normaliser, module, example, among, self.at_batch_norm)[0]
 
-    def _normaliser(self, layer: nn.Module) -> nn.Module:
-        axis = unit_axis(layer)
+    def _normaliser(self, units: int, axis: int) -> nn.Module:
         if axis == -1:
-            return nn.RMSNorm(units_of(layer), eps=self.eps, elementwise_affine=self.affine)
+            return nn.RMSNorm(units, eps=self.eps, elementwise_affine=self.affine)
         together = self.axes == "channels_and_space"
-        return ChannelRMSNorm(units_of(layer), axis, together, eps=self.eps, affine=self.affine)
+        return ChannelRMSNorm(units, axis, together, eps=self.eps, affine=self.affine)
 
 
 class ChannelRMSNorm(nn.RMSNorm):

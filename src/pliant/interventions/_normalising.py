@@ -1,0 +1,268 @@
+"""Normalisers built into any module: after the layers that nonlinearities read, and at the batch norms that it has."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pliant.interventions._building import Among, exchange, prepared
+from pliant.modules import NORMALISERS, seeded
+from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments, elementwise_modules
+
+Axes = Literal["channels_and_space", "channels"]
+AXES = ("channels_and_space", "channels")
+AtBatchNorm = Literal["replace", "before", "after"]
+AT_BATCH_NORM = ("replace", "before", "after")
+FEEDING = (*LAYERS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+Make = Callable[[int, int], nn.Module]  # of the number of units, and of the axis they run along, from the end
+
+
+def normalised(
+    method: str, make: Make, module: nn.Module, example: Any, among: Among, at_batch_norm: AtBatchNorm = "replace"
+) -> tuple[nn.Module, list[str]]:
+    """A copy with normalisers in it, and the paths of the linear and convolution layers whose outputs these read.
+
+    What `make` returns follows every linear or convolution layer that a hidden nonlinearity reads, as its submodule
+    `norm`. A hidden batch norm that reads such a layer, or that a nonlinearity reads, is replaced by it, or has it
+    before or after itself as its submodule `norm`. Warns about what is left alone, by name.
+    """
+    module = prepared(method, module)
+    kind = type(module).__name__
+    seen = _looked_at(module, example)
+    fed = [path for path in seen.sources("layer") if among(path)]
+    norms = [n for n in seen.beside() if among(n.path) or (n.layer is not None and among(n.layer))]
+    for path in (*fed, *(norm.path for norm in norms)):
+        layer = module.get_submodule(path)
+        if hasattr(layer, "injection"):
+            raise ValueError(f"{method} cannot follow PlasticityInjection at {path} of {kind}: build it before")
+        if hasattr(layer, "norm"):
+            raise ValueError(f"{method} would overwrite {path}.norm of {kind}: build one normaliser, once")
+    odd = [norm.path for norm in norms if not norm.takes(at_batch_norm)]
+    left = [*seen.left_alone(among), *([f"{', '.join(odd)}: more than a batch norm"] if odd else [])]
+    norms = [norm for norm in norms if norm.path not in odd]
+    if not (fed or norms):
+        why = f" (left alone {'; '.join(left)})" if left else ""
+        raise ValueError(f"{method} found no linear or convolution layer of {kind} that feeds a nonlinearity{why}")
+    for path in fed:
+        layer = module.get_submodule(path)
+        layer.register_module("norm", _like(layer, make(units_of(layer), unit_axis(layer))))
+        layer.register_forward_hook(_normalise)
+    for norm in norms:
+        old = module.get_submodule(norm.path)
+        new = _like(old, make(norm.units, norm.axis))
+        if at_batch_norm == "replace":
+            exchange(module, old, _heir(old, new))
+            continue
+        old.register_module("norm", new)
+        if at_batch_norm == "before":
+            old.register_forward_pre_hook(_normalise_input)
+        else:
+            old.register_forward_hook(_normalise)
+    if norms and at_batch_norm == "replace":
+        _check(method, module, example, [norm.path for norm in norms])
+    if left:
+        warnings.warn(f"{method} left alone {'; '.join(left)}", stacklevel=4)
+    return module, [*fed, *(norm.layer for norm in norms if norm.layer is not None)]
+
+
+def unit_axis(layer: nn.Module) -> int:
+    """Where the units of a linear or convolution layer's output are, from the end.
+
+    >>> unit_axis(nn.Linear(2, 3)), unit_axis(nn.Conv2d(2, 3, 1))
+    (-1, -3)
+    """
+    return -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
+
+
+def units_of(layer: nn.Module) -> int:
+    """How many units a linear or convolution layer has.
+
+    >>> units_of(nn.Linear(2, 3)), units_of(nn.ConvTranspose1d(2, 3, 1))
+    (3, 3)
+    """
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels  # type: ignore[return-value]
+
+
+class _Norm(NamedTuple):
+    """A batch norm that was called, on how many units along which axis (from the end), and the layer that it reads.
+
+    `children` are its submodules where these, one after the other, make its output of the normalised values; None where
+    it does something else.
+    """
+
+    path: str
+    units: int
+    axis: int
+    layer: str | None
+    children: tuple[str, ...] | None
+
+    def takes(self, at_batch_norm: AtBatchNorm) -> bool:
+        """Whether a normaliser can come there."""
+        return at_batch_norm == "before" or self.children == () or (at_batch_norm == "replace" and bool(self.children))
+
+
+class _Source(NamedTuple):
+    """The module that returned a tensor: a layer, a batch norm or another normaliser."""
+
+    kind: Literal["layer", "batch norm", "normaliser"]
+    path: str
+
+
+class _Looking(Watch):
+    """Notes which module's output each nonlinearity and each batch norm reads, if it is one of those that matter."""
+
+    def __init__(self, composites: set[nn.Module]):
+        super().__init__(composites)
+        self.made: list[tuple[Tensor, int, _Source]] = []
+        self.sites: list[tuple[str, str, _Source | None]] = []  # name, path of the module that calls it, what it reads
+        self.norms: list[_Norm] = []  # a call each
+        self.hidden_norms = 0  # as `hidden`, of these
+        self.composed: dict[int, tuple[Tensor, Tensor | None]] = {}  # what was normalised, what the module returned
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        path, module = self.stack[-1] if self.stack else ("", None)
+        if func is F.linear or func in CONVOLUTIONS:
+            self.hidden_norms = len(self.norms)
+        if not (func is F.batch_norm and isinstance(module, _BatchNorm) and args):
+            return super().__torch_function__(func, types, args, kwargs)
+        source = self._source(args[0])
+        y = func(*args, **(kwargs or {}))
+        layer = source.path if source is not None and source.kind == "layer" else None
+        plain = type(module).forward is _BatchNorm.forward
+        if not plain:
+            self.composed[len(self.norms)] = y.clone(), None
+        self.norms.append(_Norm(path, y.shape[1], 1 - y.ndim, layer, () if plain else None))
+        self._note(y, "batch norm", path)
+        return y
+
+    def keep(self, x: Tensor) -> Tensor:
+        self.source = self._source(x)
+        return x
+
+    def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        self.sites.append((name, self.stack[-1][0], self.source))
+        return post
+
+    def done(self, path: str, module: nn.Module, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return
+        if isinstance(module, FEEDING):
+            self._note(output, "layer", path)
+        elif isinstance(module, _BatchNorm):
+            last = len(self.norms) - 1
+            if last in self.composed and self.norms[last].path == path:
+                self.composed[last] = self.composed[last][0], output.clone()
+        elif isinstance(module, NORMALISERS):
+            self._note(output, "normaliser", path)
+
+    def _note(self, output: Tensor, kind: Any, path: str) -> None:
+        self.made.append((output, output._version, _Source(kind, path)))
+
+    def _source(self, x: Tensor) -> _Source | None:
+        """What returned this tensor, if nothing wrote into it since."""
+        return next((source for t, version, source in reversed(self.made) if t is x and t._version == version), None)
+
+    def sources(self, kind: str) -> list[str]:
+        """Paths of the modules of a kind that a hidden nonlinearity reads."""
+        read = [source for _, _, source in self.sites[: self.hidden]]
+        return list(dict.fromkeys(s.path for s in read if s is not None and s.kind == kind))
+
+    def beside(self) -> list[_Norm]:
+        """The hidden batch norms that read a layer, or that a nonlinearity reads."""
+        read = self.sources("batch norm")
+        hidden = [norm for norm in self.norms[: self.hidden_norms] if norm.layer is not None or norm.path in read]
+        return list({norm.path: norm for norm in reversed(hidden)}.values())[::-1]
+
+    def left_alone(self, among: Among) -> list[str]:
+        """What no normaliser comes before, with the reason."""
+        hidden = [(name, source) for name, path, source in self.sites[: self.hidden] if among(path)]
+        said = []
+        if unfed := [name for name, source in hidden if source is None]:
+            said.append(f"{', '.join(unfed)}: no layer feeds them directly")
+        for norm in self.sources("normaliser"):
+            sites = ", ".join(name for name, source in hidden if source is not None and source.path == norm)
+            said += [f"{sites}: normalised by {norm}"] if sites else []
+        beside = {norm.path for norm in self.beside()}
+        others = dict.fromkeys(
+            n.path for n in self.norms[: self.hidden_norms] if n.path not in beside and among(n.path)
+        )
+        return [*said, f"{', '.join(others)}: a batch norm beside neither a layer nor a nonlinearity"] if others else said
+
+
+def _looked_at(module: nn.Module, example: Any) -> _Looking:
+    module = copy.deepcopy(module)
+    looking = _Looking(elementwise_modules(module))
+    args, kwargs = arguments(example)
+    with torch.no_grad(), seeded(0):
+        with looking.over(module):
+            module(*args, **kwargs)
+        for i, (y, output) in looking.composed.items():
+            children = dict(module.get_submodule(looking.norms[i].path).named_children())
+            for child in children.values():
+                y = child(y)
+            if output is not None and torch.equal(y, output):
+                looking.norms[i] = looking.norms[i]._replace(children=tuple(children))
+    return looking
+
+
+def _like(old: nn.Module, new: nn.Module) -> nn.Module:
+    """On the device, in the dtype and in the mode of the module that it comes beside."""
+    tensors = [t for t in (*old.parameters(), *old.buffers()) if t.is_floating_point()]
+    return (new.to(tensors[0].device, tensors[0].dtype) if tensors else new).train(old.training)
+
+
+def _heir(old: nn.Module, new: nn.Module) -> nn.Module:
+    """A normaliser with the scales, offsets and submodules of the batch norm that it replaces."""
+    with torch.no_grad():
+        for name, p in new.named_parameters():
+            if (before := getattr(old, name)) is not None:
+                p.copy_(before)
+                p.requires_grad_(before.requires_grad)
+    children = dict(old.named_children())
+    for name, child in children.items():
+        new.register_module(name, child)
+    if children:
+        new.register_forward_hook(_through_children)
+    return new
+
+
+def _normalise(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    return layer.norm(output)  # type: ignore[operator]
+
+
+def _normalise_input(layer: nn.Module, args: tuple) -> tuple:
+    return layer.norm(args[0]), *args[1:]  # type: ignore[operator]
+
+
+def _through_children(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    for child in layer.children():
+        output = child(output)
+    return output
+
+
+def _check(method: str, built: nn.Module, example: Any, replaced: list[str]) -> None:
+    """Runs a copy of what was built: it must call every normaliser that is there instead of another."""
+    kind = type(built).__name__
+    built = copy.deepcopy(built)
+    called: set[str] = set()
+    for path in replaced:
+        built.get_submodule(path).register_forward_hook(lambda layer, args, y, path=path: called.add(path))
+    args, kwargs = arguments(example)
+    try:
+        with torch.no_grad(), seeded(0):
+            built(*args, **kwargs)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{method} cannot be built into {kind} in place of its batch norms: {reason}") from error
+    if missed := [path for path in replaced if path not in called]:
+        raise ValueError(
+            f"{method} cannot replace {', '.join(missed)} of {kind}: its forward pass holds them elsewhere"
+        )
