@@ -12,7 +12,6 @@ from scipy import stats
 from torch import nn
 from torch.func import grad, vmap
 
-from pliant.modules import producers
 from pliant.nets import CNN, MLP, Dropout
 from pliant.network import Network
 
@@ -764,47 +763,3 @@ def test_a_compiled_part_is_seen_through():
     assert [name.removeprefix("0._orig_mod.") for name in sites] == ["1", "1"]
     net = Network(Between(torch.compile(lambda x: F.relu(x), backend="eager")))
     assert list(net.trace(net.params(), VECTORS).sites) == ["relu"]
-
-
-# -- producers ---------------------------------------------------------------------------------------------------------
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.inner, self.back = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
-        self.output = nn.Linear(4, 2)
-
-    def forward(self, x):
-        x = F.relu(self.stem(x))
-        x = torch.relu(x + self.back(F.relu(self.inner(x))))
-        return self.output(x.mean((2, 3)))
-
-
-PRODUCERS = {
-    "functional": (Between(F.relu), VECTORS, ["hidden"], []),
-    "in place": (linear_net(nn.ReLU(inplace=True)), VECTORS, ["0"], []),
-    "shared": (SharedActivation(), VECTORS, ["a", "b"], []),
-    "attention": (Attention(), TOKENS, ["expand"], []),
-    "residual": (Residual(), IMAGES, ["stem", "inner"], ["relu#3"]),
-    "squashed output": (nn.Sequential(*linear_net(nn.ReLU()), nn.Tanh()), VECTORS, ["0"], []),
-    "used twice": (
-        nn.Sequential(shared := nn.Linear(4, 4), nn.ReLU(), shared, nn.ReLU(), nn.Linear(4, 2)), VECTORS, ["0"], []
-    ),
-    "normalised already": (linear_net(nn.LayerNorm(8), nn.ReLU()), VECTORS, [], ["2"]),
-    "two for one": (SwiGLU(), VECTORS, ["gate"], []),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("module", "x", "fed", "unfed"), PRODUCERS.values(), ids=PRODUCERS)
-def test_producers(module, x, fed, unfed):
-    assert producers(module, x) == (fed, unfed)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
-
-
-def test_producers_keep_the_global_stream_and_the_module():
-    module = linear_net(nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 8), nn.ReLU())
-    before, state = torch.get_rng_state(), copy.deepcopy(module.state_dict())
-    producers(module, VECTORS)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert same(module.state_dict(), state)

@@ -16,7 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from pliant.sites import CONVOLUTIONS, Recorder, arguments, elementwise_modules, uncompiled, uncompiled_parts
+from pliant.sites import CONVOLUTIONS, arguments, uncompiled, uncompiled_parts
 
 NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 
@@ -29,26 +29,6 @@ def penultimate(features: Tensor | None, module: nn.Module) -> Tensor:
             "write nn.Linear or F.linear(x, weight) for x @ weight.T"
         )
     return features.flatten(1) if features.ndim > 1 else features
-
-
-def producers(module: nn.Module, example: Any) -> tuple[list[str], list[str]]:
-    """Paths of the hidden linear and convolution layers, and names of the hidden sites that no such layer feeds.
-
-    A hidden layer is one whose output a nonlinearity reads that further layers come after: one that squashes the output
-    (a final `tanh`) does not count. The module may draw random numbers; the global stream is put back.
-
-    >>> producers(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2))
-    (['0'], [])
-    """
-    if uncompiled(module) is not module:
-        raise ValueError("expected a module that is not compiled yet: write model = torch.compile(...) after the build")
-    module = copy.deepcopy(module)
-    recorder = Recorder(elementwise_modules(module))
-    args, kwargs = arguments(example)
-    with torch.no_grad(), seeded(0), recorder.over(module):
-        module(*args, **kwargs)
-    hidden = list(recorder.fed.items())[: recorder.hidden]
-    return list(dict.fromkeys(p for _, p in hidden if p is not None)), [s for s, p in hidden if p is None]
 
 
 class _Calls(TorchFunctionMode):

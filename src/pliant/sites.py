@@ -263,7 +263,11 @@ def elementwise_modules(root: nn.Module) -> set[nn.Module]:
             continue
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                y, flipped, flat = module(x.clone()), module(x.flip(0, 1)), module(x.flatten()[:5].reshape(1, 5))
+                y, flipped, flat = (
+                    module(x.clone()),
+                    module(x.flip(0, 1)),
+                    module(x.clone().flatten()[:5].reshape(1, 5)),
+                )
         except Exception:
             continue  # it does not take a plain matrix, so it is no elementwise function
         if not isinstance(y, Tensor) or y.shape != x.shape or not torch.equal(y.flip(0, 1), flipped):

@@ -88,6 +88,47 @@ def test_says_so_when_nothing_matched(module):
         LayerNorm().build(module, normal(6, 4))
 
 
+class Called(nn.Module):
+    """Two layers, and a function of each as its nonlinearity."""
+
+    def __init__(self, first, second=None):
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.functions = [first, second or first]
+        self.act = first if isinstance(first, nn.Module) else nn.Identity()
+
+    def forward(self, x):
+        return self.output(self.functions[1](self.second(self.functions[0](self.first(x)))))
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+twice = nn.Linear(4, 4)
+FED = {
+    "functions": (Called(F.relu, torch.tanh), ["first", "second"]),
+    "methods": (Called(lambda x: x.relu()), ["first", "second"]),
+    "in place": (Called(nn.ReLU(inplace=True)), ["first", "second"]),
+    "functions in place": (Called(lambda x: F.relu(x, inplace=True)), ["first", "second"]),
+    "a shared module": (Called(nn.GELU()), ["first", "second"]),
+    "a layer used twice": (nn.Sequential(twice, nn.ReLU(), twice, nn.ReLU(), nn.Linear(4, 2)), ["0"]),
+    "a gate": (Gated(), ["gate"]),
+}
+
+
+@pytest.mark.parametrize(("module", "layers"), FED.values(), ids=FED)
+def test_layers_that_a_nonlinearity_reads(module, layers):
+    built = LayerNorm().build(module, normal(6, 4))
+    assert [name for name, m in built.named_modules() if isinstance(m, nn.LayerNorm)] == [f"{p}.norm" for p in layers]
+    assert built(normal(6, 4)).shape == (6, 2)
+
+
 def test_a_squashed_output_is_left_alone():
     module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2), nn.Tanh())
     assert "2.norm.weight" not in LayerNorm().build(module, normal(6, 4)).state_dict()
@@ -228,7 +269,8 @@ def test_keeps_dtype_and_mode():
 def test_leaves_the_global_stream_and_running_statistics_alone():
     module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm1d(5), nn.Linear(5, 2))
     before = torch.get_rng_state()
-    built = LayerNorm().build(module, normal(6, 4))
+    with pytest.warns(UserWarning, match="LayerNorm left alone 3: a batch norm beside neither a layer nor a nonlin"):
+        built = LayerNorm().build(module, normal(6, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(built[3].running_mean, torch.zeros(5))
     assert torch.equal(module[3].running_mean, torch.zeros(5))

@@ -194,7 +194,9 @@ class _Looking(Watch):
         others = dict.fromkeys(
             n.path for n in self.norms[: self.hidden_norms] if n.path not in beside and among(n.path)
         )
-        return [*said, f"{', '.join(others)}: a batch norm beside neither a layer nor a nonlinearity"] if others else said
+        return (
+            [*said, f"{', '.join(others)}: a batch norm beside neither a layer nor a nonlinearity"] if others else said
+        )
 
 
 def _looked_at(module: nn.Module, example: Any) -> _Looking:

@@ -22,9 +22,9 @@ class Chain(tuple[Intervention, ...]):
     The order matters: modules are built from the first to the last (a normaliser, then what is to come around it), and
     after each step every member sees what those before it changed.
 
-    >>> from pliant.interventions import L2, LayerNorm
-    >>> Chain(LayerNorm(), L2(1e-4))
-    Chain(LayerNorm(eps=1e-05, axes='channels_and_space', affine=True), L2(strength=0.0001, normalisers=False))
+    >>> from pliant.interventions import L2, OptimizerReset
+    >>> Chain(L2(1e-4), OptimizerReset())
+    Chain(L2(strength=0.0001, normalisers=False), OptimizerReset(event='task_switch'))
     """
 
     def __new__(cls, *members: Intervention) -> Chain:

@@ -43,8 +43,8 @@ class LayerNorm(Intervention):
     >>> [name for name, _ in LayerNorm().build(net, example=torch.ones(1, 2)).named_parameters()]
     ['0.weight', '0.bias', '0.norm.weight', '0.norm.bias', '2.weight', '2.bias']
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 1))
-    >>> LayerNorm().build(net, example=torch.ones(1, 1, 3, 3))[1]
-    GroupNorm(1, 4, eps=1e-05, affine=True)
+    >>> list(LayerNorm().build(net, example=torch.ones(2, 1, 3, 3)).state_dict())
+    ['0.weight', '0.bias', '1.weight', '1.bias', '4.weight', '4.bias']
 
     Source: Ba et al. 2016; placed before the nonlinearity as in P2, where layer norm comes first if it is combined with
     batch norm. Deviation: P2 does not say whether scales and offsets are learned, nor over which axes convolutions are
