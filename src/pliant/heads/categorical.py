@@ -145,7 +145,8 @@ class HLGauss(Categorical):
     tensor([4.8000, 9.3099])
 
     Source: Farebrother et al. 2024, section 3.1 and the code of appendix A, where the 0.75 and the edges at low and
-    high are from; the loss is that of Imani & White 2018.
+    high are from; the loss is that of Imani & White 2018. Deviation: the published code does not move numbers outside
+    [low, high] to the nearer end; their targets then are the tail of a Gaussian in the outer bins (0 / 0 far outside).
     """
 
     reference: ClassVar[str] = "farebrother2024"

@@ -41,7 +41,9 @@ class ContinualBackprop(Intervention):
     >>> state["age"].tolist(), state["due"].item()
     ([0.0, 0.0], False)
 
-    Source: Dohare et al. 2024 (algorithm 1) and its code: `rho` 1e-4, `eta` 0.99.
+    Source: Dohare et al. 2024 (algorithm 1) and its code: `rho` 1e-4, `eta` 0.99. Deviations: the published code sets a
+    unit's mean to 0 before the biases take it over, so that they stay as they are; with the order mended it equals
+    ours. Of its utilities, only the contribution above is offered, not `adaptable_contribution`.
     """
 
     reference: ClassVar[str] = "dohare2024"

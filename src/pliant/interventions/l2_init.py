@@ -17,11 +17,12 @@ from pliant.network import Network, Params
 class L2Init(Intervention):
     """`strength` times ||theta - theta_0||^2, added to the loss (gradient: 2 strength (theta - theta_0)).
 
-    All parameters are in, the scales and offsets of normalisers too: they are pulled to where they began, not to 0.
     What an event draws anew is pulled to the first initial draw.
 
     Args:
         strength: at least 0; 0 is no penalty. The published sweep is 1e-5 to 1e-2, with a factor 1/2 (below).
+        normalisers: whether the scales and offsets of normalisation layers are in: they are pulled to where they began,
+            not to 0.
 
     >>> network = Network(torch.nn.Linear(2, 1))
     >>> regenerate = L2Init(0.1)
@@ -31,21 +32,23 @@ class L2Init(Intervention):
     >>> regenerate.penalty(network, params, state, Seen(step=torch.tensor(0), lr=torch.tensor(0.1), x=None))
     tensor(1.4000)
 
-    Source: Kumar et al. 2024 (regenerative regularization). Deviation: their code has a factor 1/2, so that its
-    strength is twice ours.
+    Source: Kumar et al. 2024 (regenerative regularization). Deviations: their code has a factor 1/2, so that its
+    strength is twice ours; its agents with layer norm leave scales and offsets out, as `normalisers=False` does.
     """
 
     reference: ClassVar[str] = "kumar2024"
     touches: ClassVar[str] = "gradients"
 
     strength: float
+    normalisers: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
             raise ValueError(f"expected strength of L2Init to be at least 0 and finite, got {self.strength!r}")
 
     def init(self, network: Network, params: Params) -> State:
-        return {name: params[name].clone() for name in network.names}
+        names = [name for name in network.names if self.normalisers or name not in network.normalisers]
+        return {name: params[name].clone() for name in names}
 
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
         away = [(params[name] - w).flatten() for name, w in state.items()]

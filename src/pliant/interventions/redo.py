@@ -42,8 +42,9 @@ class ReDo(Intervention):
     >>> redo.after_step(network, {}, {}, {}, seen).state["units"]
     {'1': tensor([ True, False])}
 
-    Source: Sokar et al. 2023 (definition 3.1, algorithm 1). Deviation: the paper draws incoming weights by Xavier or
-    He initialisation; here that is a choice.
+    Source: Sokar et al. 2023 (definition 3.1, algorithm 1). Deviations: the paper draws incoming weights by Xavier or
+    He initialisation; here that is a choice. The published code keeps the moments of the biases that it sets to 0;
+    here they are cleared with those of the weights.
     """
 
     reference: ClassVar[str] = "sokar2023"

@@ -45,6 +45,13 @@ EXAMPLES = {
         zero=L2Init(0.0),
         vary=stronger,
     ),
+    "L2Init without normalisers": Example(
+        L2Init(0.05, normalisers=False),
+        lambda names: naive.L2Init(names, 0.05),
+        touches=lambda net: net.plain_params,
+        zero=L2Init(0.0, normalisers=False),
+        vary=stronger,
+    ),
     "Wasserstein": Example(
         Wasserstein(0.05),
         lambda names: naive.Wasserstein(names, 0.05),

@@ -55,8 +55,8 @@ EXAMPLES = {
         vary=lambda method, member: replace(method, rho=method.rho * (1 + 0.5 * member)),
     ),
     "SelfNormalizedResets": Example(
-        SelfNormalizedResets(p=0.3, history=1),
-        lambda names: naive.SelfNormalizedResets(names, p=0.3, history=1),
+        SelfNormalizedResets(p=0.5, history=2),
+        lambda names: naive.SelfNormalizedResets(names, p=0.5, history=2),
         touches=_all_units,
         whole=False,
         moments="touched",

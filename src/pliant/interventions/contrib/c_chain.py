@@ -27,7 +27,7 @@ class CChain(Intervention):
 
     Args:
         strength: at least 0; 0 is no penalty.
-        lag: how many steps ago, at least 1; 1 and 2 are published.
+        lag: how many steps ago, at least 1; 1 is what the published code calls `reg_his_idx=2`.
         distance: D: `"squared"`, the sum over outputs of squared differences, or `"kl"`, the Kullback-Leibler
             divergence of the old softmax from the new one.
 
@@ -37,9 +37,10 @@ class CChain(Intervention):
     >>> chain.penalty(network, {"weight": torch.tensor([[4.0]])}, state, Seen(torch.tensor(0), torch.tensor(0.1), None))
     tensor(18.)
 
-    Source: Tang et al. 2025. We could not verify its exact form. Deviations: the inputs are those of earlier batches,
-    not a second draw of the data; the squared distance is our default for every kind of output (theirs depends on what
-    the network is for); the direction of the divergence is ours; the strength has no default.
+    Source: Tang et al. 2025 and their code. Deviations: the squared distance is summed over outputs, where the code
+    takes their mean, so that its strength is ours times their number; the inputs are those of earlier batches, not a
+    second draw of the data; the squared distance is our default for every kind of output (theirs depends on what the
+    network is for); the direction of the divergence is ours; the strength has no default.
     """
 
     reference: ClassVar[str] = "tang2025"

@@ -36,8 +36,9 @@ class ProximalFeatures(Intervention):
     >>> proximal.penalty(network, {**old, "0.weight": torch.tensor([[2.0]])}, proximal.init(network, old), seen)
     tensor(4.5000)
 
-    Source: Moalla et al. 2024. We could not verify its exact form. Deviations: the published use is PPO alone; the
-    strength has no default.
+    Source: Moalla et al. 2024 and their code. Deviations: the squares are summed over features, where the code takes
+    their mean, so that its strength is ours times their number; the published use is PPO alone; the strength has no
+    default.
     """
 
     reference: ClassVar[str] = "moalla2024"

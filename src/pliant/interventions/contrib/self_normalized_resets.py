@@ -21,17 +21,23 @@ class SelfNormalizedResets(Intervention):
     firings are kept; once there are so many, it is reset when the steps since its last firing exceed their
     (1 - p) quantile (the k-th smallest with k = ceil((1 - p) history)). After a reset its history starts again.
 
+    A unit whose times between firings stay alike is reset all the same, for chance: in a share
+    1 - k / (history + 1) of these times or a little more, so that p buys 2 p with the shortest history, 1 / p, and p
+    with a long one. At p = 0.01, a unit that fires in one step of twenty is reset in 0.022 of them with a history of
+    100, in 0.015 with 200. A history below 1 / p is refused: its quantile would be the largest of the few times
+    (0.11 of them with a history of 10, whatever p below 0.1).
+
     What a reset does, and what it leaves alone, is as in `ReDo`.
 
     Args:
         p: rejection probability, in (0, 1): the smaller, the longer the silence that is tolerated.
-        history: number of inter-firing times kept a unit.
+        history: number of inter-firing times kept a unit; at least 1 / p.
         moments: of the entries that were reset: `"clear"` or `"keep"`; the step count is left alone (see `cleared`).
         side_effects: whether to draw units anew whose reset moves others.
 
     >>> from torch import nn
     >>> network = Network(nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)), example=torch.ones(1, 1))
-    >>> method = SelfNormalizedResets(p=0.1, history=3)
+    >>> method = SelfNormalizedResets(p=0.5, history=3)
     >>> method.init(network, network.params())["times"]["1"].shape
     torch.Size([2, 3])
 
@@ -51,8 +57,11 @@ class SelfNormalizedResets(Intervention):
     def __post_init__(self) -> None:
         if not 0 < self.p < 1:
             raise ValueError(f"expected p of SelfNormalizedResets to be in (0, 1), got {self.p!r}")
-        if not self.history >= 1:
-            raise ValueError(f"expected history of SelfNormalizedResets to be at least 1, got {self.history!r}")
+        if not (isinstance(self.history, int) and self.history * self.p >= 1 - 1e-9):
+            raise ValueError(
+                f"expected history of SelfNormalizedResets to be a whole number of at least 1 / p = {1 / self.p:.4g}, "
+                f"below which p sets no threshold, got {self.history!r}"
+            )
         if self.moments not in ("clear", "keep"):
             raise ValueError(f"expected moments of SelfNormalizedResets to be 'clear' or 'keep', got {self.moments!r}")
 
