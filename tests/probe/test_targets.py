@@ -124,3 +124,16 @@ def test_outputs_in_parts_are_those_in_one(monkeypatch):
     torch.testing.assert_close(found, network.module.layer(x), rtol=0, atol=1e-14)
     assert torch.equal(rest, x)
     assert not found.requires_grad
+
+
+def test_sines_of_a_head_that_begins_at_zero_are_refused():
+    """Every fresh network says the same of all inputs, and there would be nothing to fit."""
+
+    def beginning_at_zero() -> nn.Module:
+        model = perceptron()
+        nn.init.zeros_([m for m in model.modules() if isinstance(m, nn.Linear)][-1].weight)
+        return model
+
+    network, x = Network(beginning_at_zero), inputs()
+    with pytest.raises(ValueError, match=r"one output for all of them.*probe=RandomLabels\(classes\)"):
+        Sines().targets(network, Network(perceptron()).params(), x, seed=7)

@@ -84,7 +84,14 @@ class Sines(Probe):
     def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
         like = next(iter(params.values()))
         drawn = {name: p.to(like.device, like.dtype) for name, p in network.fresh(seed).items()}
-        waves = torch.sin(self.frequency * self._value(outputs(network, drawn, x)))
+        drawn_values = self._value(outputs(network, drawn, x))
+        if len(drawn_values) > 1 and bool((drawn_values == drawn_values[0]).all()):
+            raise ValueError(
+                "expected a fresh network to tell inputs apart, got one output for all of them, whose sines are "
+                "constant (a head that begins at 0?): write probe=RandomLabels(classes), or fresh=make_model with "
+                "another head"
+            )
+        waves = torch.sin(self.frequency * drawn_values)
         if self.offset is not None:
             offset = torch.full_like(waves[0], self.offset)
         else:

@@ -1,0 +1,1 @@
+"""Networks built from public packages with random weights, each checked without the code that is checked."""
