@@ -19,6 +19,7 @@ from pliant.cli import main
 from pliant.experiment import experiments
 from pliant.run import sinks
 from pliant.run.files import read_json
+from pliant.trials import Mechanisms
 from tests.waiting import until
 
 PLIANT = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
@@ -31,10 +32,9 @@ def test_list_shows_every_experiment(capsys: pytest.CaptureFixture[str]) -> None
     assert all(e["claims"] and {"smoke", "laptop", "paper"} <= set(e["tiers"]) for e in listed)
     costs = {e["id"]: e["tiers"]["smoke"] for e in listed}
     setup = experiments()["toolbox/causes"].setup(experiments()["toolbox/causes"].tiers["smoke"])
-    probing = setup.probing
-    assert probing is not None
+    (probing,) = (m for m in setup.arms["none"].trial.measures if isinstance(m, Mechanisms))
     subsets = len([some for n in range(6) for some in combinations(probing.repairs, n)])
-    fits = len(probing.tasks) * probing.targets * (subsets + 1)  # and a fresh network
+    fits = len(probing.when.tasks) * probing.targets * (subsets + 1)  # and a fresh network
     assert costs["toolbox/causes"]["refit_steps"] == fits * probing.steps
     assert costs["lyle2023/fig1"]["refit_steps"] == 0
     assert main(["list"]) == 0

@@ -16,8 +16,10 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
-    {"functional", "nets", "data", "refs", "sites", "trackers", "words", "results"},
-    {"units", "modules", "claims"},
+    {"functional", "nets", "data", "refs", "sites", "trackers", "words", "formats"},
+    {"units", "modules", "results"},
+    {"claims", "numbers"},
+    {"plots"},
     {"poking"},
     {"network"},
     {"optim", "heads"},
@@ -28,6 +30,7 @@ LAYERS = [  # each imports from those above it, and from itself; nets and data k
     {"population", "monitor", "keeper"},
     {"probe"},
     {"causes", "integrations", "tasks", "rl"},
+    {"trials"},
     {"experiment"},
     {"papers"},
     {"run", "cite"},

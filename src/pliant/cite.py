@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from pliant.experiment import Experiment, Setup
 from pliant.words import unknown
@@ -94,11 +95,21 @@ def short(key: str) -> str:
 
 
 def references_used(experiment: Experiment, setup: Setup) -> list[str]:
-    """Keys of what an experiment reproduces and of the interventions, optimizers and diagnostics it uses, once each."""
-    interventions = [member.reference for arm in setup.arms.values() for member in arm.chain]
-    interventions += [arm.optimizer.reference for arm in setup.arms.values() if arm.optimizer.reference]
-    diagnostics = [diagnostic.reference for diagnostic in setup.diagnostics]
-    return list(dict.fromkeys([*experiment.references, *interventions, *diagnostics]))
+    """Keys of what an experiment reproduces and of what its trials are made of, once each."""
+    trials = [arm.trial for arm in setup.arms.values()]
+    return list(dict.fromkeys([*experiment.references, *_references(trials)]))
+
+
+def _references(value: Any) -> Iterator[str]:
+    """The `reference` of every dataclass inside a value, in the order of their fields."""
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _references(part)
+    elif is_dataclass(value):
+        if isinstance(key := getattr(value, "reference", None), str) and key:
+            yield key
+        for field in fields(value):
+            yield from _references(getattr(value, field.name))
 
 
 def parse(text: str) -> dict[str, Entry]:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pliant.functional.statistics import Interval, holm, interval, p_value
-from pliant.results import Results
+from pliant.results import Missing, Results
 
 Verdict = Literal["holds", "fails", "inconclusive"]
 Effect = Callable[[Results], np.ndarray]
@@ -20,7 +20,7 @@ class Checked:
     """A claim with our number: the effect over seeds, its 95 % interval and the verdict.
 
     `p` is one-sided, below 0.025 exactly where the claim holds, NaN where it could not be tested; `adjusted` is Holm's
-    over all claims of the experiment.
+    over all claims of the experiment. `missing` says that the claim reads an arm or a column that is not there.
     """
 
     claim: Claim
@@ -29,6 +29,7 @@ class Checked:
     reason: str = ""
     p: float = float("nan")
     adjusted: float = float("nan")
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,17 @@ class Claim:
     checklist: tuple[int, ...] = ()
 
     def check(self, results: Results) -> Checked:
-        """The verdict on stored results."""
-        values = np.asarray(self.effect(results), dtype=np.float64)
+        """The verdict on stored results; inconclusive where an arm or a column is missing."""
+        try:
+            values = np.asarray(self.effect(results), dtype=np.float64)
+        except Missing as missing:
+            return Checked(self, Interval(np.nan, np.nan, np.nan), "inconclusive", str(missing), missing=True)
         found = interval(values)
         for given in self.given:
-            if given.check(results).verdict != "holds":
-                return Checked(self, found, "inconclusive", f"precondition not met: {given.text}")
+            met = given.check(results)
+            if met.verdict != "holds":
+                reason = met.reason if met.missing else f"precondition not met: {given.text}"
+                return Checked(self, found, "inconclusive", reason, missing=met.missing)
         if len(values) == 1:
             return Checked(self, found, "inconclusive", "one seed")
         if not np.isfinite(values).all():

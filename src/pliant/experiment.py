@@ -7,162 +7,26 @@ import pkgutil
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from pliant.claims import Claim
+from pliant.plots import Look, Plot
 from pliant.results import Results
 from pliant.words import unknown
 
 if typing.TYPE_CHECKING:  # keeps `pliant list` free of torch
-    from torch import nn
-
-    from pliant.causes import Repair
-    from pliant.diagnostics.base import Diagnostic
-    from pliant.interventions import Chain
-    from pliant.optim import Optimizer
-    from pliant.probe import Probe
-    from pliant.tasks import Task
+    from pliant.trials import Trial
 
 TIERS = ("smoke", "laptop", "paper")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One curve of a figure: what is trained how, and a sentence on what it is.
-
-    `task` is its own, of as many steps, where it does not share that of the others.
-    """
+    """What one curve of a figure is: its label, and what trains."""
 
     label: str
-    optimizer: Optimizer
-    chain: Chain
-    task: Task | None = None
-
-
-@dataclass(frozen=True)
-class Probing:
-    """What `pliant.disentangle` measures of every seed, as columns.
-
-    `lost` is the final probe loss less that of fresh networks, `lost/<repair>` what each mechanism took of it, which
-    with `lost/unexplained` sums to `lost`; `probe_baseline` is the constant predictor's loss. Refits use the arm's
-    optimizer, with its state, without the arm's interventions.
-
-    Args:
-        probe: the targets.
-        repairs: the mechanisms.
-        tasks: at the end of which tasks, counted from 0.
-        targets: how many.
-        steps: of each refit.
-        batch_size: of the refits.
-        examples: how many of each seed's examples are the inputs, at most.
-    """
-
-    probe: Probe
-    repairs: tuple[Repair, ...]
-    tasks: tuple[int, ...]
-    targets: int
-    steps: int
-    batch_size: int = 128
-    examples: int = 1024
-
-    @property
-    def num_steps(self) -> int:
-        """Optimizer steps of all refits of a seed, at most: repairs that find nothing to do are left out."""
-        return len(self.tasks) * self.targets * (2 ** len(self.repairs) + 1) * self.steps
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What one tier of an experiment runs, measures, draws and claims.
-
-    Args:
-        task: the stream of tasks.
-        data: name of a data set, or a path of an .npz file.
-        net: a function of (input shape, number of outputs) that builds the network.
-        arms: by name; the first is the baseline.
-        diagnostics: measured at the end of every task and at every `measure_every` steps.
-        measure_every: 0 measures at task ends only.
-        dense: for so many steps after a switch, the update norm and the batch loss are kept at every step.
-        evaluate: how many of each seed's examples accuracy and diagnostics look at, at most.
-        standardize: inputs with mean 0 and variance 1 a channel; otherwise scaled to [0, 1].
-        panels: what the figure shows.
-        heat_map: what it shows instead, where there are too many arms for lines.
-        areas: what it shows instead, where a quantity has parts.
-        probing: what is asked about causes, and when.
-        claims: what the paper says.
-        deviations: where we depart from the paper.
-    """
-
-    task: Task
-    data: str
-    net: Callable[[tuple[int, ...], int], nn.Module]
-    arms: dict[str, Arm]
-    diagnostics: tuple[Diagnostic, ...]
-    claims: tuple[Claim, ...]
-    panels: tuple[Panel, ...]
-    deviations: tuple[str, ...]
-    columns: tuple[Column, ...] = ()
-    heat_map: HeatMap | None = None
-    areas: Areas | None = None
-    probing: Probing | None = None
-    measure_every: int = 0
-    dense: int = 0
-    evaluate: int = 4096
-    standardize: bool = True
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One set of axes: a metric over tasks or steps, a line an arm, bands over seeds.
-
-    Args:
-        column: the metric.
-        label: of the vertical axis, with units.
-        over: `"task"` draws values at task ends, `"step"` all that was measured.
-        log: logarithmic vertical axis.
-        limits: of the vertical axis.
-        marks: values the paper reports, by text.
-    """
-
-    column: str
-    label: str
-    over: Literal["task", "step"] = "task"
-    log: bool = False
-    limits: tuple[float, float] | None = None
-    marks: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """A cell an arm, coloured by a metric at the end of the last task, mean over seeds.
-
-    Args:
-        column: the metric.
-        label: what it is, with units.
-        headings: of the columns.
-        rows: the arms of each row by its label, None where there is no such arm; drawn in the order of the first.
-        limits: of the colours.
-    """
-
-    column: str
-    label: str
-    headings: tuple[str, ...]
-    rows: Mapping[str, tuple[str | None, ...]]
-    limits: tuple[float, float] = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Areas:
-    """A set of axes an arm: the parts of a quantity on top of each other, means over seeds; negative parts below 0.
-
-    Args:
-        label: of the vertical axis, with units.
-        parts: columns by what they are called; empty where they were not measured.
-    """
-
-    label: str
-    parts: Mapping[str, str]
+    trial: Trial
 
 
 @dataclass(frozen=True)
@@ -173,6 +37,41 @@ class Column:
     column: str
     task: Literal["first", "last"] = "last"
     digits: int = 2
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one tier of an experiment trains, draws and claims.
+
+    Args:
+        arms: by name; the first is the baseline.
+        plots: the pictures.
+        table: columns of the closing table.
+        claims: what the paper says.
+        deviations: where we depart from the paper.
+    """
+
+    arms: dict[str, Arm]
+    plots: tuple[Plot, ...]
+    table: tuple[Column, ...]
+    claims: tuple[Claim, ...]
+    deviations: tuple[str, ...]
+
+    @property
+    def look(self) -> Look:
+        """How the arms look in every picture."""
+        return Look({name: arm.label for name, arm in self.arms.items()})
+
+    @property
+    def data(self) -> str:
+        """The data sets of the trials, by name."""
+        named = (str(arm.trial.data) for arm in self.arms.values() if hasattr(arm.trial, "data"))  # type: ignore[attr-defined]
+        return ", ".join(dict.fromkeys(named))
+
+    def columns(self) -> list[str]:
+        """The columns that plots and table read."""
+        plotted = [name for plot in self.plots for name in plot.columns()]
+        return list(dict.fromkeys([*(column.column for column in self.table), *plotted]))
 
 
 @dataclass(frozen=True)

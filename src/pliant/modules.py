@@ -121,6 +121,23 @@ def redraw(module: nn.Module, only: Collection[str] | None = None) -> None:
         )
 
 
+def drawn_by_layers(build: Callable[[], nn.Module]) -> bool:
+    """Whether what a function builds is what the `reset_parameters` of its layers draw, number for number.
+
+    >>> drawn_by_layers(lambda: nn.Linear(2, 1))
+    True
+    """
+    with seeded(0):
+        module = uncompiled(build())
+    built = {name: p.detach().clone() for name, p in module.named_parameters()}
+    try:
+        with seeded(0):
+            redraw(module)
+    except ValueError:
+        return False  # some layer cannot draw itself
+    return all(torch.equal(p, built[name]) for name, p in module.named_parameters())
+
+
 def purified(module: nn.Module) -> nn.Module:
     """A copy on the CPU that is a function of its inputs: no dropout; batch normalisation by each batch's statistics.
 

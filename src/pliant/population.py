@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +34,15 @@ class Member:
     seed: int
     optimizer: Optimizer
     chain: Chain = field(default_factory=Chain)
+
+
+class Observer(Protocol):
+    """What looks at one network: a `Diagnostic`, or anything else with its two parts."""
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def measure(self, seen: Observation) -> dict[str, Tensor]: ...
 
 
 @dataclass
@@ -189,7 +198,7 @@ class Population:
 
     def measure(
         self,
-        diagnostics: Iterable[Diagnostic],
+        diagnostics: Iterable[Diagnostic | Observer],
         state: PopulationState,
         x: Tensor,
         y: Tensor,

@@ -12,6 +12,16 @@ def unknown(what: str, got: str, known: Sequence[str]) -> str:
     >>> unknown("tier", "labtop", ["smoke", "laptop"])
     "unknown tier 'labtop': did you mean 'laptop'? (smoke, laptop)"
     """
-    near = difflib.get_close_matches(got, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    found = difflib.get_close_matches(got, known, n=1, cutoff=0.4)
+    hint = f"did you mean {found[0]!r}? " if found else ""
     return f"unknown {what} {got!r}: {hint}({', '.join(known)})"
+
+
+def near(got: str, known: Sequence[str]) -> str:
+    """What may have been meant, as the end of a sentence; nothing where no name comes near.
+
+    >>> near("labtop", ["smoke", "laptop"]), near("x", ["smoke"])
+    (", did you mean 'laptop'?", '')
+    """
+    found = difflib.get_close_matches(got, known, n=1, cutoff=0.6)
+    return f", did you mean {found[0]!r}?" if found else ""

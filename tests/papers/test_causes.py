@@ -18,6 +18,7 @@ from pliant.population import Member, Population
 from pliant.report import figures
 from pliant.results import Results
 from pliant.run.train import train
+from pliant.trials import Mechanisms
 
 
 def table(parts, lost, baseline=0.5, tasks=4, asked=(1, 3), diverged=-1):
@@ -33,6 +34,12 @@ def table(parts, lost, baseline=0.5, tasks=4, asked=(1, 3), diverged=-1):
         "accuracy": np.where(step % 10 == 0, 0.5, np.nan),
         "diverged_at": np.full(len(step), diverged),
     }
+
+
+def mechanisms(setup):
+    """What the arms of an experiment are asked about causes."""
+    (found,) = {m for arm in setup.arms.values() for m in arm.trial.measures if isinstance(m, Mechanisms)}
+    return found
 
 
 def made(arms, columns, seeds=3, **rest):
@@ -54,15 +61,16 @@ def test_causes_are_asked_for_at_evenly_spaced_tasks_and_the_last():
     laptop = causes.EXPERIMENT.settings("laptop")
     for tasks, checkpoints, asked in ((50, 5, (9, 19, 29, 39, 49)), (7, 3, (1, 4, 6)), (4, 1, (3,))):
         settings = replace(laptop, num_tasks=tasks, checkpoints=checkpoints)
-        assert causes.EXPERIMENT.setup(settings).probing.tasks == asked
+        assert mechanisms(causes.EXPERIMENT.setup(settings)).when.tasks == asked
     for tier in causes.EXPERIMENT.tiers:
         settings = causes.EXPERIMENT.settings(tier)
         setup = causes.EXPERIMENT.setup(settings)
-        assert len(setup.probing.tasks) == settings.checkpoints
-        assert setup.probing.tasks[-1] == setup.task.num_tasks - 1
-        assert setup.probing.probe.classes == 10
-        assert {f"lost/{repair.name}" for repair in setup.probing.repairs} < set(setup.areas.parts.values())
-        assert set(setup.areas.parts.values()) <= {column.column for column in setup.columns}
+        asked = mechanisms(setup)
+        assert len(asked.when.tasks) == settings.checkpoints
+        assert asked.when.tasks[-1] == setup.arms["none"].trial.task.num_tasks - 1
+        assert asked.probe.classes == 10
+        assert {f"lost/{repair.name}" for repair in asked.repairs} < set(setup.plots[0].columns())
+        assert set(setup.plots[0].columns()) <= {column.column for column in setup.table}
 
 
 SHARES = {
@@ -93,10 +101,10 @@ def test_the_figure_stacks_what_each_mechanism_took():
     shares = dict(zip(arms, SHARES.values(), strict=True))
     shares[arms[1]] = (0.3, {"norm": 1.5, "units": -0.2})  # negative parts hang below 0
     results = made(shares, causes.PARTS)
-    drawn = figures.figure(causes.EXPERIMENT, setup, results)
+    drawn = figures.figure("title", setup.plots, results, setup.look)
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in drawn.axes]
     assert titles == [arm.label for arm in setup.arms.values()]
-    assert figures.svg(drawn) == figures.svg(figures.figure(causes.EXPERIMENT, setup, results))
+    assert figures.svg(drawn) == figures.svg(figures.figure("title", setup.plots, results, setup.look))
 
     def ends(axes):
         points = np.concatenate([path.vertices for area in axes.collections for path in area.get_paths()])
@@ -112,9 +120,10 @@ def test_the_figure_stacks_what_each_mechanism_took():
 def test_probing_leaves_training_alone_and_its_parts_sum_up():
     settings = causes.EXPERIMENT.settings("smoke", ["num_tasks=2", "checkpoints=1", "steps=5", "every=20"])
     setup = causes.EXPERIMENT.setup(settings)
-    arm = setup.arms["none"]
-    found = train(setup, arm, [0, 1]).tables
-    plain = train(replace(setup, probing=None), arm, [0, 1]).tables
+    trial = setup.arms["none"].trial
+    found = train(trial, [0, 1]).tables
+    asked = mechanisms(setup)
+    plain = train(replace(trial, measures=tuple(m for m in trial.measures if m != asked)), [0, 1]).tables
     for seed in (0, 1):
         for name, values in plain[seed].items():
             if name != "elapsed_seconds":
@@ -160,8 +169,8 @@ def test_every_planted_cause_has_an_arm_a_claim_and_a_repair():
     setup = planted.EXPERIMENT.setup(planted.EXPERIMENT.settings("laptop"))
     assert list(setup.arms) == list(FOUND)
     assert set(planted.PLANTED) < {repair.name for repair in REPAIRS}
-    assert setup.probing.tasks == (setup.task.num_tasks - 1,)
-    assert set(setup.areas.parts.values()) == {f"lost/{repair.name}" for repair in REPAIRS} | {"lost/unexplained"}
+    assert mechanisms(setup).when.tasks == (setup.arms["units"].trial.task.num_tasks - 1,)
+    assert set(setup.plots[0].columns()) == {f"lost/{repair.name}" for repair in REPAIRS} | {"lost/unexplained"}
     assert find("toolbox/planted") is planted.EXPERIMENT
     assert find("toolbox/causes") is causes.EXPERIMENT
 

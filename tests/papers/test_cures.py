@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from pliant.experiment import HeatMap, find
+from pliant.experiment import find
 from pliant.interventions import registered
 from pliant.optim import Optimizer
 from pliant.papers.toolbox.cures import EXPERIMENT, cures
+from pliant.plots import Cells, Look
 from pliant.report import figures
 from pliant.results import Results
 
@@ -22,12 +23,13 @@ def test_names_are_unique_and_every_arm_is_in_the_map():
     setup = EXPERIMENT.setup(EXPERIMENT.settings("laptop"))
     names = [cure.name for cure in cures()]
     assert len(set(names)) == len(names)
-    shown = {arm for row in setup.heat_map.rows.values() for arm in row if arm is not None}
+    (cells,) = setup.plots
+    shown = {arm for row in cells.rows.values() for arm in row if arm is not None}
     assert shown == set(setup.arms)
-    assert setup.heat_map.rows["no intervention"] == ("none", "layer_norm")
-    assert setup.heat_map.rows["batch norm"] == ("batch_norm", None)
+    assert cells.rows["no intervention"] == ("none", "layer_norm")
+    assert cells.rows["batch norm"] == ("batch_norm", None)
     assert len(setup.claims) == 7
-    assert setup.task.num_tasks > 10  # at least 10 relabellings
+    assert setup.arms["none"].trial.task.num_tasks > 10  # at least 10 relabellings
 
 
 def test_a_subset_is_asked_for_by_name():
@@ -43,17 +45,16 @@ def test_the_heat_map_ranks_rows_and_leaves_holes():
 
     values = {("a", 0): 0.25, ("a", 1): 0.75, ("b", 0): 0.9, ("b", 1): 0.9, ("c", 0): 0.1, ("c", 1): np.nan}
     results = Results({key: table(value) for key, value in values.items()})
-    about = HeatMap(
-        "accuracy", "accuracy", ("alone", "with"), {"A": ("a", None), "B": ("b", "missing"), "C": ("c", "a")}
-    )
-    drawn = figures.heat_map("title", about, results)
+    about = Cells("accuracy", "accuracy", ("alone", "with"), {"A": ("a", None), "B": ("b", "missing"), "C": ("c", "a")})
+    look = Look({"a": "A", "b": "B", "c": "C"})
+    drawn = figures.figure("title", [about], results, look)
     axes = drawn.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["B", "A", "C"]
     texts = [text.get_text() for text in axes.texts]
     assert texts[0] == "0.90 ± 0.00"
     assert texts[1].startswith("0.50 ± 3.1")
     assert len(texts) == 3  # a diverged mean is empty
-    assert figures.svg(drawn) == figures.svg(figures.heat_map("title", about, results))
+    assert figures.svg(drawn) == figures.svg(figures.figure("title", [about], results, look))
 
 
 def test_the_experiment_is_listed():

@@ -9,12 +9,15 @@ import numpy as np
 
 from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits
-from pliant.experiment import Arm, Column, Experiment, Panel, Setup
+from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.interventions import L2, Chain
+from pliant.nets import MLP
 from pliant.optim import Adam
+from pliant.plots import Lines
 from pliant.results import Results
 from pliant.run.store import Store
 from pliant.tasks import RandomLabels
+from pliant.trials import Numbers, Supervised, When
 
 RUN = {
     "arms": ["none", "l2"],
@@ -47,24 +50,30 @@ CLAIMS = (
         given=(Claim("nothing reaches 2", lambda r: last(r, "none"), 2.0, ours=True),),
     ),
 )
+TRIAL = Supervised(
+    RandomLabels(num_examples=8, batch_size=4, every=10, num_tasks=5), "digits", MLP, Adam(),
+    measures=(Numbers((DeadUnits(),), When(every=5)),),
+)  # fmt: skip
+
+
+def arms(data: str = "digits") -> dict[str, Arm]:
+    trial = replace(TRIAL, data=data)
+    return {"none": Arm("no intervention", trial), "l2": Arm("L2 <b>&", replace(trial, chain=Chain(L2(0.5))))}
+
+
 SETUP = Setup(
-    task=RandomLabels(num_examples=8, batch_size=4, every=10, num_tasks=5),
-    data="digits",
-    net=lambda shape, outputs: None,  # type: ignore[arg-type, return-value]
-    arms={"none": Arm("no intervention", Adam(), Chain()), "l2": Arm("L2 <b>&", Adam(), Chain(L2(0.5)))},
-    diagnostics=(DeadUnits(),),
+    arms=arms(),
     claims=CLAIMS,
-    panels=(
-        Panel("accuracy", "accuracy", limits=(0, 1), marks={"paper": 0.4}),
-        Panel("norm", "norm", over="step", log=True),
+    plots=(
+        Lines("accuracy", "accuracy", limits=(0, 1), marks={"paper": 0.4}),
+        Lines("norm", "norm", over="step", log=True),
     ),
     deviations=("P1 has <script>alert(1)</script> & more.",),
-    columns=(
+    table=(
         Column("first\ntask", "accuracy", "first"),
         Column("accu-\nracy", "accuracy"),
         Column("norm", "norm", digits=1),
     ),
-    measure_every=5,
 )
 EXPERIMENT = Experiment(
     id="made/up",
@@ -72,7 +81,7 @@ EXPERIMENT = Experiment(
     figure="P1 figure 0",
     references=("lyle2023",),
     tiers={"laptop": Settings()},
-    setup=lambda settings: replace(SETUP, data=settings.data),
+    setup=lambda settings: replace(SETUP, arms=arms(settings.data)),
     sentences=lambda results: dict.fromkeys(results.arms, "did <i>something</i>."),
 )
 
@@ -84,7 +93,7 @@ def results(
     tables = {}
     for position, arm in enumerate(SETUP.arms):
         for seed in range(seeds):
-            step = np.arange(1, every * SETUP.task.num_tasks + 1)
+            step = np.arange(1, every * tasks + 1)
             task = (step - 1) // every
             end = step % every == 0
             accuracy = 0.5 + 0.3 * position - 0.02 * task + 0.01 * (1 + position) * (seed - 1)

@@ -12,9 +12,9 @@ import pytest
 
 from pliant.causes import REPAIRS, Causes
 from pliant.functional.statistics import Interval
+from pliant.numbers import MINUS
 from pliant.probe import Plasticity
 from pliant.report import causes_page
-from pliant.report.numbers import MINUS
 from tests.report.test_page import Reader
 
 UNITS, NORM, HEAD = 0.5, 0.3, -0.1  # recovered by each alone, and together their sum

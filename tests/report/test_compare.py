@@ -12,7 +12,7 @@ from rich.console import Console
 from pliant.functional.statistics import interval
 from pliant.report.compare import compare, comparison_data, differences, grids, print_comparison
 from pliant.report.compare_page import compare_page, overlay
-from pliant.report.figures import draw
+from pliant.report.figures import figure
 from pliant.report.stored import Stored
 from pliant.results import Results
 from tests.report.stores import KNOWN, run
@@ -84,9 +84,9 @@ def test_arms_without_a_counterpart_are_compared_with_the_first(tmp_path: Path, 
     made = compare([two[0], run(tmp_path, arms=["both"], made=Results(tables), experiment=other)])
     (only,) = made.differences
     assert only.label == "B L2 <b>& \N{MINUS SIGN} A no intervention"
-    setup, lines = overlay(made)
-    assert [line.arm for line in lines[0]] == ["none", "l2", "both"]
-    assert len(setup.panels) == 1
+    drawn = overlay(made)
+    assert drawn.results[0].arms == ["none", "l2", "both"] == list(drawn.look.labels)
+    assert len(drawn.plots) == 1
     Reader(compare_page(made))
 
 
@@ -133,13 +133,13 @@ def test_for_programs_and_papers(two: list[Stored]) -> None:
 
 def test_runs_that_share_arms_are_laid_over_each_other(two: list[Stored]) -> None:
     made = compare(two)
-    setup, lines = overlay(made, "norm")
-    assert [panel.label for panel in setup.panels] == ["no intervention", "L2 <b>&"]
-    assert [[line.arm for line in drawn] for drawn in lines] == [["A", "B"], ["A", "B"]]
-    assert [arm.label for arm in setup.arms.values()] == ["A  l2=0.5", "B  l2=0.25"]
-    assert setup.panels[0].limits == setup.panels[1].limits
-    assert all(panel.log and panel.over == "task" for panel in setup.panels)
-    draw("norm", setup, list(setup.arms), lines).draw_without_rendering()
+    plots, each, look = overlay(made, "norm")
+    assert [plot.title for plot in plots] == ["no intervention", "L2 <b>&"]
+    assert [results.arms for results in each] == [["A", "B"], ["A", "B"]]
+    assert list(look.labels.values()) == ["A  l2=0.5", "B  l2=0.25"]
+    assert plots[0].limits == plots[1].limits
+    assert all(plot.log and plot.over == "task" for plot in plots)
+    figure("norm", plots, each, look).draw_without_rendering()
 
 
 def test_the_page_is_self_contained_and_repeatable(two: list[Stored]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pliant.report.formats import Grid, escape_latex, escape_markdown, latex, markdown
+from pliant.formats import Grid, escape_latex, escape_markdown, latex, markdown
 from pliant.report.tables import claims_grid, closing_grid
 from tests.report.synthetic import SETUP, results
 

@@ -60,7 +60,7 @@ def test_rows_that_nobody_reads_go(tmp_path: Path) -> None:
     claims = (
         replace(SETUP.claims[0], effect=lambda r: np.array([np.nansum(r.tables["l2", s]["dead/1"]) for s in r.seeds])),
     )
-    setup = replace(SETUP, panels=SETUP.panels[:1], columns=SETUP.columns[:1], claims=claims)
+    setup = replace(SETUP, plots=SETUP.plots[:1], table=SETUP.table[:1], claims=claims)
     experiment = replace(KNOWN["made/up"], setup=lambda settings: setup)
     one = run(tmp_path / "runs", made=more(results()), experiment=experiment)
     found = opened(keep(one, tmp_path / "results").folder, {"made/up": experiment}).results
@@ -72,7 +72,7 @@ def test_rows_that_nobody_reads_go(tmp_path: Path) -> None:
 
 def test_a_claim_that_needs_what_is_dropped_is_named(tmp_path: Path) -> None:
     claims = (replace(SETUP.claims[0], effect=lambda r: np.array([len(r.tables["l2", s]["step"]) for s in r.seeds])),)
-    setup = replace(SETUP, panels=SETUP.panels[:1], columns=SETUP.columns[:1], claims=claims)
+    setup = replace(SETUP, plots=SETUP.plots[:1], table=SETUP.table[:1], claims=claims)
     one = run(tmp_path / "runs", experiment=replace(KNOWN["made/up"], setup=lambda settings: setup))
     with pytest.raises(ValueError, match=r"'L2 ends above nothing\.' needs rows"):
         keep(one, tmp_path / "results")

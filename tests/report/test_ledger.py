@@ -12,7 +12,7 @@ from pliant.experiment import Experiment, experiments
 from pliant.papers.checklist import CHECKLIST, line
 from pliant.report.ledger import evidence, ledger, standing, write_ledger
 from tests.report.stores import KNOWN, written
-from tests.report.synthetic import SETUP, Settings, results
+from tests.report.synthetic import SETUP, Settings, arms, results
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def linked(experiment: Experiment, numbers: dict[str, tuple[int, ...]]) -> Exper
         Linked(c.text, c.effect, c.threshold, c.paper, c.ours, c.given, checklist=numbers.get(c.text, ()))
         for c in SETUP.claims
     )
-    return replace(experiment, setup=lambda settings: replace(SETUP, data=settings.data, claims=claims))
+    return replace(experiment, setup=lambda settings: replace(SETUP, arms=arms(settings.data), claims=claims))
 
 
 LINKED = {"made/up": linked(KNOWN["made/up"], {"L2 ends above nothing.": (3, 37), "Nothing ends above L2.": (37,)})}
@@ -93,7 +93,7 @@ def test_claims_beyond_the_list_and_runs_without_a_verdict_are_said(text: str) -
     beyond, silent = text[text.index("beyond this list") :].split("## Runs that give no verdict")
     assert "L2 ends above 0.99. `made/up`, needs more than 0.99 (our threshold)" in beyond
     assert "**inconclusive** (precondition not met: nothing reaches 2)" in beyond
-    assert re.search(r"- made/up/laptop-\w{8}: claims need all arms; missing: none\n", silent)
+    assert re.search(r"- made/up/laptop-\w{8}: has none of the arms that claims read, but l2\n", silent)
 
 
 def test_it_fits_120_columns_and_markdown_takes_nothing_for_markup(root: Path, text: str) -> None:

@@ -149,7 +149,7 @@ def test_one_seed_and_diverged_seeds(tmp_path: Path, r: Results) -> None:
 
 def test_no_columns_no_sentences_no_deviations(tmp_path: Path) -> None:
     bare = replace(EXPERIMENT, sentences=None, figure="our own")
-    setup = replace(SETUP, columns=(), deviations=(), claims=())
+    setup = replace(SETUP, table=(), deviations=(), claims=())
     written = page(bare, setup, store(tmp_path), results(), [], RUN)
     Reader(written)
     assert "What happened" not in written

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from pliant import cite
+from pliant.claims import Claim
 from pliant.experiment import experiments
 from pliant.report.stored import Columns, bibliography, find_run, opened
 from pliant.run.files import read_json, write_json
 from tests.report.stores import KNOWN, run, written
-from tests.report.synthetic import Settings, results
+from tests.report.synthetic import SETUP, Settings, results
 
 
 def test_a_run_is_what_was_asked_for_with_its_numbers(tmp_path: Path) -> None:
@@ -89,9 +90,14 @@ def test_missing_and_altered_numbers_are_refused(tmp_path: Path) -> None:
         _ = whole.results
 
 
-def test_claims_need_all_arms(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="missing: none: run again without --arms"):
-        run(tmp_path, arms=["l2"]).checked()
+def test_a_claim_needs_the_arms_that_it_reads(tmp_path: Path) -> None:
+    own = Claim("L2 ends above 0.", lambda r: r.last("l2", "accuracy"))
+    setup = replace(SETUP, claims=(*SETUP.claims, own))
+    some = run(tmp_path, arms=["l2"], experiment=replace(KNOWN["made/up"], setup=lambda settings: setup))
+    checked = some.checked()
+    assert [one.verdict for one in checked] == ["inconclusive"] * 3 + ["holds"]
+    assert checked[0].reason == "arm 'none' was not run"
+    assert [one.missing for one in checked] == [True, True, True, False]
 
 
 def test_a_run_is_found_by_folder_or_experiment(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_diverged_seed_is_said() -> None:
 @pytest.mark.parametrize("width", [80, 60])
 @pytest.mark.parametrize("columns", [1, 3, 6])
 def test_the_closing_table_fits_and_loses_no_number(columns: int, width: int) -> None:
-    setup = replace(SETUP, columns=tuple(Column("accu-\nracy", "accuracy") for _ in range(columns)))
+    setup = replace(SETUP, table=tuple(Column("accu-\nracy", "accuracy") for _ in range(columns)))
     shown = printed(print_closing, setup, results(), width=width)
     assert max(map(len, shown.splitlines())) <= width
     assert "…" not in shown
@@ -102,7 +102,7 @@ def test_claims_for_programs_are_json(made: Results) -> None:
 
 def test_a_column_that_was_not_measured_is_named() -> None:
     with pytest.raises(ValueError, match="did you mean 'accuracy'"):
-        closing(replace(SETUP, columns=(Column("x", "acuracy"),)), results())
+        closing(replace(SETUP, table=(Column("x", "acuracy"),)), results())
 
 
 def test_no_claims() -> None:

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pliant.experiment import experiments
+from pliant.experiment import Arm, experiments
 from pliant.interventions import L2, Chain, LayerNorm, ReDo
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam
@@ -111,7 +111,7 @@ def test_import_paths_are_those_of_packages() -> None:
     assert canonical(Colour.RED).endswith("test_identity.Colour.RED")
     assert canonical(Rate(0.5).__call__) == f"{canonical(Rate)}(rate=0.5).__call__"
     planted = experiments()["toolbox/planted"].setup(experiments()["toolbox/planted"].tiers["smoke"]).arms["units"]
-    assert canonical(planted.chain) == "(pliant.papers.toolbox.planted.KillUnits(at=100),)"
+    assert canonical(planted.trial.chain) == "(pliant.papers.toolbox.planted.KillUnits(at=100),)"
 
 
 def test_defaults_of_factories_count_and_numbers_of_numpy_are_numbers() -> None:
@@ -144,28 +144,26 @@ def test_what_has_no_import_path_is_refused() -> None:
 def test_what_is_trained_is_told_by_part() -> None:
     experiment = experiments()["lyle2024/swiss_cheese"]
     setup = experiment.setup(experiment.tiers["smoke"])
-    found = definition(setup, setup.arms["l2"])
-    assert found["interventions"] == "(pliant.interventions.L2(normalisers=True, strength=0.001),)"
+    found = definition(setup.arms["l2"])
+    assert found["chain"] == "(pliant.interventions.L2(normalisers=True, strength=0.001),)"
     assert found["net"] == "pliant.nets.MLP[hidden=(32, 32)]"
     assert "standardize" not in found
-    edited = replace(setup.arms["l2"], chain=Chain(L2(0.07, normalisers=True)), label="another label")
-    (told,) = differences(found, definition(setup, edited))
+    trial = setup.arms["l2"].trial
+    edited = Arm("another label", replace(trial, chain=Chain(L2(0.07, normalisers=True))))
+    (told,) = differences(found, definition(edited))
     assert told == (
-        "interventions (pliant.interventions.L2(normalisers=True, strength=0.001),), "
+        "chain (pliant.interventions.L2(normalisers=True, strength=0.001),), "
         "here (pliant.interventions.L2(normalisers=True, strength=0.07),)"
     )
-    shown = replace(setup, claims=(), panels=(), columns=(), deviations=())
-    assert differences(found, definition(shown, setup.arms["l2"])) == []
-    assert differences(found, definition(replace(setup, standardize=False), setup.arms["l2"])) == [
-        "standardize the default, here False"
-    ]
+    raw = Arm("L2", replace(trial, standardize=False))
+    assert differences(found, definition(raw)) == ["standardize the default, here False"]
 
 
 def test_every_arm_of_every_experiment_has_a_definition_of_its_own() -> None:
     for experiment in experiments().values():
         for settings in experiment.tiers.values():
             setup = experiment.setup(settings)
-            found = [definition(setup, arm) for arm in setup.arms.values()]
+            found = [definition(arm) for arm in setup.arms.values()]
             assert len({str(one) for one in found}) == len(found)
 
 

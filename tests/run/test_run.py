@@ -21,10 +21,11 @@ from torch import nn
 import pliant.run.sweep as sweep_module
 from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits, ParameterNorm
-from pliant.experiment import Arm, Column, Experiment, Panel, Setup
+from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.interventions import L2, Chain, ShrinkAndPerturb, WeightNormRescale
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam, RMSProp
+from pliant.plots import Lines
 from pliant.run import files
 from pliant.run.checkpoint import Checkpoint, Damaged, conditions
 from pliant.run.files import read_json, write_json
@@ -32,6 +33,7 @@ from pliant.run.store import Store, latest
 from pliant.run.sweep import plan, sweep
 from pliant.run.train import Interrupted, train
 from pliant.tasks import RandomLabels
+from pliant.trials import Fit, Numbers, Steps, Supervised, When
 
 
 @dataclass(frozen=True)
@@ -44,31 +46,29 @@ def net(shape: tuple[int, ...], outputs: int) -> nn.Module:
     return MLP(shape, outputs, hidden=(8,))
 
 
+def trial(settings: Settings) -> Supervised:
+    task = RandomLabels(num_examples=40, batch_size=10, every=settings.every, num_tasks=3)
+    often = When(every=2)
+    measures = (Fit(often), Numbers((DeadUnits(), ParameterNorm()), often), Steps(When(first=1)))
+    return Supervised(task, "digits", net, SGD(settings.rate), measures=measures)
+
+
 def setup(settings: Settings) -> Setup:
+    plain = trial(settings)
     return Setup(
-        task=RandomLabels(num_examples=40, batch_size=10, every=settings.every, num_tasks=3),
-        data="digits",
-        net=net,
-        arms={
-            "plain": Arm("plain", SGD(settings.rate), Chain()),
-            "l2": Arm("L2", SGD(settings.rate), Chain(L2(1e-2))),
-        },
-        diagnostics=(DeadUnits(), ParameterNorm()),
+        arms={"plain": Arm("plain", plain), "l2": Arm("L2", replace(plain, chain=Chain(L2(1e-2))))},
         claims=(
             Claim("l2 shrinks", lambda r: r.ends("plain", "norm_ratio")[:, -1] - r.ends("l2", "norm_ratio")[:, -1]),
         ),
-        panels=(Panel("accuracy", "accuracy"),),
-        columns=(Column("last", "accuracy"),),
+        plots=(Lines("accuracy", "accuracy"),),
+        table=(Column("last", "accuracy"),),
         deviations=(),
-        measure_every=2,
-        dense=1,
     )
 
 
 def broken(settings: Settings) -> Setup:
     made = setup(settings)
-    arms = {**made.arms, "broken": Arm("broken", SGD(1.0), Chain(Broken()))}
-    return replace(made, arms=arms)
+    return replace(made, arms={**made.arms, "broken": Arm("broken", replace(trial(settings), chain=Chain(Broken())))})
 
 
 class Broken(L2):
@@ -89,8 +89,7 @@ def store(root: Path, experiment: Experiment = EXPERIMENT, **changes: float) -> 
 
 
 def test_rows_say_what_was_measured_when() -> None:
-    made = setup(Settings())
-    table = train(made, made.arms["plain"], [0, 1]).tables[1]
+    table = train(trial(Settings()), [0, 1]).tables[1]
     assert table["step"].tolist() == [1, 2, 4, 5, 6, 8, 10, 11, 12, 14, 15]  # dense, every second, and task ends
     assert table["step"][table["end"]].tolist() == [5, 10, 15]
     assert table["task"].tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
@@ -101,15 +100,14 @@ def test_rows_say_what_was_measured_when() -> None:
 
 
 def test_the_same_pack_trains_to_the_same_numbers_and_seeds_differ() -> None:
-    made = setup(Settings())
-    one, two = (train(made, made.arms["plain"], [3, 4]).tables for _ in range(2))
+    one, two = (train(trial(Settings()), [3, 4]).tables for _ in range(2))
     np.testing.assert_array_equal(one[3]["batch_loss"], two[3]["batch_loss"])
     assert one[3]["batch_loss"][0] != one[4]["batch_loss"][0]
 
 
 def test_accuracy_and_loss_are_those_of_the_trained_network() -> None:
-    made = replace(setup(Settings()), measure_every=0, dense=0)
-    table = train(made, made.arms["plain"], [0], dtype=torch.float64).tables[0]
+    made = replace(trial(Settings()), measures=(Fit(),))
+    table = train(made, [0], dtype=torch.float64).tables[0]
     stream = made.task.bind(__import__("pliant.data").data.load("digits"), [0], dtype=torch.float64)
     from pliant.network import Network
 
@@ -127,9 +125,7 @@ def test_accuracy_and_loss_are_those_of_the_trained_network() -> None:
 
 
 def test_a_member_that_diverges_is_marked_and_the_others_go_on() -> None:
-    made = setup(Settings())
-    arm = Arm("", SGD(1e30), Chain())
-    tables = train(made, arm, [0, 1]).tables
+    tables = train(replace(trial(Settings()), optimizer=SGD(1e30)), [0, 1]).tables
     assert (tables[0]["diverged_at"] >= 0).all()
     after = tables[0]["step"] > tables[0]["diverged_at"][0]
     assert np.isnan(tables[0]["accuracy"][after]).all()
@@ -160,7 +156,9 @@ def test_a_pack_of_another_shape_is_trained_anew(tmp_path: Path) -> None:
     sweep(kept, setup(Settings()), ["plain"], 1)
     done = sweep(kept, setup(Settings()), ["plain"], 2)
     assert (done.finished, done.kept) == (1, 0)
-    assert plan(["a", "b"], 7)[1] == ("a", (5, 6))
+    made = setup(Settings())
+    assert plan(made, ["plain", "l2"], 7)[1] == ("plain", (5, 6))
+    assert plan(replace(made, arms={"a": Arm("a", replace(trial(Settings()), together=2))}), ["a"], 3)[1] == ("a", (2,))
 
 
 def test_a_failed_pack_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
@@ -228,22 +226,18 @@ def interrupted_at(step: int) -> object:
 def test_an_interrupted_training_equals_an_uninterrupted_one_bitwise(
     tmp_path: Path, arm: str, seeds: list[int]
 ) -> None:
-    made = replace(
-        setup(Settings(every=60)),
-        arms={
-            "adam": Arm("", Adam(1e-3, eps_root=1e-3), Chain()),
-            "everything": Arm(
-                "", RMSProp(1e-3, centered=True), Chain(L2(1e-3), ShrinkAndPerturb(0.9, 0.1), WeightNormRescale())
-            ),
-        },
-        dense=3,
-    )
-    whole = train(made, made.arms[arm], seeds).tables
+    made = trial(Settings(every=60))
+    if arm == "adam":
+        made = replace(made, optimizer=Adam(1e-3, eps_root=1e-3))
+    else:
+        chain = Chain(L2(1e-3), ShrinkAndPerturb(0.9, 0.1), WeightNormRescale())
+        made = replace(made, optimizer=RMSProp(1e-3, centered=True), chain=chain)
+    whole = train(made, seeds).tables
     checkpoint = Checkpoint(tmp_path / "c.safetensors", conditions("cpu", seeds))
     for stop in (50, 100):
         with pytest.raises(Interrupted):
-            train(made, made.arms[arm], seeds, checkpoint=checkpoint, on_progress=interrupted_at(stop))
-    resumed = train(made, made.arms[arm], seeds, checkpoint=checkpoint).tables
+            train(made, seeds, checkpoint=checkpoint, on_progress=interrupted_at(stop))
+    resumed = train(made, seeds, checkpoint=checkpoint).tables
     for seed in seeds:
         assert list(whole[seed]) == list(resumed[seed])
         for name in whole[seed]:
@@ -252,11 +246,11 @@ def test_an_interrupted_training_equals_an_uninterrupted_one_bitwise(
     assert (np.diff(resumed[seeds[0]]["elapsed_seconds"]) > 0).all()
 
 
-def stopped_checkpoint(folder: Path) -> tuple[Setup, Checkpoint]:
-    made = setup(Settings(every=60))
+def stopped_checkpoint(folder: Path) -> tuple[Supervised, Checkpoint]:
+    made = trial(Settings(every=60))
     checkpoint = Checkpoint(folder / "c.safetensors", conditions("cpu", [0]))
     with pytest.raises(Interrupted):
-        train(made, made.arms["plain"], [0], checkpoint=checkpoint, on_progress=interrupted_at(50))
+        train(made, [0], checkpoint=checkpoint, on_progress=interrupted_at(50))
     return made, checkpoint
 
 
@@ -264,11 +258,11 @@ def test_a_resume_under_other_conditions_is_refused_with_what_to_do(tmp_path: Pa
     made, checkpoint = stopped_checkpoint(tmp_path)
     other = Checkpoint(checkpoint.path, {**checkpoint.conditions, "threads": 7})
     with pytest.raises(ValueError, match=r"was made with threads .*, here it is 7, .* start over with --rerun"):
-        train(made, made.arms["plain"], [0], checkpoint=other)
+        train(made, [0], checkpoint=other)
     content, facts = checkpoint.load() or ({}, {})
     checkpoint.save(content, {**{k: v for k, v in facts.items() if k != "conditions"}, "mode": "compiled"})
     with pytest.raises(ValueError, match="made by a compiled population, here it is single"):
-        train(made, made.arms["plain"], [0], checkpoint=checkpoint)
+        train(made, [0], checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("at", [0.01, 0.5, 0.99])
@@ -280,9 +274,9 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_pack_starts_over(tmp_pa
     if how == "flipped":
         content[place] ^= 0x10
     checkpoint.path.write_bytes(content[:place] if how == "truncated" else content)
-    whole = train(made, made.arms["plain"], [0]).tables[0]
+    whole = train(made, [0]).tables[0]
     with pytest.warns(UserWarning, match=r"c.safetensors .* set aside as c.damaged and the pack starts over"):
-        again = train(made, made.arms["plain"], [0], checkpoint=checkpoint).tables[0]
+        again = train(made, [0], checkpoint=checkpoint).tables[0]
     np.testing.assert_array_equal(whole["batch_loss"], again["batch_loss"])
 
 
@@ -340,7 +334,7 @@ def test_a_killed_worker_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
 
 def suicidal(settings: Settings) -> Setup:
     made = setup(settings)
-    return replace(made, arms={**made.arms, "broken": Arm("", SGD(1.0), Chain(Suicide()))})
+    return replace(made, arms={**made.arms, "broken": Arm("", replace(trial(settings), chain=Chain(Suicide())))})
 
 
 class Suicide(L2):

@@ -52,8 +52,8 @@ def _described(experiment: Experiment) -> dict[str, Any]:
         "claims": [claim.text for claim in next(iter(setups.values())).claims],
         "tiers": {
             tier: {
-                "steps": s.task.num_steps,
-                "refit_steps": s.probing.num_steps if s.probing else 0,
+                "steps": max(arm.trial.num_steps for arm in s.arms.values()),
+                "refit_steps": max(arm.trial.refits for arm in s.arms.values()),
                 "arms": len(s.arms),
                 "settings": asdict(experiment.tiers[tier]),
             }

@@ -118,7 +118,7 @@ def page_of(run: Stored, path: Path) -> Path:
     from pliant.report.page import page
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    checked = run.checked() if set(run.arms) == set(run.setup.arms) else []
+    checked = run.checked()
     about = read_json(run.folder / "run.json") or {}
     path.write_text(page(run.experiment, run.setup, run.store, run.results, checked, about), encoding="utf-8")
     return path

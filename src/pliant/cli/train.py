@@ -57,8 +57,6 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str]]:
     """Where an experiment's run goes, what it does and its arms; `ValueError` for whatever is wrong with the call."""
-    from pliant.run.train import inputs
-
     experiment = find(id)
     settings = experiment.settings(given.tier, given.set)
     setup = experiment.setup(settings)
@@ -68,7 +66,7 @@ def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str
             raise ValueError(unknown("arm", arm, list(setup.arms)))
     if given.engine == "local":
         _check_device(given.device)
-    setup.task.bind(inputs(setup), [0])
+    setup.arms[arms[0]].trial.start([0])
     return Store(given.out, experiment, given.tier, settings), setup, arms
 
 
@@ -105,11 +103,10 @@ def _plan(given: argparse.Namespace, console: Console, chosen: list[tuple[Store,
     from pliant.run.sweep import estimate, plan
 
     for store, setup, arms in chosen:
-        packs = plan(arms, given.seeds)
+        packs = plan(setup, arms, given.seeds)
         todo = [p for p in packs if given.rerun or store.complete(p.arm, list(p.seeds)) is None]
-        console.print(
-            f"[bold]{store.experiment.id}[/]  {setup.task.num_steps:,} steps a pack, {store.folder}", soft_wrap=True
-        )
+        steps = max(setup.arms[arm].trial.num_steps for arm in arms)
+        console.print(f"[bold]{store.experiment.id}[/]  {steps:,} steps a pack, {store.folder}", soft_wrap=True)
         for pack in packs:
             console.print(
                 f"  {pack.arm} seeds {pack.seeds[0]}-{pack.seeds[-1]}: {'to do' if pack in todo else 'there'}"
@@ -124,7 +121,7 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
 
     told = Console(stderr=True, highlight=False)
     start = time.perf_counter()
-    sink = _sink(store, arms, given)
+    sink = _sink(store, setup, arms, given)
     try:
         with _live(told, store.experiment.id) as bar:
 
@@ -170,14 +167,14 @@ def _engine(given: argparse.Namespace) -> Any:
     return partial(Cluster, address=given.address, gpus_per_pack=given.gpus_per_pack)
 
 
-def _sink(store: Store, arms: list[str], given: argparse.Namespace) -> Callable[[Any], None]:
+def _sink(store: Store, setup: Setup, arms: list[str], given: argparse.Namespace) -> Callable[[Any], None]:
     """Where the curves of finished packs go besides the store."""
     if given.sink is None:
         return lambda progress: None
     from pliant.run.sinks import Live
     from pliant.run.sweep import plan
 
-    return Live(given.sink, store, plan(arms, given.seeds), given.out / given.sink, rerun=given.rerun)
+    return Live(given.sink, store, plan(setup, arms, given.seeds), given.out / given.sink, rerun=given.rerun)
 
 
 @contextmanager

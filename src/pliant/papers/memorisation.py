@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
 
 from pliant.nets import CNN, MLP, ResNet18, ViT
+from pliant.optim import Adam
 from pliant.tasks import RandomLabels
+from pliant.trials import Measure, Supervised
+from pliant.trials.supervised import Net
 from pliant.words import unknown
 
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vit": ViT}
@@ -44,11 +47,13 @@ class Memorisation:
         """Which of the changed settings nothing reads."""
         return ["hidden"] if "hidden" in changed and self.net != "mlp" else []
 
-    def task(self) -> RandomLabels:
-        """The stream of tasks."""
-        return RandomLabels(self.num_examples, self.batch_size, self.every, self.num_tasks)
+    def trial(self, measures: Sequence[Measure], *, standardize: bool = True) -> Supervised:
+        """What all arms share: Adam, without interventions."""
+        task = RandomLabels(self.num_examples, self.batch_size, self.every, self.num_tasks)
+        adam = Adam(lr=self.lr)
+        return Supervised(task, self.data, self.build(), adam, measures=tuple(measures), standardize=standardize)
 
-    def build(self) -> Callable[[tuple[int, ...], int], nn.Module]:
+    def build(self) -> Net:
         """The function that makes the network."""
         if self.net == "mlp":
             return partial(MLP, hidden=self.hidden)

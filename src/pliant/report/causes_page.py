@@ -14,10 +14,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from pliant import cite
 from pliant.causes import Causes
 from pliant.functional.statistics import Interval
+from pliant.numbers import MINUS, number, with_interval
+from pliant.plots.base import GREY, STEPS
 from pliant.probe.measure import FRESH
-from pliant.report.figures import GREY, STEPS, STYLE, svg
+from pliant.report.figures import STYLE, svg
 from pliant.report.html import template, uri
-from pliant.report.numbers import MINUS, number, with_interval
 from pliant.run.files import write_bytes
 
 WIDTHS = (370, 740)  # CSS pixels of the pictures, for phones and desks

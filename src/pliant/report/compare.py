@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pliant.experiment import Column
+from pliant.formats import Grid
 from pliant.functional.statistics import Interval, interval
-from pliant.report.formats import Grid
-from pliant.report.numbers import MINUS, decimals, half, number
+from pliant.numbers import MINUS, decimals, half, number
 from pliant.report.stored import BOOKKEEPING, Stored, text
 from pliant.report.tables import DAGGER, Cell, Closing, Row, cell, grid, note, print_rows
 from pliant.words import unknown
@@ -161,8 +161,8 @@ def _columns(runs: Sequence[Stored], metrics: Sequence[str]) -> list[Column]:
     for name in metrics:
         if name not in shared:
             raise ValueError(unknown("metric of all runs", name, [n for n in shared if "/" not in n]))
-    digits = {column.column: column.digits for run in reversed(runs) for column in run.setup.columns}
-    closing = [column.column for run in runs for column in run.setup.columns if column.column in shared]
+    digits = {column.column: column.digits for run in reversed(runs) for column in run.setup.table}
+    closing = [column.column for run in runs for column in run.setup.table if column.column in shared]
     wanted = list(dict.fromkeys(metrics or closing or [n for n in ("accuracy", "loss") if n in shared]))
     if not wanted:
         raise ValueError("these runs have no metric in common")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from pliant import cite
-from pliant.experiment import Panel, Setup
+from pliant.plots import Lines, Look
 from pliant.report.compare import EXPLAINED, Comparison, differences, label_of, name_of
-from pliant.report.curves import Curve, curves
-from pliant.report.figures import limits
 from pliant.report.html import template
 from pliant.report.page import pictures
 from pliant.report.stored import cited
+from pliant.results import Results
 
 
 def compare_page(comparison: Comparison, metric: str | None = None) -> str:
@@ -22,10 +22,9 @@ def compare_page(comparison: Comparison, metric: str | None = None) -> str:
         comparison: what is shown.
         metric: what the figure shows, the comparison's first metric if not given.
     """
-    setup, lines = overlay(comparison, metric)
+    drawn = overlay(comparison, metric)
     runs = comparison.runs
-    panels = setup.panels
-    what = panels[0].column.replace("_", " ")
+    what = drawn.plots[0].column.replace("_", " ")
     keys = list(dict.fromkeys(key for run in runs for key in cited(run)))
     return template("compare.html.jinja").render(
         comparison=comparison,
@@ -33,46 +32,54 @@ def compare_page(comparison: Comparison, metric: str | None = None) -> str:
         differences=differences(comparison),
         explained=EXPLAINED,
         what=what,
-        pictures=pictures(f"{what} of {len(runs)} runs", setup, list(setup.arms), lines),
-        caption=_caption(comparison, lines, len(panels)),
+        pictures=pictures(f"{what} of {len(runs)} runs", *drawn),
+        caption=_caption(comparison, drawn),
         references=[cite.entry(key) for key in keys],
         bibtex=cite.bibtex(keys),
         breaks=list(accumulate(len(run.arms) for run in runs)),
     )
 
 
-def overlay(comparison: Comparison, metric: str | None = None) -> tuple[Setup, list[list[Curve]]]:
-    """One metric at the end of every task, for `figures.draw`: a setup whose arms are the lines' names, and the lines.
+class Overlay(NamedTuple):
+    """One metric of several runs: plots, the results that each draws, and how their lines look."""
+
+    plots: list[Lines]
+    results: list[Results]
+    look: Look
+
+
+def overlay(comparison: Comparison, metric: str | None = None) -> Overlay:
+    """One metric at the end of every task.
 
     Where runs share an arm, one set of axes an arm with one line a run; otherwise one set of axes for all arms.
     """
     runs, letters = comparison.runs, comparison.letters
     metric = comparison.columns[0].column if metric is None else metric
-    known = [panel for run in runs for panel in run.setup.panels if panel.column == metric]
-    panel = replace(known[0] if known else Panel(metric, metric), over="task")
-    lines = [curves(replace(run.setup, panels=(panel,)), run.results)[0] for run in runs]
-    every = [(at, line) for at, drawn in enumerate(lines) for line in drawn]
-    names = list(dict.fromkeys(line.arm for _, line in every))
-    if len(names) < len(every):
-        panel = replace(panel, limits=panel.limits or limits(panel, [line for _, line in every]))
-        labels = {letter: f"{letter}  {_short(comparison, at)}".strip() for at, letter in enumerate(letters)}
-        panels = [replace(panel, label=next(name_of(r, name) for r in runs if name in r.arms)) for name in names]
-        shown = [[replace(line, arm=letters[at]) for at, line in every if line.arm == name] for name in names]
-    else:
-        labels = {line.arm: label_of(runs, at, line.arm) for at, line in every}
-        panels, shown = [panel], [[line for _, line in every]]
-    longest = max((run.setup for run in runs), key=lambda setup: setup.task.num_tasks)
-    some = next(iter(longest.arms.values()))
-    arms = {name: replace(some, label=label) for name, label in labels.items()}
-    return replace(longest, arms=arms, panels=tuple(panels)), shown
+    shown = [run.setup.look.shown(run.results) for run in runs]
+    known = [p for run in runs for p in run.setup.plots if isinstance(p, Lines) and p.column == metric]
+    plot = replace(known[0] if known else Lines(metric, metric), over="task")
+    arms = {(at, arm): run.results.only(arm) for at, run in enumerate(runs) for arm in shown[at]}
+    names = list(dict.fromkeys(arm for _, arm in arms))
+    if len(names) == len(arms):
+        look = Look({arm: label_of(runs, at, arm) for at, arm in arms})
+        return Overlay([plot], [Results({k: t for only in arms.values() for k, t in only.tables.items()})], look)
+    look = Look({letter: f"{letter}  {_short(comparison, at)}".strip() for at, letter in enumerate(letters)})
+    each = []
+    for name in names:
+        of = [(letters[at], only) for (at, arm), only in arms.items() if arm == name]
+        each.append(Results({(letter, seed): t for letter, only in of for (_, seed), t in only.tables.items()}))
+    curves = [curve for results in each for curve in plot.curves(results, look)]
+    plot = replace(plot, limits=plot.limits or plot.room(curves))
+    titles = [next(name_of(run, name) for run in runs if name in run.arms) for name in names]
+    return Overlay([replace(plot, title=title) for title in titles], each, look)
 
 
-def _caption(comparison: Comparison, lines: list[list[Curve]], panels: int) -> str:
+def _caption(comparison: Comparison, drawn: Overlay) -> str:
     seeds = {len(run.seeds) for run in comparison.runs}
     said = ["Lines: means over seeds; bands: 95 % intervals." if seeds != {1} else "One seed: no bands."]
-    if panels > 1:
+    if len(drawn.plots) > 1:
         said.append("One set of axes an arm, one line a run.")
-    if any(line.left for drawn in lines for line in drawn):
+    if any(results.diverged() for results in drawn.results):
         said.append("Crosses: a seed diverged; from there on the line is the mean of the others.")
     return " ".join(said)
 

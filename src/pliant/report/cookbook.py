@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pliant.interventions
 from pliant import cite
+from pliant.formats import Grid
 from pliant.interventions import Intervention, registered
-from pliant.report.formats import Grid
 
 MOMENTS = {"build": "build", "penalty": "penalty", "after_step": "step", "on_event": "event"}
 COSTS = Path(pliant.interventions.__file__).parent / "costs.json"  # written by benchmarks/interventions.py

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pliant import cite
 from pliant.diagnostics import Diagnostic, Observation, registered
+from pliant.formats import Grid
 from pliant.report.cookbook import first_line
-from pliant.report.formats import Grid
 
 COSTS = {"economy": "one forward pass", "business": "one backward pass", "full": "more than that"}
 

@@ -67,7 +67,7 @@ def _thinned(run: Stored) -> dict[tuple[str, int], dict[str, np.ndarray]]:
         run.checked()  # so that every column a claim reads has been read
         if run.experiment.sentences:
             run.experiment.sentences(run.results)
-    shown = {panel.column for panel in run.setup.panels} | {column.column for column in run.setup.columns}
+    shown = set(run.setup.columns())
     tables = {}
     for key, table in run.results.tables.items():
         assert isinstance(table, Columns)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from pliant import cite
 from pliant.claims import Checked, Claim
 from pliant.experiment import TIERS, Experiment, experiments
+from pliant.formats import Grid, escape_markdown, markdown
+from pliant.numbers import plain
 from pliant.papers.checklist import CHECKLIST, Line, line
-from pliant.report.formats import Grid, escape_markdown, markdown
 from pliant.report.listing import runs
-from pliant.report.numbers import plain
 from pliant.report.stored import Stored, opened, reason
 from pliant.report.tables import counted, effect
 
@@ -62,7 +62,10 @@ def evidence(root: Path, known: Mapping[str, Experiment] | None = None) -> tuple
             if listed.problem:
                 raise ValueError(listed.problem)
             run = opened(root / listed.path, known)
-            for checked in run.checked():
+            verdicts = [checked for checked in run.checked() if not checked.missing]
+            if not verdicts:
+                raise ValueError(f"has none of the arms that claims read, but {', '.join(run.arms)}")
+            for checked in verdicts:
                 found.setdefault((run.experiment.id, checked.claim.text), []).append(Verdict(run, checked))
         except (ValueError, KeyError) as error:
             silent.append(f"{listed.path}: {reason(error, root / listed.path)}")

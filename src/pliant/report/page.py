@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -16,10 +16,11 @@ from markupsafe import escape
 from pliant import cite
 from pliant.claims import Checked, Claim
 from pliant.experiment import Experiment, Setup
+from pliant.numbers import plain
+from pliant.plots import Look, Plot
+from pliant.plots.base import colour
 from pliant.report import figures, tables
-from pliant.report.curves import caption, curves
 from pliant.report.html import SIGNS, template, uri
-from pliant.report.numbers import plain
 from pliant.results import Results
 from pliant.run.store import Store, read_json
 
@@ -42,7 +43,6 @@ def page(
         checked: the claims, empty where arms are missing.
         run: content of run.json.
     """
-    lines = curves(setup, results)
     said = " ".join([experiment.figure, *setup.deviations])
     used = list(dict.fromkeys([*cite.references_used(experiment, setup), *(k for p, k in PAPERS.items() if p in said)]))
     run_command, report_command = _commands(store, setup, results, run)
@@ -51,15 +51,14 @@ def page(
         setup=setup,
         tier=store.tier,
         seeds=results.seeds,
-        pictures=_pictures(experiment.title, setup, results, lines),
-        caption=_caption(setup, results, lines),
-        summary=_summary(setup),
+        figures=[_shown(experiment.title, plots, results, setup.look) for plots in figures.sheets(setup.plots)],
         arms=_arms(experiment, setup, results),
         missing=[arm.label for name, arm in setup.arms.items() if name not in results.arms],
         closing=tables.closing(setup, results),
         claims=[_claim(one, results) for one in checked],
         tally=tables.tally(checked),
         settings=_settings(store),
+        trial=_fields(setup, results)[0],
         environment=run["environment"],
         packs=_packs(store, setup, results),
         csv=uri("text/csv", _csv(setup, results)),
@@ -72,64 +71,56 @@ def page(
     return _without_folders(made, store, setup)
 
 
-def pictures(title: str, setup: Setup, shown: Sequence[str], lines: list) -> list[dict[str, Any]]:
-    """The figure for narrow, middling and wide pages, the widest last; each panel count once."""
+def pictures(
+    title: str, plots: Sequence[Plot], results: Results | Sequence[Results], look: Look
+) -> list[dict[str, Any]]:
+    """A figure for narrow, middling and wide pages, the widest last; each number of axes a row once."""
     found = {}
-    for columns in (1, 2, 3):
-        if min(columns, len(setup.panels)) not in found:
-            drawn = figures.draw(title, setup, shown, lines, columns)
+    for columns in (1, 2, 3) if plots[0].sheet else (1,):
+        if min(columns, len(plots)) not in found:
+            drawn = figures.figure(title, plots, results, look, columns)
             size = [round(96 * inches) for inches in drawn.get_size_inches()]
             found[columns] = {"uri": uri("image/svg+xml", figures.svg(drawn)), "width": size[0], "height": size[1]}
     *narrow, wide = found
     return [{**found[c], "until": BREAKPOINTS[c]} for c in narrow] + [{**found[wide], "until": None}]
 
 
-def _pictures(title: str, setup: Setup, results: Results, lines: list) -> list[dict[str, Any]]:
-    if setup.heat_map is not None:
-        drawn = figures.heat_map(title, setup.heat_map, results)
-    elif setup.areas is not None:
-        drawn = figures.areas(title, setup, setup.areas, results)
-    else:
-        return pictures(title, setup, list(results.arms), lines)
-    width, height = (round(96 * inches) for inches in drawn.get_size_inches())
-    made = {"uri": uri("image/svg+xml", figures.svg(drawn)), "width": width, "height": height}
-    return [{**made, "until": None}]
-
-
-def _caption(setup: Setup, results: Results, lines: list) -> str:
-    if setup.areas is not None:
-        over = f"means over {len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
-        return f"{setup.areas.label}: {over}. Parts lie on top of each other; what is negative lies below 0."
-    if setup.heat_map is None:
-        return caption(setup, results, lines)
-    over = f"over {len(results.seeds)} seeds ± half of the 95 % interval" if len(results.seeds) > 1 else "of one seed"
-    return f"{setup.heat_map.label}: means {over}, the best on top. An empty cell: there is no such combination."
+def _shown(title: str, plots: Sequence[Plot], results: Results, look: Look) -> dict[str, Any]:
+    """A figure with its caption, and its summary for those who cannot see it."""
+    titles = ", ".join(plot.title for plot in plots)
+    return {
+        "pictures": pictures(title, plots, results, look),
+        "caption": figures.captions(plots, results, look),
+        "summary": f"{len(plots)} panels: {titles}." if len(plots) > 1 else f"{titles}.",
+    }
 
 
 def _arms(experiment: Experiment, setup: Setup, results: Results) -> list[dict[str, Any]]:
     sentences = experiment.sentences(results) if experiment.sentences and set(results.arms) >= set(setup.arms) else {}
+    own = _fields(setup, results)[1]
     return [
         {
             "label": arm.label,
-            "colour": figures.colour(at),
+            "colour": colour(at),
             "sentence": sentences.get(name, ""),
-            "optimizer": repr(arm.optimizer),
-            "interventions": ", ".join(map(repr, arm.chain)) or "none",
+            "fields": own[name],
         }
         for at, (name, arm) in enumerate(setup.arms.items())
         if name in results.arms
     ]
 
 
-def _summary(setup: Setup) -> str:
-    """What the picture holds, for those who cannot see it."""
-    if setup.heat_map is not None:
-        return f"A heat map of {setup.heat_map.label}. Its numbers are in the table and the CSV file below."
-    if setup.areas is not None:
-        parts = ", ".join(setup.areas.parts)
-        return f"{setup.areas.label} in parts ({parts}), one set of axes an arm. The numbers are in the CSV file below."
-    panels = ", ".join(panel.label for panel in setup.panels)
-    return f"{len(setup.panels)} panels: {panels}. Their numbers at the end of every task are in the CSV file below."
+def _fields(setup: Setup, results: Results) -> tuple[list[tuple[str, str]], dict[str, list[tuple[str, str]]]]:
+    """The fields of the trials as text: those that all arms share, and for each arm the others."""
+    found = {name: _values(setup.arms[name].trial) for name in results.arms}
+    first = next(iter(found.values()))
+    shared = {name for name, value in first.items() if all(each.get(name) == value for each in found.values())}
+    own = {arm: [(n, v) for n, v in each.items() if n not in shared] for arm, each in found.items()}
+    return [(name, value) for name, value in first.items() if name in shared], own
+
+
+def _values(trial: Any) -> dict[str, str]:
+    return {"trial": type(trial).__name__} | {field.name: repr(getattr(trial, field.name)) for field in fields(trial)}
 
 
 def _claim(one: Checked, results: Results) -> dict[str, Any]:
@@ -188,10 +179,10 @@ def _packs(store: Store, setup: Setup, results: Results) -> list[dict[str, Any]]
 
 
 def _csv(setup: Setup, results: Results) -> str:
-    """What figure and table draw on, at the end of every task."""
-    wanted = ["accuracy", "loss", *(p.column for p in setup.panels), *(c.column for c in setup.columns)]
-    wanted += setup.areas.parts.values() if setup.areas is not None else []
-    columns = [name for name in dict.fromkeys(wanted) if name in results.columns()]
+    """What figure and table draw on, at the end of every task: scalars, that is."""
+    some = next(iter(results.tables.values()))
+    wanted = dict.fromkeys(["accuracy", "loss", *setup.columns()])
+    columns = [name for name in wanted if name in some and some[name].ndim == 1]
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["arm", "seed", "task", "step", *columns])

@@ -14,11 +14,10 @@ from rich.text import Text
 
 from pliant.claims import Checked, Verdict
 from pliant.experiment import Column, Setup
+from pliant.formats import Grid
 from pliant.functional.statistics import interval
-from pliant.report.formats import Grid
-from pliant.report.numbers import diverged, half, number, plain, with_interval
+from pliant.numbers import diverged, half, number, plain, with_interval
 from pliant.results import Results
-from pliant.words import unknown
 
 COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 DAGGER = "\N{DAGGER}"
@@ -55,15 +54,12 @@ def closing(setup: Setup, results: Results) -> Closing:
 
     A cell with a dagger is the mean over the seeds that have not diverged by then; it says so where none is left.
     """
-    for column in setup.columns:
-        if column.column not in results.columns():
-            raise ValueError(unknown("column of the closing table", column.column, results.columns()))
     rows = [
-        Row(name, arm.label, [cell(results, name, column) for column in setup.columns], note(results, name))
+        Row(name, arm.label, [cell(results, name, column) for column in setup.table], note(results, name))
         for name, arm in setup.arms.items()
         if name in results.arms
     ]
-    return Closing([column.heading for column in setup.columns], rows)
+    return Closing([column.heading for column in setup.table], rows)
 
 
 def print_closing(console: Console, setup: Setup, results: Results) -> None:
@@ -202,7 +198,7 @@ def explained(results: Results) -> str:
 
 def cell(results: Results, arm: str, column: Column) -> Cell:
     """What an arm has in one column."""
-    values = results.ends(arm, column.column)[:, 0 if column.task == "first" else -1]
+    values = results.first(arm, column.column) if column.task == "first" else results.last(arm, column.column)
     left = values[np.isfinite(values)]
     gone = any(name == arm for name, _ in results.diverged())
     if not len(left):

@@ -16,12 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from pliant.experiment import Arm, Setup
+from pliant.experiment import Arm
 
-TRAINED = (  # fields of a setup that decide the numbers of its arms; the others decide how these are shown
-    "data", "net", "diagnostics", "probing", "measure_every", "dense", "evaluate", "standardize",
-)  # fmt: skip
-ELSEWHERE = {"cli", "report", "papers", "integrations", "monitor", "keeper", "cite.py", "trackers.py"}  # trains nothing
+ELSEWHERE = {
+    "cli",
+    "report",
+    "plots",
+    "papers",
+    "integrations",
+    "monitor",
+    "keeper",
+    "cite.py",
+    "trackers.py",
+}  # trains nothing
 PACKAGE = Path(__file__).parents[1]
 
 Definition = dict[str, str]
@@ -61,14 +68,9 @@ def parts(value: Any) -> Definition:
     return {"kind": _path(type(value), set()), **_fields(value, set())}
 
 
-def definition(setup: Setup, arm: Arm) -> Definition:
-    """What is trained as an arm of a setup."""
-    return {
-        **_fields(setup, set(), TRAINED),
-        "task": canonical(arm.task or setup.task),
-        "optimizer": canonical(arm.optimizer),
-        "interventions": canonical(arm.chain),
-    }
+def definition(arm: Arm) -> Definition:
+    """What is trained as an arm."""
+    return parts(arm.trial)
 
 
 def differences(stored: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
@@ -141,11 +143,11 @@ def _text(value: Any, named: set[str]) -> str:
     )
 
 
-def _fields(value: Any, named: set[str], only: tuple[str, ...] | None = None) -> Definition:
+def _fields(value: Any, named: set[str]) -> Definition:
     """The fields of a dataclass that differ from their defaults, sorted."""
     found = {}
     for field in sorted(fields(value), key=lambda field: field.name):
-        if not field.init or (only is not None and field.name not in only):
+        if not field.init:
             continue
         text = _text(getattr(value, field.name), named)
         default = field.default if field.default_factory is MISSING else field.default_factory()

@@ -93,7 +93,7 @@ class Cluster:
             except self.ray.exceptions.RayError as raised:
                 error = _told(raised)
             if error is None:
-                progress.finished += 1
+                progress.finish(packs[task])
             else:
                 progress.failed[packs[task]] = error
         with suppress(self.ray.exceptions.GetTimeoutError):  # while Ray restarts the board on another machine

@@ -19,6 +19,7 @@ import numpy as np
 
 from pliant.experiment import Experiment
 from pliant.results import Results
+from pliant.run import columns
 from pliant.run.files import locked, read_json, sha256, write_bytes, write_json
 
 SCHEMA = 1
@@ -90,16 +91,14 @@ class Store:
 
     def write(self, arm: str, tables: dict[int, dict[str, np.ndarray]], how: dict[str, Any]) -> None:
         """Keeps the tables of a pack; each is complete or absent."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         for seed, table in tables.items():
             folder = self.cell(arm, seed)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "cell.json").unlink(missing_ok=True)
-            columns = {name: pa.array(values, from_pandas=True) for name, values in table.items()}  # NaN: not measured
             buffer = io.BytesIO()
-            pq.write_table(pa.table(columns), buffer, compression="zstd")
+            pq.write_table(columns.arrow(table), buffer, compression="zstd")
             write_bytes(folder / "metrics.parquet", buffer.getvalue())
             about = {"schema": SCHEMA, "pack": list(tables), "sha256_metrics": sha256(folder / "metrics.parquet")}
             write_json(folder / "cell.json", {**about, **how})
@@ -123,7 +122,7 @@ class Store:
             read = pq.ParquetFile(path).read()
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} is unreadable ({error}): delete {folder} and run again") from None
-        return {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
+        return {name: columns.numbers(read, name) for name in read.column_names}
 
     def command(self, arms: list[str], seeds: int) -> str:
         """What to type to make what is missing."""

@@ -22,7 +22,7 @@ from pliant.run.memory import give_back, keep_freed
 from pliant.run.store import Store, commit
 from pliant.run.train import Interrupted, seconds_per_step, train
 
-PACK = 5  # seeds trained as one population; part of the plan, so that results do not depend on the machine
+TOLD = 0.02  # seconds between two looks at whether to stop; a trial may be asked at every step
 GRACE = 4.0  # seconds a worker has to write its checkpoint after Ctrl-C
 
 
@@ -35,15 +35,34 @@ class Pack(NamedTuple):
 
 @dataclass
 class Progress:
-    """What a sweep has done so far; `done` and `total` count optimizer steps of packs."""
+    """What a sweep has done so far; `steps` are those of each pack, `kept` counts packs that were there already."""
 
-    total: int
-    packs: int
-    kept: int = 0  # packs that were there already
+    steps: dict[Pack, int]
+    kept: int = 0
     finished: int = 0
     running: dict[Pack, int] = field(default_factory=dict)
     failed: dict[Pack, str] = field(default_factory=dict)
-    done: int = 0
+    there: int = 0  # steps of the packs that are kept or finished
+
+    @property
+    def packs(self) -> int:
+        """How many packs there are."""
+        return len(self.steps)
+
+    @property
+    def total(self) -> int:
+        """Steps of all packs."""
+        return sum(self.steps.values())
+
+    @property
+    def done(self) -> int:
+        """Steps of all packs that are taken."""
+        return self.there + sum(self.running.values())
+
+    def finish(self, pack: Pack) -> None:
+        """Notes that a pack is stored."""
+        self.finished += 1
+        self.there += self.steps[pack]
 
 
 class Engine(Protocol):
@@ -70,14 +89,14 @@ class Engine(Protocol):
         ...
 
 
-def plan(arms: Sequence[str], num_seeds: int) -> list[Pack]:
-    """The packs of seeds 0 .. `num_seeds` - 1, a function of its arguments alone.
+def plan(setup: Setup, arms: Sequence[str], num_seeds: int) -> list[Pack]:
+    """The packs of seeds 0 .. `num_seeds` - 1, as many in each as the arm's trial trains together."""
 
-    >>> plan(["none", "both"], 6)[:2]
-    [Pack(arm='none', seeds=(0, 1, 2, 3, 4)), Pack(arm='none', seeds=(5,))]
-    """
-    seeds = range(num_seeds)
-    return [Pack(arm, tuple(seeds[i : i + PACK])) for arm in arms for i in range(0, num_seeds, PACK)]
+    def packs(arm: str) -> Iterator[Pack]:
+        size = setup.arms[arm].trial.together
+        return (Pack(arm, tuple(range(i, min(i + size, num_seeds)))) for i in range(0, num_seeds, size))
+
+    return [pack for arm in arms for pack in packs(arm)]
 
 
 def sweep(
@@ -100,12 +119,12 @@ def sweep(
     same call goes on where it stopped.
     """
     store.prepare()
-    packs = plan(arms, num_seeds)
+    packs = plan(setup, arms, num_seeds)
     kept = {} if rerun else {p: cell for p in packs if (cell := store.complete(p.arm, list(p.seeds))) is not None}
     _warn_of_other_commits(list(kept.values()))
     store.begin(arms, range(num_seeds), device)
-    steps = setup.task.num_steps
-    progress = Progress(len(packs) * steps, len(packs), kept=len(kept), done=len(kept) * steps)
+    steps = {pack: setup.arms[pack.arm].trial.num_steps for pack in packs}
+    progress = Progress(steps, kept=len(kept), there=sum(steps[pack] for pack in kept))
     on_progress(progress)
     todo = [p for p in packs if p not in kept]
     with _interruptible(), (engine or _Workers)(store, device, rerun) as running:
@@ -113,7 +132,6 @@ def sweep(
             while todo and running.room():
                 running.start(todo.pop(0))
             running.wait(progress)
-            progress.done = (progress.kept + progress.finished) * steps + sum(progress.running.values())
             on_progress(progress)
     return progress
 
@@ -124,11 +142,11 @@ def estimate(setup: Setup, packs: Sequence[Pack], device: str = "cpu") -> float:
     A step of a refit is taken to be as long as one of training.
     """
     took = {}
-    for shape in {(pack.arm, len(pack.seeds)) for pack in packs}:
-        took[shape] = seconds_per_step(setup, setup.arms[shape[0]], list(range(shape[1])), device)
+    for arm, size in {(pack.arm, len(pack.seeds)) for pack in packs}:
+        trial = setup.arms[arm].trial
+        took[arm, size] = seconds_per_step(trial, range(size), device) * (trial.num_steps + trial.refits)
     workers = 1 if device != "cpu" else len(os.sched_getaffinity(0))
-    steps = setup.task.num_steps + (setup.probing.num_steps if setup.probing is not None else 0)
-    each = [took[pack.arm, len(pack.seeds)] * steps for pack in packs]
+    each = [took[pack.arm, len(pack.seeds)] for pack in packs]
     return max([sum(each) / workers, *each], default=0.0)
 
 
@@ -170,7 +188,7 @@ class _Workers:
             code = self.processes.pop(pack).exitcode
             progress.running.pop(pack, None)
             if code == 0:
-                progress.finished += 1
+                progress.finish(pack)
             elif code != 1 or pack not in progress.failed:
                 what = (
                     f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
@@ -267,14 +285,17 @@ def train_pack(
 
     torch.set_num_threads(1)
     keep_freed()
-    given_back = time.monotonic()
+    told, given_back = 0.0, time.monotonic()
 
     def between_steps(step: int) -> None:
-        nonlocal given_back
-        on_progress(step)
-        if time.monotonic() - given_back > 5:
+        nonlocal told, given_back
+        now = time.monotonic()
+        if now - told > TOLD:
+            on_progress(step)
+            told = now
+        if now - given_back > 5:
             give_back()  # 2 GB after ten minutes without this, 0.4 with it
-            given_back = time.monotonic()
+            given_back = now
 
     seeds = list(pack.seeds)
     with store.writing(pack.arm, seeds, waiting=lambda: on_progress(0)) as path:
@@ -287,7 +308,7 @@ def train_pack(
         start = time.perf_counter()
         seconds = float(os.environ.get("PLIANT_CHECKPOINT_SECONDS", "60"))
         trained = train(
-            setup, setup.arms[pack.arm], seeds, device=device, checkpoint=checkpoint, every_seconds=seconds,
+            setup.arms[pack.arm].trial, seeds, device=device, checkpoint=checkpoint, every_seconds=seconds,
             on_progress=between_steps,
         )  # fmt: skip
         spent = {"mode": trained.mode, "threads": torch.get_num_threads(), "total_seconds": time.perf_counter() - start}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits, ParameterNorm
-from pliant.experiment import Arm, Column, Experiment, Panel, Setup
-from pliant.interventions import Chain
+from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.optim import Adam
 from pliant.papers.memorisation import Memorisation
+from pliant.plots import Lines
 from pliant.results import Results
+from pliant.trials import Fit, Numbers, Steps, When
 
 
 @dataclass(frozen=True)
@@ -24,26 +25,22 @@ class Settings(Memorisation):
 
 def setup(settings: Settings) -> Setup:
     """Default and tuned Adam on random labels that are drawn again."""
-    arms = {
-        "default": Arm("default Adam", Adam(settings.lr, betas=(0.9, 0.999), eps=1e-9), Chain()),
-        "tuned": Arm("tuned Adam", Adam(settings.lr, betas=(0.9, 0.9), eps=1e-9, eps_root=1e-3), Chain()),
-    }
+    every = When(every=max(1, settings.every // 10))
+    measures = (Fit(every), Numbers((DeadUnits(), ParameterNorm()), every), Steps(When(first=settings.dense)))
+    trial = settings.trial(measures, standardize=False)
+    default = Adam(settings.lr, betas=(0.9, 0.999), eps=1e-9)
+    tuned = Adam(settings.lr, betas=(0.9, 0.9), eps=1e-9, eps_root=1e-3)
     return Setup(
-        task=settings.task(),
-        data=settings.data,
-        net=settings.build(),
-        arms=arms,
-        diagnostics=(DeadUnits(), ParameterNorm()),
-        measure_every=max(1, settings.every // 10),
-        dense=settings.dense,
-        evaluate=4096,
-        standardize=False,
-        panels=(
-            Panel("dead", "dead units (share)", over="step", limits=(0, 1.02)),
-            Panel("accuracy", "accuracy", over="step", limits=(0, 1.02)),
-            Panel("update_norm", "norm of one update", over="step", log=True),
+        arms={
+            "default": Arm("default Adam", replace(trial, optimizer=default)),
+            "tuned": Arm("tuned Adam", replace(trial, optimizer=tuned)),
+        },
+        plots=(
+            Lines("dead", "dead units (share)", over="step", limits=(0, 1.02)),
+            Lines("accuracy", "accuracy", over="step", limits=(0, 1.02)),
+            Lines("update_norm", "norm of one update", over="step", log=True),
         ),
-        columns=(
+        table=(
             Column("first task", "accuracy", "first"),
             Column("last task", "accuracy"),
             Column("dead", "dead"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pliant.causes import Head, Norm, OptimizerState, Units
-from pliant.claims import Claim
+from pliant.claims import Claim, Effect
 from pliant.diagnostics import (
     DeadUnits,
     FeatureRanks,
@@ -16,13 +16,14 @@ from pliant.diagnostics import (
     PredictiveEntropy,
     RelativeUpdate,
 )
-from pliant.experiment import Arm, Column, Experiment, Panel, Probing, Setup
+from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.functional.statistics import interval
 from pliant.interventions import L2, Chain, LayerNorm
-from pliant.optim import Adam
 from pliant.papers.memorisation import Memorisation
+from pliant.plots import Lines
 from pliant.probe import RandomLabels
 from pliant.results import Results
+from pliant.trials import Fit, Mechanisms, Numbers, When
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class Probed(Settings):
     steps: int = 300
 
 
-def probing(settings: Probed) -> Probing:
+def mechanisms(settings: Probed) -> Mechanisms:
     """Random labels for the same images, and the four mechanisms that a classifier has."""
     tasks = np.linspace(0, settings.num_tasks, settings.checkpoints + 1)[1:].round().astype(int) - 1
-    return Probing(
+    return Mechanisms(
         RandomLabels(10),
         repairs=(Units(), Norm(), Head(), OptimizerState()),
-        tasks=tuple(map(int, tasks)),
+        when=When(tasks=tuple(map(int, tasks))),
         targets=settings.targets,
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -61,40 +62,32 @@ def probing(settings: Probed) -> Probing:
     )
 
 
+DIAGNOSTICS = (
+    DeadUnits(), LinearizedUnits(), FeatureRanks(), ParameterNorm(), RelativeUpdate(), PredictiveEntropy(),
+)  # fmt: skip
+
+
 def setup(settings: Settings) -> Setup:
     """Four arms on random labels that are drawn again: nothing, L2, layer norm, both."""
-    adam = Adam(lr=settings.lr)
+    asked = (mechanisms(settings),) if isinstance(settings, Probed) else ()
+    trial = settings.trial((Fit(examples=1024), Numbers(DIAGNOSTICS, examples=1024), *asked))
     l2 = L2(settings.l2, normalisers=True)  # the squared norm of the whole parameter vector, as P2 words it
-    arms = {
-        "none": Arm("no intervention", adam, Chain()),
-        "l2": Arm("L2", adam, Chain(l2)),
-        "layer_norm": Arm("layer norm", adam, Chain(LayerNorm())),
-        "both": Arm("layer norm + L2", adam, Chain(LayerNorm(), l2)),
-    }
     return Setup(
-        task=settings.task(),
-        data=settings.data,
-        net=settings.build(),
-        arms=arms,
-        diagnostics=(
-            DeadUnits(),
-            LinearizedUnits(),
-            FeatureRanks(),
-            ParameterNorm(),
-            RelativeUpdate(),
-            PredictiveEntropy(),
+        arms={
+            "none": Arm("no intervention", trial),
+            "l2": Arm("L2", replace(trial, chain=Chain(l2))),
+            "layer_norm": Arm("layer norm", replace(trial, chain=Chain(LayerNorm()))),
+            "both": Arm("layer norm + L2", replace(trial, chain=Chain(LayerNorm(), l2))),
+        },
+        plots=(
+            Lines("accuracy", "accuracy at the end of a task", limits=(0, 1.02)),
+            Lines("dead", "dead units (share)", limits=(0, 1.02)),
+            Lines("linearized", "linearized units (share)", limits=(0, 1.02)),
+            Lines("norm_ratio", "parameter norm / initial norm", log=True),
+            Lines("effective_rank", "effective rank of the features", log=True),
+            Lines("relative_update", "relative update of one step", log=True),
         ),
-        probing=probing(settings) if isinstance(settings, Probed) else None,
-        evaluate=1024,
-        panels=(
-            Panel("accuracy", "accuracy at the end of a task", limits=(0, 1.02)),
-            Panel("dead", "dead units (share)", limits=(0, 1.02)),
-            Panel("linearized", "linearized units (share)", limits=(0, 1.02)),
-            Panel("norm_ratio", "parameter norm / initial norm", log=True),
-            Panel("effective_rank", "effective rank of the features", log=True),
-            Panel("relative_update", "relative update of one step", log=True),
-        ),
-        columns=(
+        table=(
             Column("first task", "accuracy", "first"),
             Column("last task", "accuracy"),
             Column("dead", "dead"),
@@ -114,45 +107,44 @@ def setup(settings: Settings) -> Setup:
     )
 
 
-def first(results: Results, arm: str, column: str = "accuracy") -> np.ndarray:
-    """Values at the end of the first task, one a seed."""
-    return results.ends(arm, column)[:, 0]
+def _loss(arm: str) -> Effect:
+    return lambda r: r.first(arm, "accuracy") - r.last(arm, "accuracy")
 
 
-def last(results: Results, arm: str, column: str = "accuracy") -> np.ndarray:
-    """Values at the end of the last task, one a seed."""
-    return results.ends(arm, column)[:, -1]
+def _above(arm: str, other: str) -> Effect:
+    return lambda r: r.last(arm, "accuracy") - r.last(other, "accuracy")
+
+
+def _fits(arm: str, what: str) -> Claim:
+    return Claim(f"{what} first task to 0.5", lambda r: r.first(arm, "accuracy"), 0.5, ours=True)
 
 
 def _linear(results: Results, arm: str) -> np.ndarray:
-    return last(results, arm, "dead") + last(results, arm, "linearized")
+    return results.last(arm, "dead") + results.last(arm, "linearized")
 
 
 CLAIMS = (
-    Claim(
-        "Without an intervention, accuracy falls from the first task to the last.",
-        lambda r: first(r, "none") - last(r, "none"),
-    ),
+    Claim("Without an intervention, accuracy falls from the first task to the last.", _loss("none")),
     Claim(
         "With layer norm alone, accuracy falls from the first task to the last.",
-        lambda r: first(r, "layer_norm") - last(r, "layer_norm"),
-        given=(Claim("layer norm alone fits its first task to 0.5", lambda r: first(r, "layer_norm"), 0.5, ours=True),),
+        _loss("layer_norm"),
+        given=(_fits("layer_norm", "layer norm alone fits its"),),
         checklist=(36,),
     ),
-    Claim("Layer norm and L2 together end above no intervention.", lambda r: last(r, "both") - last(r, "none")),
-    Claim("Layer norm and L2 together end above L2 alone.", lambda r: last(r, "both") - last(r, "l2")),
-    Claim("Layer norm and L2 together end above layer norm alone.", lambda r: last(r, "both") - last(r, "layer_norm")),
+    Claim("Layer norm and L2 together end above no intervention.", _above("both", "none")),
+    Claim("Layer norm and L2 together end above L2 alone.", _above("both", "l2")),
+    Claim("Layer norm and L2 together end above layer norm alone.", _above("both", "layer_norm")),
     Claim(
         "Layer norm and L2 together lose at most 0.05 of accuracy.",
-        lambda r: last(r, "both") - first(r, "both"),
+        lambda r: r.last("both", "accuracy") - r.first("both", "accuracy"),
         threshold=-0.05,
         ours=True,
-        given=(Claim("both fit their first task to 0.5", lambda r: first(r, "both"), 0.5, ours=True),),
+        given=(_fits("both", "both fit their"),),
         checklist=(36,),
     ),
     Claim(
         "Layer norm alone lets the parameter norm grow; adding L2 stops it (difference of the norm ratios).",
-        lambda r: last(r, "layer_norm", "norm_ratio") - last(r, "both", "norm_ratio"),
+        lambda r: r.last("layer_norm", "norm_ratio") - r.last("both", "norm_ratio"),
         checklist=(37,),
     ),
     Claim(
@@ -180,14 +172,14 @@ PARTS = {
 
 def _causes(results: Results, arm: str) -> str:
     """What the probe says of an arm at its last task: loss and shares of the mechanisms, with intervals over seeds."""
-    lost = last(results, arm, "lost")
+    lost = results.last(arm, "lost")
     if not np.isfinite(lost).all():
         return ""
     gap = interval(lost)
     ends = f" [{gap.low:.2f}, {gap.high:.2f}]" if len(lost) > 1 else ""
     if not gap.low > 0 and len(lost) > 1:
         return f"Against fresh networks, no plasticity lost: {gap.mean:+.2f}{ends} nats on new labels."
-    shares = {part: interval(last(results, arm, column) / lost) for part, column in PARTS.items()}
+    shares = {part: interval(results.last(arm, column) / lost) for part, column in PARTS.items()}
     said = [
         f"{part} {share.mean:z.0%}" + (f" [{share.low:z.0%}, {share.high:z.0%}]" if len(lost) > 1 else "")
         for part, share in sorted(shares.items(), key=lambda item: -item[1].mean)
@@ -199,9 +191,9 @@ def _sentence(results: Results, arm: str) -> str:
     diverged = [seed for (name, seed) in results.diverged() if name == arm]
     if diverged:
         return f"diverged with seed {', '.join(map(str, diverged))}: no loss is finite any more."
-    start, end = first(results, arm).mean(), last(results, arm).mean()
-    dead, linear = last(results, arm, "dead").mean(), last(results, arm, "linearized").mean()
-    grown = last(results, arm, "norm_ratio").mean()
+    start, end = results.first(arm, "accuracy").mean(), results.last(arm, "accuracy").mean()
+    dead, linear = results.last(arm, "dead").mean(), results.last(arm, "linearized").mean()
+    grown = results.last(arm, "norm_ratio").mean()
     if start - end > 0.1:
         inside = [f"{dead:.0%} of its units are dead"] if dead > 0.1 else []
         inside += [f"{linear:.0%} are linearized"] if linear > 0.1 else []

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pliant.claims import Claim
-from pliant.experiment import Areas, Column, Experiment, Setup
+from pliant.experiment import Column, Experiment, Setup
 from pliant.papers.lyle2024 import swiss_cheese
+from pliant.plots import Areas
 from pliant.results import Results
 
 
@@ -25,9 +26,8 @@ def setup(settings: Settings) -> Setup:
     base = swiss_cheese.setup(settings)
     return replace(
         base,
-        panels=(),
-        areas=Areas("loss of plasticity [nats]", PARTS),
-        columns=(
+        plots=(Areas("loss of plasticity [nats]", PARTS),),
+        table=(
             Column("lost\n[nats]", "lost"),
             *(Column(name, column) for name, column in PARTS.items()),
             Column("last\ntask", "accuracy"),
@@ -53,13 +53,13 @@ PARTS = {
 
 def _share(arm: str, column: str) -> Callable[[Results], np.ndarray]:
     """A mechanism's share of what an arm has lost at its last task, one a seed."""
-    return lambda r: swiss_cheese.last(r, arm, column) / swiss_cheese.last(r, arm, "lost")
+    return lambda r: r.last(arm, column) / r.last(arm, "lost")
 
 
 def _lost(arm: str, label: str) -> Claim:
     return Claim(
         f"{label} has lost plasticity: more than 0.1 of the constant predictor's loss.",
-        lambda r: swiss_cheese.last(r, arm, "lost") / swiss_cheese.last(r, arm, "probe_baseline"),
+        lambda r: r.last(arm, "lost") / r.last(arm, "probe_baseline"),
         threshold=0.1,
         ours=True,
     )

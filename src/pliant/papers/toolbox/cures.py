@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
-from pliant.experiment import Arm, Column, Experiment, HeatMap, Panel, Setup
+from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.interventions import (
     L2,
     Activation,
@@ -54,7 +51,8 @@ from pliant.interventions.contrib import (
 )
 from pliant.optim import SAM, UPGD, Adam, Optimizer
 from pliant.papers.memorisation import Memorisation
-from pliant.results import Results
+from pliant.plots import Cells
+from pliant.trials import Fit, Numbers
 from pliant.words import unknown
 
 
@@ -91,6 +89,7 @@ class Cure:
         return any(isinstance(i, _NORMALISERS) for i in self.interventions)
 
 
+DIAGNOSTICS = (DeadUnits(), LinearizedUnits(), ParameterNorm())
 _NORMALISERS = (LayerNorm, BatchNorm, RMSNorm, MixedNorm, NormalizeAndProject)
 
 
@@ -161,23 +160,20 @@ def setup(settings: Settings) -> Setup:
         if name not in known:
             raise ValueError(unknown("cure", name, list(known)))
     chosen = [cure for cure in known.values() if not settings.only or cure.name in settings.only]
+    trial = settings.trial((Fit(examples=1024), Numbers(DIAGNOSTICS, examples=1024)))
     arms, rows = {}, {}
     for cure in chosen:
         both = None if cure.normalises else f"ln+{cure.name}"
-        arms[cure.name] = Arm(cure.label, cure.optimizer, Chain(*cure.interventions))
+        alone = replace(trial, optimizer=cure.optimizer, chain=Chain(*cure.interventions))
+        arms[cure.name] = Arm(cure.label, alone)
         if both is not None and cure.name != "none":
-            arms[both] = Arm(f"layer norm + {cure.label}", cure.optimizer, Chain(LayerNorm(), *cure.interventions))
+            chain = Chain(LayerNorm(), *cure.interventions)
+            arms[both] = Arm(f"layer norm + {cure.label}", replace(alone, chain=chain))
         rows[cure.label] = (cure.name, "layer_norm" if cure.name == "none" else both)
     return Setup(
-        task=settings.task(),
-        data=settings.data,
-        net=settings.build(),
         arms=arms,
-        diagnostics=(DeadUnits(), LinearizedUnits(), ParameterNorm()),
-        evaluate=1024,
-        panels=(Panel("accuracy", "accuracy at the end of a task", limits=(0, 1.02)),),
-        heat_map=HeatMap("accuracy", "accuracy at the end of the last task", ("alone", "with layer norm"), rows),
-        columns=(
+        plots=(Cells("accuracy", "accuracy at the end of the last task", ("alone", "with layer norm"), rows),),
+        table=(
             Column("first task", "accuracy", "first"),
             Column("last task", "accuracy"),
             Column("dead", "dead"),
@@ -194,15 +190,11 @@ def setup(settings: Settings) -> Setup:
     )
 
 
-def _last(arm: str) -> Callable[[Results], np.ndarray]:
-    return lambda results: results.ends(arm, "accuracy")[:, -1]
-
-
 def _falls(arm: str, label: str) -> tuple[tuple[str, ...], Claim]:
-    fitted = Claim(f"{label} fits its first task to 0.5", lambda r: r.ends(arm, "accuracy")[:, 0], 0.5, ours=True)
+    fitted = Claim(f"{label} fits its first task to 0.5", lambda r: r.first(arm, "accuracy"), 0.5, ours=True)
     return (arm,), Claim(
         f"With {label} alone, accuracy falls from the first task to the last.",
-        lambda r: r.ends(arm, "accuracy")[:, 0] - r.ends(arm, "accuracy")[:, -1],
+        lambda r: r.first(arm, "accuracy") - r.last(arm, "accuracy"),
         given=(fitted,),
         checklist=(36,),
     )
@@ -211,7 +203,7 @@ def _falls(arm: str, label: str) -> tuple[tuple[str, ...], Claim]:
 def _below(arm: str, label: str, line: int) -> tuple[tuple[str, ...], Claim]:
     return (arm, "ln+l2"), Claim(
         f"Layer norm and L2 together end above {label}.",
-        lambda r: _last("ln+l2")(r) - _last(arm)(r),
+        lambda r: r.last("ln+l2", "accuracy") - r.last(arm, "accuracy"),
         checklist=(line,),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -12,15 +12,17 @@ import torch
 
 from pliant.causes import REPAIRS
 from pliant.claims import Claim
-from pliant.experiment import Areas, Arm, Column, Experiment, Probing, Setup
+from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.interventions import Chain
 from pliant.interventions.base import Change, Intervention, Seen, State
 from pliant.nets import MLP
 from pliant.network import Network, Params
 from pliant.optim import Adam, Moments
+from pliant.plots import Areas
 from pliant.probe import Sines
 from pliant.results import Results
 from pliant.tasks import OffsetNoise
+from pliant.trials import Fit, Mechanisms, Supervised, When
 
 
 @dataclass(frozen=True)
@@ -127,30 +129,33 @@ class Settings:
 def setup(settings: Settings) -> Setup:
     """A healthy arm, one a planted cause, and one that was trained on shifted targets; all regress noise first."""
 
-    def task(offset: float) -> OffsetNoise:
-        sizes = settings.num_examples, settings.batch_size, settings.every, 1
-        return OffsetNoise(*sizes, offset, settings.outputs, settings.noise)
-
-    adam, end = Adam(lr=settings.lr), settings.every
-    return Setup(
-        task=task(0.0),
+    sizes = settings.num_examples, settings.batch_size, settings.every, 1
+    asked = Mechanisms(
+        Sines(), REPAIRS, When(tasks=(0,)), settings.targets, settings.steps, settings.batch_size, settings.num_examples
+    )
+    trial = Supervised(
+        task=OffsetNoise(*sizes, outputs=settings.outputs, noise=settings.noise),
         data=settings.data,
         net=partial(MLP, hidden=settings.hidden),
+        optimizer=Adam(lr=settings.lr),
+        measures=(Fit(), asked),
+    )
+
+    def planted(*damage: Plant) -> Supervised:
+        return replace(trial, chain=Chain(*damage))
+
+    end, offset = settings.every, settings.offset
+    return Setup(
         arms={
-            "healthy": Arm("nothing planted", adam, Chain()),
-            "units": Arm("half the units killed", adam, Chain(KillUnits(end))),
-            "norm": Arm("weights times 8", adam, Chain(ScaleWeights(end))),
-            "optimizer": Arm("stale moments", adam, Chain(StaleMoments(end))),
-            "target scale": Arm(f"head shifted by {settings.offset:g}", adam, Chain(ShiftHead(end, settings.offset))),
-            "shifted": Arm(f"trained on targets + {settings.offset:g}", adam, Chain(), task(settings.offset)),
+            "healthy": Arm("nothing planted", trial),
+            "units": Arm("half the units killed", planted(KillUnits(end))),
+            "norm": Arm("weights times 8", planted(ScaleWeights(end))),
+            "optimizer": Arm("stale moments", planted(StaleMoments(end))),
+            "target scale": Arm(f"head shifted by {offset:g}", planted(ShiftHead(end, offset))),
+            "shifted": Arm(f"trained on targets + {offset:g}", replace(trial, task=replace(trial.task, offset=offset))),
         },
-        diagnostics=(),
-        probing=Probing(
-            Sines(), REPAIRS, (0,), settings.targets, settings.steps, settings.batch_size, settings.num_examples
-        ),
-        panels=(),
-        areas=Areas("loss of plasticity [squared error]", PARTS),
-        columns=(Column("lost", "lost"), *(Column(name, column) for name, column in PARTS.items())),
+        plots=(Areas("loss of plasticity [squared error]", PARTS),),
+        table=(Column("lost", "lost"), *(Column(name, column) for name, column in PARTS.items())),
         claims=CLAIMS,
         deviations=(
             "An experiment of ours, with known answers.",
@@ -167,16 +172,16 @@ def _lead(arm: str, mechanism: str) -> Callable[[Results], np.ndarray]:
     """How much more a mechanism took than any other, as a share of what an arm lost, one a seed."""
 
     def lead(results: Results) -> np.ndarray:
-        taken = {repair.name: results.ends(arm, f"lost/{repair.name}")[:, -1] for repair in REPAIRS}
+        taken = {repair.name: results.last(arm, f"lost/{repair.name}") for repair in REPAIRS}
         others = np.max([values for name, values in taken.items() if name != mechanism], axis=0)
-        return (taken[mechanism] - others) / results.ends(arm, "lost")[:, -1]
+        return (taken[mechanism] - others) / results.last(arm, "lost")
 
     return lead
 
 
 def _of_baseline(arm: str) -> Callable[[Results], np.ndarray]:
     """What an arm lost, as a share of the constant predictor's loss, one a seed."""
-    return lambda r: (r.ends(arm, "lost") / r.ends(arm, "probe_baseline"))[:, -1]
+    return lambda r: r.last(arm, "lost") / r.last(arm, "probe_baseline")
 
 
 def _lost(arm: str, what: str) -> Claim:

@@ -1,19 +1,30 @@
 """What is drawn: means, intervals, what became of diverged seeds, and what is left out of long lines."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from pliant.experiment import Panel
 from pliant.functional.statistics import interval
-from pliant.report.curves import POINTS, caption, curves, thin
+from pliant.plots import Lines
+from pliant.plots.base import POINTS
+from pliant.plots.lines import Curve, thin
+from pliant.report.figures import captions, thinned
+from pliant.results import Results
 from tests.report.synthetic import SETUP, results
+
+
+def curves(made: Results) -> list[list[Curve]]:
+    """The lines of each panel of the sheet."""
+    look = thinned(SETUP.plots, [made] * len(SETUP.plots), SETUP.look)
+    return [plot.curves(made, look) for plot in SETUP.plots]
+
+
+def caption(made: Results) -> str:
+    return captions(SETUP.plots, made, SETUP.look)
 
 
 def test_lines_are_means_and_bands_intervals_over_seeds() -> None:
     made = results()
-    line = curves(SETUP, made)[0][1]
+    line = curves(made)[0][1]
     ends = made.ends("l2", "accuracy")
     assert line.x.tolist() == [1, 2, 3, 4, 5]
     assert np.allclose(line.mean, ends.mean(0))
@@ -21,7 +32,7 @@ def test_lines_are_means_and_bands_intervals_over_seeds() -> None:
 
 
 def test_one_seed_has_no_band() -> None:
-    for panel in curves(SETUP, results(seeds=1)):
+    for panel in curves(results(seeds=1)):
         for line in panel:
             assert np.isnan(line.low).all()
             assert np.isfinite(line.mean).all()
@@ -29,27 +40,26 @@ def test_one_seed_has_no_band() -> None:
 
 def test_a_diverged_seed_leaves_the_mean_of_the_others_and_a_cross() -> None:
     made = results(diverged={("l2", 1): 27})
-    line = curves(SETUP, made)[0][1]
+    line = curves(made)[0][1]
     assert line.left == (2.0,)
     assert np.allclose(line.mean[2:], made.ends("l2", "accuracy")[[0, 2], 2:].mean(1 - 1))
-    assert "L2 <b>&: seed 1 diverged at step 27" in caption(SETUP, made, curves(SETUP, made))
+    assert "L2 <b>&: seed 1 diverged at step 27" in caption(made)
 
 
 def test_where_all_seeds_diverged_the_line_ends() -> None:
     made = results(diverged={("l2", seed): 27 for seed in range(3)})
-    accuracy, norm = (panel[1] for panel in curves(SETUP, made))
+    accuracy, norm = (panel[1] for panel in curves(made))
     assert accuracy.x.tolist() == [1, 2]
     assert norm.x[-1] == 27
     assert norm.left == (27.0,) * 3
-    nothing = curves(SETUP, results(diverged={("l2", seed): 0 for seed in range(3)}))[0][1]
+    nothing = curves(results(diverged={("l2", seed): 0 for seed in range(3)}))[0][1]
     assert not len(nothing.x)
     assert nothing.left == ()
 
 
 def test_long_lines_keep_measured_points_and_their_extremes_and_say_so() -> None:
-    setup = replace(SETUP, task=replace(SETUP.task, every=4000))
     made = results(every=4000)
-    panels = curves(setup, made)
+    panels = curves(made)
     line, (x, values) = panels[1][1], made.curve("l2", "norm")
     assert len(x) == line.measured == 20_000
     assert sum(len(one.x) for panel in panels for one in panel) <= POINTS
@@ -57,8 +67,8 @@ def test_long_lines_keep_measured_points_and_their_extremes_and_say_so() -> None
     assert np.allclose(line.mean, values.mean(0)[at])
     assert line.mean.max() == values.mean(0).max()
     assert line.x[[0, -1]].tolist() == [1, 20_000]
-    assert "20,000 points; drawn are" in caption(setup, made, panels)
-    assert "drawn are" not in caption(SETUP, results(), curves(SETUP, results()))
+    assert "20,000 points; drawn are" in caption(made)
+    assert "drawn are" not in caption(results())
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 100, 101])
@@ -70,15 +80,14 @@ def test_thin_never_exceeds_what_was_asked(length: int) -> None:
 
 
 def test_a_metric_that_was_not_measured_is_named() -> None:
-    setup = replace(SETUP, panels=(Panel("norn", "norm"),))
-    with pytest.raises(ValueError, match="did you mean 'norm'"):
-        curves(setup, results())
+    with pytest.raises(ValueError, match="arm 'none' has no column 'norn', did you mean 'norm'"):
+        Lines("norn", "norm").curves(results(), SETUP.look)
 
 
 def test_zero_on_a_logarithmic_axis_is_said_rather_than_dropped() -> None:
     made = results()
     for table in made.tables.values():
         table["norm"][-3:] = 0
-    panels = curves(SETUP, made)
+    panels = curves(made)
     assert panels[1][0].mean[-1] == 0
-    assert "has reached 0" in caption(SETUP, made, panels)
+    assert "has reached 0" in caption(made)

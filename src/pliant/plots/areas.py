@@ -1,0 +1,94 @@
+"""Areas over tasks: the parts of a quantity on top of each other, axes an arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from pliant.formats import Grid
+from pliant.functional.statistics import interval
+from pliant.numbers import with_interval
+from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, colour
+from pliant.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Axes an arm, side by side: the parts of a quantity, means over seeds, stacked from 0 up, and down where negative.
+
+    Args:
+        title: what they are parts of, with units.
+        parts: columns by what they are called; empty where they were not measured.
+
+    >>> Areas("loss of plasticity [nats]", {"units": "lost/units"}).columns()
+    ('lost/units',)
+    """
+
+    sheet: ClassVar[bool] = False
+
+    title: str
+    parts: Mapping[str, str]
+
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.parts.values())
+
+    def points(self, results: Results, look: Look) -> list[int]:
+        return []
+
+    def layout(self, results: Results, look: Look) -> Layout:
+        panes = len(look.shown(results))
+        columns = min(2, panes)
+        return Layout(panes, columns, WIDTHS[columns], HEIGHT * -(-panes // columns) + 60)
+
+    def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
+        from matplotlib.lines import Line2D
+        from matplotlib.ticker import MaxNLocator
+
+        columns = self.layout(results, look).columns
+        for at, (on, arm) in enumerate(zip(axes, look.shown(results), strict=True)):
+            on.set_title(look.labels[arm])
+            tops = {sign: np.zeros(1) for sign in (1, -1)}
+            for part, column in enumerate(self.parts.values()):
+                values = results.ends(arm, column)
+                there = ~np.isnan(values).all(0)
+                mean = np.nanmean(values[:, there], 0)
+                tasks = np.arange(1, values.shape[1] + 1)[there]
+                for sign in (1, -1):
+                    height = np.clip(sign * mean, 0, None)
+                    top = tops[sign] + sign * height
+                    how = {"color": colour(part + 1), "alpha": 0.85, "linewidth": 0}
+                    on.fill_between(tasks, tops[sign] + 0 * top, top, **how)
+                    tops[sign] = top
+            on.axhline(0, color=GREY, linewidth=0.8)
+            on.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=True))
+            if at + columns >= len(axes):
+                on.set_xlabel("task")
+            if at % columns == 0:
+                on.set_ylabel(self.title)
+        handles = [Line2D([], [], color=colour(part + 1), lw=6) for part in range(len(self.parts))]
+        made: Figure = axes[0].figure  # type: ignore[assignment]
+        made.legend(handles, list(self.parts), loc="outside upper left", ncols=len(handles), handlelength=0.8)
+
+    def caption(self, results: Results, look: Look) -> list[str]:
+        over = f"means over {len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
+        return [f"{self.title}: {over}. Parts lie on top of each other; what is negative lies below 0."]
+
+    def grid(self, results: Results, look: Look) -> Grid:
+        rows = []
+        for arm in look.shown(results):
+            values = [results.ends(arm, column) for column in self.parts.values()]
+            for task in np.flatnonzero(np.any([~np.isnan(part).all(0) for part in values], axis=0)):
+                rows.append([look.labels[arm], str(task + 1), *(_cell(part[:, task]) for part in values)])
+        return Grid(["arm", "task", *self.parts], rows, "lr" + "r" * len(self.parts), [self.title])
+
+
+def _cell(values: np.ndarray) -> str:
+    left = values[np.isfinite(values)]
+    return with_interval(interval(left)) if len(left) else ""

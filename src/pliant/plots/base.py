@@ -1,0 +1,116 @@
+"""What a picture is: an object that says which columns it reads and draws itself into axes that are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+from pliant.formats import Grid
+from pliant.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito, legible to colour-blind readers; the first arm is the baseline, yellow comes last as it is faint on white
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
+DASHES = ("-", "-.", ":")  # for a ninth arm and more
+STEPS = (1, 2, 5, 10)  # between ticks
+GREY = "#5f6670"
+POINTS = 3600  # drawn in all, which keeps an SVG below some 250 KB
+WIDTHS = {1: 370, 2: 740, 3: 1080}  # CSS pixels by columns; text is 12 px high in each
+HEIGHT = 205  # CSS pixels of a row of axes
+
+
+def colour(position: int) -> str:
+    """The colour of the arm at this position of a setup, the same in every figure.
+
+    >>> colour(0), colour(8) == colour(0)
+    ('#000000', True)
+    """
+    return COLOURS[position % len(COLOURS)]
+
+
+def dashes(position: int) -> str:
+    """The line style of the arm at this position: colours repeat with another one."""
+    return DASHES[position // len(COLOURS) % len(DASHES)]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the arms of an experiment look, in every picture alike.
+
+    Args:
+        labels: of all arms by name, in the order of the setup.
+        most: points that a line may have; where it was measured at more, some are left out.
+
+    >>> Look({"none": "no intervention", "l2": "L2"}).place("l2")
+    1
+    """
+
+    labels: Mapping[str, str]
+    most: int = POINTS
+
+    def place(self, arm: str) -> int:
+        """The position of an arm, which gives its colour."""
+        return list(self.labels).index(arm)
+
+    def shown(self, results: Results) -> list[str]:
+        """The arms that were run, in the order of the setup."""
+        return [arm for arm in self.labels if arm in results.arms]
+
+
+class Layout(NamedTuple):
+    """Axes of a picture and its size in CSS pixels; those of a plot on a sheet are the sheet's affair.
+
+    >>> Layout(panes=4, columns=2, width=740, height=470).panes
+    4
+    """
+
+    panes: int
+    columns: int
+    width: int
+    height: int
+
+
+class Plot(Protocol):
+    """A frozen dataclass: one picture of results.
+
+    Attributes:
+        title: what it shows, with units.
+        sheet: whether it is one set of axes among others of its kind, below one legend of the arms; otherwise it is a
+            picture of its own, with the axes that its `layout` asks for.
+
+    >>> from pliant.plots import Lines
+    >>> Lines("accuracy", "accuracy at the end of a task").columns()
+    ('accuracy',)
+    """
+
+    sheet: ClassVar[bool]
+
+    @property
+    def title(self) -> str: ...
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+        ...
+
+    def points(self, results: Results, look: Look) -> list[int]:
+        """How many points each of its lines was measured at; none where it draws no lines."""
+        ...
+
+    def layout(self, results: Results, look: Look) -> Layout:
+        """The axes that it needs."""
+        ...
+
+    def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
+        """Draws into axes; `ValueError` for a column that was not measured."""
+        ...
+
+    def caption(self, results: Results, look: Look) -> list[str]:
+        """What is drawn how, in sentences."""
+        ...
+
+    def grid(self, results: Results, look: Look) -> Grid:
+        """Its numbers as a table, for the terminal, Markdown and CSV."""
+        ...

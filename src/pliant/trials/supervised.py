@@ -1,0 +1,138 @@
+"""Supervised training on a stream of tasks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from pliant.data import Dataset, load
+from pliant.interventions import Chain
+from pliant.modules import drawn_by_layers, seeded
+from pliant.network import Network
+from pliant.optim import Optimizer
+from pliant.population import Member, Population, PopulationState
+from pliant.tasks import Stream, Task
+from pliant.trials.base import Row, Run
+from pliant.trials.measures import Measure, Moment
+
+SWITCH = "task_switch"  # the event at the start of every task but the first
+BLOCK = 50  # steps whose batches are drawn together
+LONG = 10_000  # steps from which compiling the gradient (5 to 20 s a pack) pays
+
+Net = Callable[[tuple[int, ...], int], nn.Module]
+"""A function of (input shape, number of outputs) that builds a network."""
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Networks trained on a stream of tasks, one optimizer step a minibatch, a population of all seeds.
+
+    A row is made at every step at which some measure is due. It has `task` (from 0), `end` (whether it closes a task),
+    `batch_loss` and `update_norm` of the step, and what the measures say after it.
+
+    Args:
+        task: the stream of tasks.
+        data: a data set's name, or the path of an .npz file.
+        net: a function of (input shape, number of outputs) that builds the network; its first and all later draws of
+            parameters are as the function makes them.
+        optimizer: of the networks.
+        chain: the interventions.
+        measures: what is measured, and when.
+        standardize: inputs with mean 0 and variance 1 a channel; otherwise scaled to [0, 1].
+        together: seeds that are trained as one population.
+
+    >>> from functools import partial
+    >>> from pliant.nets import MLP
+    >>> from pliant.optim import Adam
+    >>> from pliant.tasks import RandomLabels
+    >>> from pliant.trials import Fit
+    >>> task = RandomLabels(num_examples=32, batch_size=8, every=2, num_tasks=2)
+    >>> trial = Supervised(task, "digits", partial(MLP, hidden=(8,)), Adam(1e-3), measures=(Fit(),))
+    >>> [row["task"].tolist() for row in trial.start([0, 1]).rows if row]
+    [[0, 0], [1, 1]]
+    """
+
+    task: Task
+    data: str
+    net: Net
+    optimizer: Optimizer
+    chain: Chain = field(default_factory=Chain)
+    measures: tuple[Measure, ...] = ()
+    standardize: bool = True
+    together: int = 5
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.task.num_steps
+
+    @property
+    def refits(self) -> int:
+        """Optimizer steps of the measures' refits."""
+        return sum(measure.refits for measure in self.measures)
+
+    def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
+        """The population at its first step; `ValueError` for what does not fit together."""
+        stream = self.task.bind(self.inputs(), list(seeds), device=device, dtype=dtype)
+        population = self._population(stream, device, dtype)
+        state = population.init()
+        return Run(state, self._rows(stream, population, state), (population,))
+
+    def inputs(self) -> Dataset:
+        """The data set, scaled as it is trained on; fetched if need be."""
+        data = load(self.data)
+        if self.standardize:
+            return data
+        return replace(data, mean=(0.0,) * len(data.mean), std=(1.0,) * len(data.std))
+
+    def _population(self, stream: Stream, device: str, dtype: torch.dtype) -> Population:
+        shape, outputs = tuple(stream.data.shape), self.task.num_outputs(stream.data)
+        example = stream.examples(0, most=4).x[0].to("cpu", torch.float32)
+
+        def build() -> nn.Module:
+            return self.chain.build(self.net(shape, outputs), example)
+
+        if silent := sorted(self.chain.events - {SWITCH}):
+            waits = ", ".join(sorted(type(i).__name__ for i in self.chain if set(i.events) & set(silent)))
+            names = ", ".join(map(repr, silent))
+            warnings.warn(f"{waits} waits for {names}, but this trial fires {SWITCH!r} only", stacklevel=3)
+        module: nn.Module | Callable[[], nn.Module] = build
+        if drawn_by_layers(lambda: self.net(shape, outputs)):  # then drawing one layer alone is right, and faster
+            with seeded(0):
+                module = build()
+        members = [Member(seed, self.optimizer, self.chain) for seed in stream.seeds]
+        network, compiled = Network(module, example=example), self.num_steps >= LONG
+        return Population(network, self.task.loss, members, compile=compiled, device=device, dtype=dtype)
+
+    def _rows(self, stream: Stream, population: Population, state: PopulationState) -> Iterator[Row]:
+        while state.step < self.num_steps:
+            stop = min((state.step // BLOCK + 1) * BLOCK, self.num_steps)
+            for batch in stream.batches(state.step, stop):
+                task, into = divmod(state.step, self.task.every)
+                if into == 0 and task > 0:
+                    population.fire(state, SWITCH)
+                moment = Moment(state.step + 1, task, into + 1, into + 1 == self.task.every)
+                due = [measure for measure in self.measures if measure.when(moment)]
+                before = {name: p.clone() for name, p in state.params.items()} if due else {}
+                losses = population.step(state, batch.x, batch.y)
+                if not due:
+                    yield {}
+                    continue
+                update = {name: state.params[name] - old for name, old in before.items()}
+                shared = {"task": torch.full((len(population),), task), "end": torch.tensor([moment.end] * len(losses))}
+                row = {**shared, "batch_loss": losses, "update_norm": _norms(update)}
+                looked_at = {}
+                for measure in due:
+                    if measure.examples not in looked_at:
+                        looked_at[measure.examples] = stream.examples(task, measure.examples)
+                    row |= measure(population, state, *looked_at[measure.examples], update)
+                del looked_at, update
+                yield row
+
+
+def _norms(update: dict[str, Tensor]) -> Tensor:
+    return torch.stack([u.reshape(len(u), -1).square().sum(1) for u in update.values()]).sum(0).sqrt()

@@ -1,0 +1,75 @@
+"""One example a trial (a new one is added here), and two ways to run one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from functools import partial
+
+import torch
+
+import pliant.trials
+from pliant.causes import Norm, OptimizerState, Units
+from pliant.diagnostics import DeadUnits, ParameterNorm, RelativeUpdate
+from pliant.diagnostics.base import Observation
+from pliant.interventions import L2, Chain, LayerNorm, ReDo, ShrinkAndPerturb
+from pliant.nets import MLP
+from pliant.optim import SGD, Adam
+from pliant.probe import Sines
+from pliant.tasks import OffsetNoise, RandomLabels
+from pliant.trials import Arrays, Fit, Mechanisms, Numbers, Steps, Supervised, Trial, When
+
+NET = partial(MLP, hidden=(8, 8))
+LABELS = RandomLabels(num_examples=40, batch_size=10, every=30, num_tasks=4)
+
+
+def histogram(seen: Observation) -> torch.Tensor:
+    """How the sizes of the first weights are distributed."""
+    return torch.stack([(seen.params["hidden.0.weight"].abs() > edge).sum() for edge in (0.0, 0.05, 0.1)]).float()
+
+
+def gram(seen: Observation) -> torch.Tensor:
+    """The first inputs' inner products."""
+    x = seen.x[:4].flatten(1)
+    return x @ x.T
+
+
+EXAMPLES: dict[str, Trial] = {
+    "Supervised": Supervised(
+        LABELS,
+        "digits",
+        NET,
+        Adam(1e-3, eps_root=1e-3),
+        Chain(LayerNorm(), L2(1e-3), ReDo(tau=0.1, every=20), ShrinkAndPerturb(0.9, 0.1)),
+        (
+            Fit(When(every=7)),
+            Numbers((DeadUnits(), ParameterNorm(), RelativeUpdate()), When(every=11)),
+            Steps(When(first=3, ends=False)),
+            Arrays({"histogram": histogram, "gram": gram}, frozenset({"x"}), When(every=25)),
+        ),
+        together=3,
+    ),
+    "Supervised, probed": Supervised(
+        OffsetNoise(num_examples=20, batch_size=10, every=20, num_tasks=2, offset=2.0, outputs=2),
+        "digits",
+        NET,
+        SGD(1e-2),
+        measures=(
+            Fit(),
+            Mechanisms(
+                Sines(), (Units(), Norm(), OptimizerState()), When(tasks=(1,)), targets=2, steps=3, batch_size=10
+            ),
+        ),
+        standardize=False,
+    ),
+}
+
+
+def registered() -> list[type]:
+    """Every trial in the files of the package."""
+    package = pliant.trials
+    files = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    kinds = [kind for file in files for kind in vars(file).values() if inspect.isclass(kind)]
+    own = [kind for kind in kinds if kind.__module__.startswith(package.__name__) and kind is not Trial]
+    return [kind for kind in dict.fromkeys(own) if hasattr(kind, "start")]
