@@ -808,10 +808,20 @@ def test_the_state_of_another_recipe_or_model_is_refused():
     model(data()[0])
     wider = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3))
     other = RECIPE.attach(wider, torch.optim.Adam(wider.parameters()))
-    other.load_state_dict(keeper.state_dict())
-    for _ in range(2):
-        with pytest.raises(ValueError, match="got one of another structure"):
-            wider(data()[0])
+    other.steps = 7
+    other.load_state_dict({**keeper.state_dict(), "steps": 40})
+    assert other.steps == 40
+    with pytest.raises(ValueError, match="got one of another structure"):
+        wider(data()[0])
+    assert other.steps == 7
+    wider(data()[0])  # as if nothing had been loaded
+    before = other.state_dict()
+    for state in (keeper.state_dict() | {"steps": 40}, {"members": []}, {}, None):
+        with pytest.raises(
+            ValueError, match=r"got one of another structure|expected what keeper.state_dict\(\) returned"
+        ):
+            other.load_state_dict(state)
+        assert equal(other.state_dict(), before)
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -885,10 +895,13 @@ def test_an_event_that_was_never_fired_is_named():
 
 def test_penalties_that_are_not_in_the_loss_are_named():
     model = mlp()
-    keeper = attach(model)
-    model(data()[0])
-    keeper.step()
-    model(data()[0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    keeper = attach(model, optimizer=optimizer)
+    for last in (False, True):
+        model(data()[0])
+        optimizer.step()
+        if not last:
+            keeper.step()
     with pytest.warns(UserWarning, match=r"write loss = loss \+ keeper.penalty\(\)"):
         keeper.step()
 

@@ -16,7 +16,7 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
-    {"functional", "nets", "data", "refs", "sites", "trackers", "words", "formats"},
+    {"functional", "nets", "data", "refs", "sites", "trackers", "words", "formats", "outline"},
     {"units", "modules", "results"},
     {"claims", "numbers"},
     {"plots"},

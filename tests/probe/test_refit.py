@@ -20,6 +20,7 @@ STEPS, BATCH = 30, 8
 OPTIMIZERS = {
     "adam": lambda params: torch.optim.Adam(params, lr=1e-2),
     "adam, weight decay": lambda params: torch.optim.Adam(params, lr=1e-2, weight_decay=0.1),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=1e-2, weight_decay=0.3),
     "adam, betas and eps": lambda params: torch.optim.Adam(params, lr=1e-2, betas=(0.5, 0.7), eps=1e-3),
     "sgd": lambda params: torch.optim.SGD(params, lr=0.1),
     "sgd, momentum": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),

@@ -192,7 +192,7 @@ def disentangle(
     model: nn.Module,
     *,
     inputs: Any,
-    optimizer: torch.optim.Optimizer | Optimizer | Training,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizer | Training,
     fresh: Callable[[], nn.Module] | None = None,
     probe: Probe | None = None,
     repairs: Sequence[Repair] = REPAIRS,
@@ -217,7 +217,8 @@ def disentangle(
     Args:
         model: what is measured; a module without dropout and running statistics (else `purify`).
         inputs: the probe's inputs, a tensor (or a tree of tensors) with samples first.
-        optimizer: that of the main task: torch's SGD, Adam, AdamW, RMSprop, or one of ours. It is read only.
+        optimizer: that of the main task, or several in a list: torch's SGD, Adam, AdamW, RMSprop, or one of ours. It is
+            read only; each parameter group trains as its own settings say.
         fresh: a function that builds an untrained network; without it, layers are drawn anew by `reset_parameters`.
         probe: the targets; P1's sines if None.
         repairs: applied in this order; up to 6 in all subsets, more by random orders.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,7 +70,7 @@ class Chain(tuple[Intervention, ...]):
     def attach(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
     ) -> Keeper:
@@ -80,7 +80,7 @@ class Chain(tuple[Intervention, ...]):
 
         Args:
             model: the module that the loop calls.
-            optimizer: of the model's parameters; may have taken steps already.
+            optimizer: of the model's parameters, or several in a list; may have taken steps already.
             seed: where everything that is drawn comes from.
             fresh: a function that builds a new model, as large as this one, for models with an initialisation of their
                 own; else what is drawn anew is drawn by the `reset_parameters` of each layer.

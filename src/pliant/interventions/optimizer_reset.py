@@ -52,8 +52,8 @@ def reset_moments(moments: Moments, names: Collection[str]) -> Moments:
     >>> reset_moments({"exp_avg": {"w": torch.ones(1)}, "step": {"": torch.tensor(9.0)}}, ["w"])
     {'exp_avg': {'w': tensor([0.])}, 'step': {'': tensor(0.)}}
     """
-    whole = all(name in names for group in moments.values() for name in group if name)
+    whole = all(name in names for kind, group in moments.items() if kind != "step" for name in group)
     return {
-        kind: {name: torch.zeros_like(m) for name, m in group.items() if name in names or (whole and not name)}
+        kind: {name: torch.zeros_like(m) for name, m in group.items() if (whole if kind == "step" else name in names)}
         for kind, group in moments.items()
     }

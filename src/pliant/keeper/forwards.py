@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import NoneType
 from typing import Any
 
 import torch
@@ -31,33 +33,92 @@ class _Hook:
         return _Hook, ()
 
 
+class _Noted(dict[str, Any]):
+    """What one pass showed, in which interval between steps it fell, and what became of its graph."""
+
+    def __init__(self, shown: dict[str, Any], era: int):
+        super().__init__(shown)
+        self.era = era
+        self.graph: weakref.ref[_Sentinel] | None = None  # lives as long as the graph of the output
+        self.backward = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no gradient went through it, and none can any more."""
+        return self.graph is not None and self.graph() is None and not self.backward
+
+
+class _Sentinel:
+    """Dies with the graph that it is part of."""
+
+
+class _Around:
+    """The two hooks around the call of a model that was compiled in place."""
+
+    def __init__(self, model: nn.Module, before: Callable[..., None], after: Callable[..., None]):
+        self._model, self._inner = model, model._compiled_call_impl
+        assert self._inner is not None
+        inner = self._inner
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return inner(*args, **kwargs)
+            output = None
+            before(model, args, kwargs)
+            try:
+                output = inner(*args, **kwargs)
+                return output
+            finally:
+                after(model, args, output)
+
+        self._call = model._compiled_call_impl = call
+
+    def remove(self) -> None:
+        """The model is called as before, unless it was compiled anew."""
+        if self._model._compiled_call_impl is self._call:
+            self._model._compiled_call_impl = self._inner
+
+
 class Forwards:
     """The training forward passes of a model, from two hooks: those in train mode with gradients on.
 
     Inputs are always noted; features and activations if asked for, as then the pass is watched: by `Calls`, which costs
     least, where names do not matter, else by `Activity`.
     Nothing can be watched inside a compiled model: the original then runs once more, beside it, and leaves no trace.
+    A pass is let go when another one comes and no gradient can go through it any more (an agent that acts).
 
     Args:
         model: the model that is called, compiled or not.
         first: told of the inputs of the first forward pass, in whatever mode.
+        before: told of the inputs of each training pass, before it.
 
     Attributes:
         latest: what the latest pass showed, with its graph.
         passes: how many there were since the last `ask`.
     """
 
-    def __init__(self, model: nn.Module, first: Callable[[Any], None]):
+    def __init__(self, model: nn.Module, first: Callable[[Any], None], before: Callable[[Any], None]):
         self.model, self.original = model, uncompiled(model)
-        self._composites = elementwise_modules(self.original)
-        self._first: Callable[[Any], None] | None = first
+        self.renew(first)
+        self._told = before
         self._open: ExitStack | None = None
         self._pass: tuple[Any, Activity | Calls | None] | None = None
+        self._era = 0
+        self._beside = False
         self.ask(frozenset(), frozenset())
-        self._handles = [
-            model.register_forward_pre_hook(_Hook(self._before), with_kwargs=True),
-            model.register_forward_hook(_Hook(self._after), prepend=True, always_call=True),  # last in, first out
-        ]
+        self._handles: list[Any] = []
+        if model._compiled_call_impl is None:
+            self._handles = [
+                model.register_forward_pre_hook(_Hook(self._before), with_kwargs=True),
+                model.register_forward_hook(_Hook(self._after), prepend=True, always_call=True),  # last in, first out
+            ]
+        else:  # by model.compile(): hooks would be compiled, too
+            self._handles = [_Around(model, self._before, self._after)]
+
+    def renew(self, first: Callable[[Any], None]) -> None:
+        """The model is another one by now: the next pass is the first."""
+        self._first: Callable[[Any], None] | None = first
+        self._composites = elementwise_modules(self.original)
 
     def ask(self, for_penalty: frozenset[str], for_step: frozenset[str] | None) -> None:
         """Forgets all passes; from here on, notes these fields of `Seen`, for the next step (if not None) detached."""
@@ -65,45 +126,56 @@ class Forwards:
         self._watched = WATCHED & (for_penalty | (for_step or frozenset()))
         self.latest: dict[str, Any] = {}
         self.passes = 0
-        self._noted: list[dict[str, Any]] = []
+        self._noted: list[_Noted] = []
+
+    def stepped(self, again: bool) -> None:
+        """An optimizer took a step; if it did so `again`, what belonged to the step before is let go."""
+        if again:
+            self._noted = [noted for noted in self._noted if noted.era == self._era]
+        self._era += 1
 
     def joined(self, axes: Callable[[], dict[str, int]]) -> dict[str, Any]:
         """What all passes showed, as one batch; `axes` gives the axis along which the units of a site run."""
-        if len(self._noted) < 2:
-            return self._noted[0] if self._noted else {}
-        found: dict[str, Any] = {"x": _joined_inputs([noted["x"] for noted in self._noted])}
-        if "features" in self._noted[0]:
-            found["features"] = _joined([noted["features"] for noted in self._noted])
-        if "activations" in self._noted[0]:
+        passes = self._noted
+        if len(passes) < 2:
+            return passes[0] if passes else {}
+        found: dict[str, Any] = {"x": _joined_inputs([noted["x"] for noted in passes])}
+        if "features" in passes[0]:
+            found["features"] = _joined([noted["features"] for noted in passes])
+        if "activations" in passes[0]:
             parts: dict[str, list[Tensor]] = {}
-            for noted in self._noted:
+            for noted in passes:
                 for site, post in noted["activations"].items():
                     parts.setdefault(site, []).append(post)
             found["activations"] = {site: _joined(posts, site, axes) for site, posts in parts.items()}
         return found
 
     def close(self) -> None:
-        """Removes the hooks."""
+        """Removes the hooks, and lets go of all passes."""
         self._leave()
         for handle in self._handles:
             handle.remove()
+        self._handles.clear()
+        self._pass = None
+        self.ask(frozenset(), None)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module is not self.model:
+        if module is not self.model or self._beside:
             return
         self._leave()  # only an interrupt (Ctrl-C in a forward pass) leaves one open
         x = args[0] if len(args) == 1 and not kwargs else Inputs(args, kwargs)
         if self._first is not None:
-            self._first(x)
-            self._first = None
+            first, self._first = self._first, None
+            first(x)
         self._pass = None
         if not (torch.is_grad_enabled() and self.original.training):
             return
+        self._told(x)
         if not self._watched:
             self._pass = x, None
             return
         watch = Activity(self._composites) if "activations" in self._watched else Calls()
-        if self.model is self.original:
+        if self.model is self.original and self.model._compiled_call_impl is None:
             self._open = ExitStack()
             self._open.enter_context(self._watching(watch, begun=True))
         else:
@@ -111,7 +183,7 @@ class Forwards:
         self._pass = x, watch
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if module is not self.model:
+        if module is not self.model or self._beside:
             return
         self._leave()
         if self._pass is None or output is None:  # None: it raised
@@ -126,8 +198,30 @@ class Forwards:
         self.passes += 1
         self.latest = {name: value for name, value in shown.items() if name in self._for_penalty | {"x"}}
         if self._for_step is not None:
-            noted = {name: value for name, value in shown.items() if name in self._for_step | {"x"}}
-            self._noted.append({name: _detached(value) for name, value in noted.items()})
+            wanted = {name: value for name, value in shown.items() if name in self._for_step | {"x"}}
+            noted = _Noted({name: _detached(value) for name, value in wanted.items()}, self._era)
+            self._follow(noted, output)
+            if self._noted and any(old.idle for old in self._noted):
+                self._noted = [old for old in self._noted if not old.idle]
+            self._noted.append(noted)
+
+    def _follow(self, noted: _Noted, output: Any) -> None:
+        """Notices whether a gradient goes through the output, and when its graph is gone."""
+        leaves = [output] if isinstance(output, Tensor) else tree_leaves(output)
+        if not all(isinstance(leaf, (Tensor, int, float, str, NoneType)) for leaf in leaves):
+            return  # who knows what is inside
+        nodes = [leaf.grad_fn for leaf in leaves if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
+        if not nodes:
+            return
+
+        def backward(*_: Any) -> None:
+            noted.backward = True
+
+        sentinel = _Sentinel()
+        noted.graph = weakref.ref(sentinel)
+        for node in nodes:
+            node.metadata[id(self)] = sentinel  # pyright: ignore[reportIndexIssue]
+            node.register_prehook(backward)
 
     @contextmanager
     def _watching(self, watch: Activity | Calls, begun: bool) -> Iterator[None]:
@@ -141,12 +235,16 @@ class Forwards:
     def _run_beside(self, x: Any, watch: Activity | Calls) -> None:
         devices = {p.device for p in self.original.parameters()}
         buffers = {name: b.clone() for name, b in self.original.named_buffers()}
-        with (
-            torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
-            torch.set_grad_enabled(bool(WATCHED & self._for_penalty)),
-            self._watching(watch, begun=False),
-        ):
-            functional_call(self.original, buffers, *arguments(x))
+        self._beside = True
+        try:
+            with (
+                torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
+                torch.set_grad_enabled(bool(WATCHED & self._for_penalty)),
+                self._watching(watch, begun=False),
+            ):
+                functional_call(self.original, buffers, *arguments(x))
+        finally:
+            self._beside = False
 
     def _leave(self) -> None:
         if self._open is not None:

@@ -1,68 +1,90 @@
-"""What a torch optimizer holds, by the names of the model's parameters."""
+"""What torch optimizers hold, by the names of the model's parameters."""
 
 from __future__ import annotations
 
 import operator
-import warnings
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from pliant.optim import Moments, TorchOptimizer
+from pliant.optim.torch_optimizer import several
+from pliant.outline import Outline
 
-KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, TorchOptimizer)
+KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Muon, TorchOptimizer)
 
 
 class Held:
-    """The parameters of a model that an optimizer trains, their learning rates and moments.
+    """The parameters of a model that an optimizer trains, or several do, with their learning rates and moments.
 
-    Raises `ValueError` where the two do not fit, and warns about what is left alone.
+    `take` reads both anew where `holds` says that they are no longer made of the same parts. Raises `ValueError` for
+    what is no optimizer, and where it trains nothing of the model.
 
     Attributes:
-        params: by name; frozen ones and those that the optimizer lacks are not among them.
+        optimizers: one or several.
+        params: by name; frozen ones and those that no optimizer holds are not among them.
+        lacking: names of those that train and no optimizer holds.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
-        self.optimizer = optimizer
-        named = dict(model.named_parameters())
-        for name, p in named.items():
+    def __init__(self, model: nn.Module, optimizer: Any):
+        for name, p in model.named_parameters():
             if is_lazy(p):
-                raise ValueError(f"expected sizes that are known, got lazy {name}: call model(x) before attach")
+                raise ValueError(f"expected sizes that are known, got lazy {name}: call model(x) first")
             if p.is_meta:
-                raise ValueError(f"expected values, got {name} on the meta device: load the model before attach")
-        held = {p for group in optimizer.param_groups for p in group["params"]}
-        self.params = {name: p for name, p in named.items() if p.requires_grad and p in held}
+                raise ValueError(f"expected values, got {name} on the meta device: load the model first")
+        self.model = model
+        self.optimizers = several(optimizer)
+        self.take()
         if not self.params:
             raise ValueError(
                 "expected an optimizer of the model's trainable parameters, got one that holds none of them: "
                 "write it after the build, as in torch.optim.Adam(model.parameters())"
             )
-        self._names = {p: name for name, p in self.params.items()}
-        self._latest: tuple[list[Any], Moments] = [], {}
-        self._say_what_is_odd(model, named, held)
 
-    def _say_what_is_odd(self, model: nn.Module, named: dict[str, nn.Parameter], held: set[Tensor]) -> None:
+    def take(self) -> None:
+        """Reads which parameters the model and its optimizers have by now."""
+        self.outline = Outline(self.model)
+        self._held = self._holding()
+        named, held = dict(self.model.named_parameters()), set(self._held)
+        self.params = {name: p for name, p in named.items() if p.requires_grad and p in held}
+        self.lacking = [name for name, p in named.items() if p.requires_grad and p not in held]
+        self._names = {p: name for name, p in self.params.items()}
+        sets = [(optimizer, set(_params(optimizer))) for optimizer in self.optimizers]
+        self._parts = [(o, {n: p for n, p in self.params.items() if p in own}) for o, own in sets]
+        self._latest: tuple[list[Any], Moments] = [], {}
+
+    @property
+    def holds(self) -> bool:
+        """Whether model and optimizers are made of the same parts as when they were last taken."""
+        held = self._holding()
+        return len(held) == len(self._held) and all(map(operator.is_, held, self._held)) and self.outline.holds
+
+    def oddities(self) -> Iterator[str]:
+        """What is left alone, and what is there twice, each in a line."""
+        named, held = dict(self.model.named_parameters()), set(self._held)
         if strangers := len(held.difference(named.values())):
-            warnings.warn(f"the optimizer holds {strangers} parameters that are not the model's", stacklevel=5)
-        if missing := [name for name, p in named.items() if p.requires_grad and p not in held]:
-            warnings.warn(f"the optimizer lacks {', '.join(missing)}: left alone like frozen ones", stacklevel=5)
+            yield f"the optimizer holds {strangers} parameters that are not the model's"
+        if self.lacking:
+            yield f"the optimizer lacks {', '.join(self.lacking)}: left alone like frozen ones"
         owners: dict[Tensor, list[str]] = {}
-        for name, p in model.named_parameters(remove_duplicate=False):
+        for name, p in self.model.named_parameters(remove_duplicate=False):
             owners.setdefault(p, []).append(name)
         for first, *others in owners.values():
             if others:
-                message = f"{' and '.join([first, *others])} are one tensor: it is touched once, as {first}"
-                warnings.warn(message, stacklevel=5)
+                yield f"{' and '.join([first, *others])} are one tensor: it is touched once, as {first}"
 
     @property
-    def known(self) -> bool:
-        """Whether the optimizer's state is such that it can be edited entry by entry."""
-        return isinstance(self.optimizer, KNOWN)
+    def unknown(self) -> dict[str, str]:
+        """The parameters of optimizers whose state cannot be edited entry by entry, with their kind."""
+        return {n: type(o).__name__ for o, params in self._parts if not isinstance(o, KNOWN) for n in params}
 
     def moments(self) -> Moments:
-        """The optimizer's own tensors, by kind and name; empty before its first step.
+        """The optimizers' own tensors, by kind and name; before the first step a count of 0 alone, if they count.
 
         Torch has a step count for each parameter, interventions have one in all (under the empty name). An optimizer
         that is not known has a moment of unknown content for each parameter with a state: not to be changed.
@@ -70,20 +92,24 @@ class Held:
         found = self._state()
         if "step" in found:
             found["step"] = {"": next(iter(found["step"].values()))}
+        elif not found and any(map(_counts, self.optimizers)):
+            found["step"] = {"": torch.zeros(())}
         return found
 
     def write(self, new: Moments) -> None:
-        """Writes new values of some moments into the optimizer; a step count into that of every parameter."""
+        """Writes new values of some moments into the optimizers; a step count into that of every parameter."""
         old = self._state()
         for kind, group in new.items():
             for name, value in group.items():
-                for tensor in [old[kind][name]] if name else old[kind].values():
+                for tensor in [old[kind][name]] if name else old.get(kind, {}).values():
                     tensor.copy_(value)
 
     def _state(self) -> Moments:
-        """By kind and name; the same as before where the optimizer holds the same tensors."""
-        state = self.optimizer.state
-        held = [value for p in self.params.values() for value in state.get(p, {}).values()]
+        """By kind and name; the same as before where the optimizers hold the same tensors."""
+        held: list[Any] = []
+        for optimizer, params in self._parts:
+            state = optimizer.state
+            held += [value for p in params.values() for value in state.get(p, {}).values()]
         before, found = self._latest
         if not (len(held) == len(before) and all(map(operator.is_, held, before))):
             self._latest = held, (found := self._sorted())
@@ -91,18 +117,24 @@ class Held:
 
     def _sorted(self) -> Moments:
         found: Moments = {}
-        for name, p in self.params.items():
-            state = self.optimizer.state.get(p, {})
-            if not self.known:
-                state = {type(self.optimizer).__name__: p.detach()} if state else {}
-            for kind, tensor in state.items():
-                if isinstance(tensor, Tensor):
-                    found.setdefault(kind, {})[name] = tensor
+        for i, (optimizer, params) in enumerate(self._parts):
+            for name, p in params.items():
+                state = optimizer.state.get(p, {})
+                if not isinstance(optimizer, KNOWN):
+                    state = {type(optimizer).__name__: p.detach()} if state else {}
+                for kind, tensor in state.items():
+                    if not isinstance(tensor, Tensor):
+                        continue
+                    if kind == "step":
+                        found.setdefault(kind, {})[f"{i}.{name}"] = tensor
+                        continue
+                    twice = name in found.get(kind, {})  # a parameter of two optimizers has the moments of both
+                    found.setdefault(f"{kind} of {i}" if twice else kind, {})[name] = tensor
         return found
 
     def rates(self) -> dict[float, set[str]]:
         """The learning rates in use, with the names of those that have each."""
-        groups = self.optimizer.param_groups
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         if len(groups) == 1:
             return {float(groups[0]["lr"]): set(self.params)}
         found: dict[float, set[str]] = {}
@@ -110,3 +142,42 @@ class Held:
             if names := {self._names[p] for p in group["params"] if p in self._names}:
                 found.setdefault(float(group["lr"]), set()).update(names)
         return found
+
+    def _holding(self) -> list[Tensor]:
+        return [*chain.from_iterable(map(_params, self.optimizers))]
+
+
+def _params(optimizer: Optimizer) -> list[Tensor]:
+    return [*chain.from_iterable([group["params"] for group in optimizer.param_groups])]
+
+
+def _counts(optimizer: Optimizer) -> bool:
+    """Whether an optimizer counts its steps, one day if not yet."""
+    if isinstance(optimizer, TorchOptimizer):
+        return "step" in optimizer.optimizer.init({"": torch.zeros(())})
+    return isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop))
+
+
+class Steps:
+    """Which optimizers took a step since `taken` was last cleared, by hooks of theirs.
+
+    Args:
+        told: called after each step, with whether that optimizer had taken one already.
+    """
+
+    def __init__(self, optimizers: tuple[Optimizer, ...], told: Callable[[bool], None]):
+        self._told = told
+        self.taken: set[int] = set()
+        self._handles = [optimizer.register_step_post_hook(self._stepped) for optimizer in optimizers]
+
+    def close(self) -> None:
+        """Removes the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        again = id(optimizer) in self.taken
+        if again:
+            self.taken.clear()
+        self.taken.add(id(optimizer))
+        self._told(again)

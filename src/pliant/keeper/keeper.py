@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State, write
+from pliant.keeper.carried import carried, merged, rest, without
 from pliant.keeper.forwards import WATCHED, Forwards
-from pliant.keeper.held import Held
+from pliant.keeper.held import Held, Steps
 from pliant.keeper.penalties import Penalties
 from pliant.keeper.rates import NotingSeen, at_each_rate
 from pliant.modules import purified
 from pliant.network import Network, Params
+from pliant.outline import Outline
 from pliant.sites import uncompiled
 
 
@@ -27,14 +29,19 @@ class Keeper:
 
     Add `penalty()` to the loss, call `step()` right after `optimizer.step()` and `event(name)` when something happens.
     Parameters and the optimizer's moments are changed in place, entry by entry, with the same numbers as in a
-    `Population` of one. Frozen parameters are left alone, as they were frozen at the start; the units are learned at
-    the first forward pass. Of the forward passes those count that train: in train mode, with gradients on; a step uses
-    all of them since the last one (gradient accumulation), a penalty the latest.
+    `Population` of one. Frozen parameters are left alone while they are frozen; the units are learned at the first
+    forward pass. Of the forward passes those count that train: in train mode, with gradients on; a step uses all of
+    them since the last one (gradient accumulation), a penalty the latest.
+
+    Where the model changes (new heads, swapped or resized layers, another device or dtype, `requires_grad_`), or the
+    parameter groups of its optimizers do, the keeper goes on with what is there: what it keeps of layers that are new
+    begins anew. A new optimizer is told to it by `follow`.
 
     With mixed precision, use `autocast` as ever; where a `GradScaler` skips a step, skip `step()`, too:
-    `if scaler.get_scale() >= scale_before: keeper.step()`. Parameter groups may have learning rates of their own.
+    `if scaler.get_scale() >= scale_before: keeper.step()`. Parameter groups may have learning rates of their own, and
+    several optimizers are given as a list: call `step()` when all that were due have stepped.
     Attach a compiled model as `recipe.attach(torch.compile(model), optimizer)`; where activations are looked at, the
-    original runs a second time beside it. The optimizer is one of torch's SGD, Adam, AdamW and RMSprop, or a
+    original runs a second time beside it. The optimizer is one of torch's SGD, Adam, AdamW, RMSprop and Muon, or a
     `pliant.optim.TorchOptimizer`; another one is fine as long as no moments are to be changed.
 
     Attributes:
@@ -60,7 +67,7 @@ class Keeper:
         self,
         chain: Sequence[Intervention],
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
     ):
@@ -68,21 +75,25 @@ class Keeper:
         self.chain, self.seed, self.steps = chain, seed, 0
         self._events = frozenset(event for member in chain for event in member.events)
         self.state: list[State] = []
+        self._kept: list[State] = [{} for _ in chain]  # of earlier, for parameters that are frozen now, say
         self._held = Held(original, optimizer)
-        self._like = next(iter(self._held.params.values()))  # where numbers of our own belong
+        for odd in self._held.oddities():
+            warnings.warn(odd, stacklevel=3)
         self._params: Params = dict(original.named_parameters())
+        self._fresh = fresh
         self._whole = Network(purified(original) if fresh is None else lambda: purified(fresh()))
-        if odd := sorted(set(self._whole.names) ^ set(self._params)):
-            raise ValueError(f"expected fresh to build a model with the same parameters, {odd[0]} differs")
+        if different := sorted(set(self._whole.names) ^ set(self._params)):
+            raise ValueError(f"expected fresh to build a model with the same parameters, {different[0]} differs")
         self._network = self._restricted()
         self._penalties = Penalties(chain)
         self._steppers = {place: member for place, member in enumerate(chain) if member.overrides("after_step")}
-        self._penalised = self._begun = False
+        self._penalised = self._begun = self._noticed = False
         self._taken = 0  # steps since attach
         self._fired: set[str] = set()
-        self._saved: list[State] | None = None
+        self._saved: tuple[dict[str, Any], tuple[int, int, set[str]]] | None = None  # loaded, and what was before
         self._said: set[str] = set()
-        self._forwards = Forwards(model, self._first)
+        self._forwards = Forwards(model, self._first, self._before)
+        self._optimized = Steps(self._held.optimizers, self._forwards.stepped)
         self._look_ahead()
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
@@ -92,9 +103,10 @@ class Keeper:
 
         Call it before `backward()`. Some (`GradientNorm`) need the loss without penalties.
         """
+        self._notice()
         self._begin()
         self._penalised = True
-        if not self._penalties.members:
+        if not (self._penalties.members and self._held.params):
             return self._like.new_zeros(())
         shown = self._forwards.latest
         for member in self._penalties.members.values():
@@ -107,12 +119,19 @@ class Keeper:
 
     def step(self) -> None:
         """What the chain does after a step of the optimizer."""
+        self._notice()
         self._begin()
         if self._taken == 1 and self._penalties.members and not self._penalised:
             self._say("the recipe has penalties that are not in the loss: write loss = loss + keeper.penalty()")
         if not self._forwards.passes:
             self._say(f"keeper.step() without a forward pass before it: {_WHAT_COUNTS}")
-        if self._acting:
+        if self._taken and not self._optimized.taken:
+            kinds = " and ".join(type(optimizer).__name__ for optimizer in self._held.optimizers)
+            self._say(
+                f"keeper.step() without a step of its {kinds} before it: where a new optimizer is made, write "
+                "keeper.follow(optimizer)"
+            )
+        if self._acting and self._held.params:
             with torch.no_grad(), self._exact():
                 shown = self._forwards.joined(self._axes)
                 for member in self._acting.values():
@@ -121,13 +140,18 @@ class Keeper:
                     self._after_step(place, member, shown)
         self.steps += 1
         self._taken += 1
+        self._optimized.taken.clear()
+        self._noticed = False
         self._look_ahead()
 
     def event(self, name: str, tied: nn.Module | Iterable[nn.Module] = ()) -> None:
         """Something happened, such as `"task_switch"`: every member of the chain that answers to it does.
 
-        `tied` are copies of the model (target networks, averages): the same is done to them, with the same draws.
+        `tied` are copies of the model (target networks, averages): the same is done to them, with the same draws. They
+        may be wrapped: compiled, distributed, a `torch.optim.swa_utils.AveragedModel`.
         """
+        self._noticed = False
+        self._notice()
         self._begin()
         if self.chain and name not in self._events:
             near = get_close_matches(name, self._events, 1) or sorted(self._events)[:1]
@@ -146,71 +170,186 @@ class Keeper:
                 change = member.on_event(self._network, name, self._values(), self._held.moments(), state, draw)
                 self._apply(place, member, change)
 
+    def follow(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
+        """From now on this is the model's optimizer, or these are: one made for a new task, say.
+
+        >>> from pliant.interventions import L2, Chain
+        >>> model = nn.Linear(2, 1)
+        >>> keeper = Chain(L2(0.1)).attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        >>> keeper.follow(torch.optim.SGD(model.parameters(), lr=0.01))
+        """
+        before, self._held = self._held, Held(self._held.model, optimizer)
+        self._noticed = True
+        for odd in set(self._held.oddities()).difference(before.oddities()):
+            self._say(odd)
+        self._optimized.close()
+        self._optimized = Steps(self._held.optimizers, self._forwards.stepped)
+        self._renew(before.outline)
+
     def state_dict(self) -> dict[str, Any]:
         """All that changes, as a copy; `torch.load(..., weights_only=True)` reads it back."""
-        state = self.state if self._begun else self._saved
+        state, kept = (self.state if self._begun else None), self._kept
+        if self._saved is not None:
+            state, kept = self._saved[0]["state"], self._saved[0].get("kept", self._kept)
         return {
             "members": [type(member).__name__ for member in self.chain],
             "seed": self.seed,
             "steps": self.steps,
             "fired": sorted(self._fired),
             "state": None if state is None else tree_map(torch.clone, state),
+            "kept": tree_map(torch.clone, kept),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken; raises `ValueError` for that of another recipe or model."""
+        """Goes on where `state_dict` was taken.
+
+        Raises `ValueError` for that of another recipe or model, at the first forward pass if the units are not known
+        before; then everything is as it was.
+        """
+        if not (isinstance(saved, dict) and saved.keys() >= {"members", "seed", "steps", "fired", "state"}):
+            got = ", ".join(map(str, saved)) if isinstance(saved, dict) else type(saved).__name__
+            raise ValueError(f"expected what keeper.state_dict() returned, got {got or 'an empty dict'}")
         members = [type(member).__name__ for member in self.chain]
         if saved["members"] != members:
-            raise ValueError(f"expected the state of {', '.join(members)}, got that of {', '.join(saved['members'])}")
+            raise ValueError(
+                f"expected the state of {', '.join(members)}, got that of {', '.join(saved['members'])}: attach the "
+                "same recipe"
+            )
+        self._notice()
+        before = self.seed, self.steps, self._fired
         self.seed, self.steps, self._fired = saved["seed"], saved["steps"], set(saved["fired"])
-        self._saved = saved["state"]
+        self._saved = saved, before
         if self._begun:
             self._restore()
+        elif saved["state"] is None and "kept" in saved:
+            self._kept = tree_map(torch.clone, saved["kept"])
         self._look_ahead()
 
     def detach(self) -> None:
         """Removes the hooks; what was built in stays. Warns about events that were never fired."""
-        self._forwards.close()
+        self._close()
         for event in sorted(self._events - self._fired):
             self._say(f"the event {event!r} was never fired: write keeper.event({event!r}) where it happens")
+
+    def _close(self) -> None:
+        self._forwards.close()
+        self._optimized.close()
 
     # -- the beginning -------------------------------------------------------------------------------------------------
 
     def _first(self, x: Any) -> None:
-        with torch.inference_mode(False):
-            self._whole.example = tree_map(lambda t: t.detach().cpu().clone() if isinstance(t, Tensor) else t, x)
-            self._network = self._restricted()
+        """Told of the first inputs; the hooks of a recipe that cannot start are removed."""
+        try:
+            with torch.inference_mode(False):
+                self._notice(x)
+                self._noticed = False  # it may be long until training begins
+                if not self._begun:
+                    self._whole.example = _example(x)
+                    self._network = self._restricted()
+                    self._begin()
+        except BaseException:
+            if not self._begun:
+                self._close()
+            raise
+
+    def _before(self, x: Any) -> None:
+        """Told of the inputs of a training pass."""
+        self._notice(x)
+
+    # -- what changes --------------------------------------------------------------------------------------------------
+
+    def _notice(self, x: Any = None) -> None:
+        """Goes on with the model and the parameter groups as they are by now; `x` are inputs of the model.
+
+        Once a step: at its first forward pass, or where the model is first needed.
+        """
+        if self._noticed:
+            return
+        self._noticed = True
+        if self._held.holds:
+            return
+        outline, lacking = self._held.outline, self._held.lacking
+        self._held.take()
+        self._renew(outline, x)
+        if new := [name for name in self._held.lacking if name not in lacking]:
+            self._say(
+                f"no optimizer of the keeper holds {', '.join(new)}, which the model has by now: left alone; write "
+                "optimizer.add_param_group(...), or keeper.follow(optimizer) for a new optimizer"
+            )
+
+    def _renew(self, before: Outline, x: Any = None) -> None:
+        model = self._held.model
+        whole = not before.alike(self._held.outline)
+        if whole:
+            example = self._whole.example if x is None else _example(x)
+            was = self._like.dtype
+            self._params = dict(model.named_parameters())
+            self._whole = self._drawing(model)
+            self._whole.example = _cast(example, was, self._like.dtype)
+            self._forwards.renew(self._first)
+        self._network = self._restricted()
+        if self._begun:
+            gone = before.replaced(model)
+            self._kept = [without(merged(old, new), gone) for old, new in zip(self._kept, self.state, strict=True)]
+            self._begun = False
+        if not whole or x is not None:
             self._begin()
+
+    def _drawing(self, model: nn.Module) -> Network:
+        """The network of a model that changed, drawn anew as before if the function for that still builds it."""
+        network = Network(purified(model))
+        if self._fresh is None:
+            return network
+        fresh = self._fresh
+        drawn, shapes = Network(lambda: purified(fresh())), {name: p.shape for name, p in self._params.items()}
+        if {name: p.shape for name, p in drawn.module.named_parameters()} == shapes:
+            return drawn
+        self._say("fresh builds another model than this is by now: from here on, each layer's reset_parameters draws")
+        return network
 
     def _restricted(self) -> Network:
         names = self._held.params
         return self._whole if len(names) == len(self._params) else self._whole.restricted(names, whole_units=True)
 
     def _begin(self) -> None:
-        """The state, made at the first forward pass, or when first wanted."""
+        """The state, made at the first forward pass, or when first wanted; what is kept of an earlier one goes on."""
         if self._begun:
             return
-        with torch.no_grad(), self._exact():
-            try:
-                values = self._values()
-                state = [member.init(self._network, values) for member in self.chain]
-            except ValueError as error:
-                if self._whole.example is None:
-                    raise ValueError(f"a forward pass must come first: {_WHAT_COUNTS} ({error})") from error
-                raise
-        self.state = [tree_map(torch.clone, member) for member in state]
-        self._restore()
+        if self._held.params:
+            fresh = self._init()
+            self.state = [carried(old, new) for old, new in zip(self._kept, fresh, strict=True)]
+            self._kept = [rest(old, new) for old, new in zip(self._kept, fresh, strict=True)]
         self._begun = True
+        self._restore()
+
+    def _init(self) -> list[State]:
+        try:
+            with torch.no_grad(), self._exact():
+                values = self._values()
+                return [member.init(self._network, values) for member in self.chain]
+        except Exception as error:
+            if self._whole.example is None or not isinstance(error, ValueError):
+                raise ValueError(f"a forward pass must come first: {_WHAT_COUNTS} ({error})") from error
+            raise
 
     def _restore(self) -> None:
+        """Goes on with the state that was loaded; where it does not fit, with that before the load."""
         if self._saved is None:
             return
-        (new, shape), (old, expected) = tree_flatten(self._saved), tree_flatten(self.state)
+        (saved, before), self._saved = self._saved, None
+        if saved["state"] is None:
+            return
+        (new, shape), (old, expected) = tree_flatten(saved["state"]), tree_flatten(self.state)
         if shape != expected or any(a.shape != b.shape for a, b in zip(new, old, strict=True)):
-            raise ValueError(f"expected the state of {self.chain} for this model, got one of another structure")
+            self.seed, self.steps, self._fired = before
+            self._look_ahead()
+            raise ValueError(
+                f"expected the state of {self.chain} for this model, got one of another structure: load it into the "
+                "model that it was saved with"
+            )
         for buffer, value in zip(old, new, strict=True):
             buffer.copy_(value)
-        self._saved = None
+        self._kept = tree_map(torch.clone, saved.get("kept", self._kept))
 
     # -- at work -------------------------------------------------------------------------------------------------------
 
@@ -245,13 +384,14 @@ class Keeper:
     def _apply(self, place: int, member: Intervention, change: Change | None) -> None:
         if change is None:
             return
-        touched = any(change.moments.values())
-        if touched and not self._held.known:
-            kind = type(self._held.optimizer).__name__
-            raise ValueError(
-                f"{member} changes the moments of the optimizer, and those of {kind} are not known: use SGD, Adam, "
-                "AdamW or RMSprop of torch.optim, or moments='keep'"
-            )
+        touched = {name for group in change.moments.values() for name in group}
+        if touched and (unknown := self._held.unknown):
+            strange = [kind for name, kind in unknown.items() if name in touched or "" in touched]
+            if strange:
+                raise ValueError(
+                    f"{member} changes the moments of the optimizer, and those of {strange[0]} are not known: use SGD, "
+                    "Adam, AdamW, RMSprop or Muon of torch.optim, or moments='keep'"
+                )
         write(self._params, change.params)
         write(self.state[place], change.state)
         if touched:
@@ -268,14 +408,27 @@ class Keeper:
     def _values(self) -> Params:
         return {name: p.detach() for name, p in self._params.items()}
 
-    def _tied(self, module: nn.Module) -> Params:
-        params = {name: p.detach() for name, p in uncompiled(module).named_parameters()}
-        if missing := [name for name in self._network.names if name not in params]:
-            raise ValueError(f"expected a tied copy to have the parameters of the model, got one without {missing[0]}")
-        return params
+    def _tied(self, copied: nn.Module) -> Params:
+        """The parameters of a copy, which may be wrapped: of the first module in it that has the model's."""
+        if not isinstance(copied, nn.Module):
+            raise ValueError(f"expected tied copies of the model, got {type(copied).__name__}: write tied=[target]")
+        for module in copied.modules():
+            params = {name: p.detach() for name, p in module.named_parameters()}
+            if all(name in params and params[name].shape == p.shape for name, p in self._params.items()):
+                return params
+        found = dict(uncompiled(copied).named_parameters())
+        name, p = next((n, p) for n, p in self._params.items() if n not in found or found[n].shape != p.shape)
+        raise ValueError(
+            f"expected a tied copy to have the parameters of the model, got one without {name} of {tuple(p.shape)}"
+        )
 
     def _axes(self) -> dict[str, int]:
         return {site: axis for units in self._network.units for site, axis in units.sites}
+
+    @property
+    def _like(self) -> Tensor:
+        """Where numbers of our own belong."""
+        return next(iter((self._held.params or self._params).values()))
 
     @property
     def _step(self) -> Tensor:
@@ -303,7 +456,15 @@ class Keeper:
             warnings.warn(message, stacklevel=3)
 
 
+def _cast(example: Any, was: torch.dtype, now: torch.dtype) -> Any:
+    return tree_map(lambda t: t.to(now) if isinstance(t, Tensor) and t.dtype == was else t, example)
+
+
+def _example(x: Any) -> Any:
+    return tree_map(lambda t: t.detach().cpu().clone() if isinstance(t, Tensor) else t, x)
+
+
 _WHAT_COUNTS = (
     "call the attached model in train mode and with gradients on, between two steps; if it is compiled, write "
-    "recipe.attach(torch.compile(model), optimizer)"
+    "recipe.attach(torch.compile(model), optimizer), or model.compile() before the attach"
 )

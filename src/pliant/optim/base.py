@@ -21,7 +21,7 @@ class Optimizer(ABC):
     """A frozen dataclass of settings; its state (`Moments`) lives with the caller.
 
     `Moments` maps the name of a moment to one tensor a parameter; `"step"` maps the empty name to the step count, which
-    all parameters share.
+    all parameters share (names of parts to those of parts that count by themselves).
 
     >>> @dataclass(frozen=True)
     ... class SignDescent(Optimizer):

@@ -134,3 +134,32 @@ class TorchOptimizer(torch.optim.Optimizer):
 def _grads(params: Params) -> Params:
     """Copies, as an update may overwrite what it gets."""
     return {name: p.grad.clone() for name, p in params.items() if p.grad is not None}
+
+
+def several(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
+    """One optimizer of torch.optim, or several in a list or tuple; wrapped ones (accelerate's) without the wrapper.
+
+    Raises `ValueError` for everything else.
+
+    >>> [type(o).__name__ for o in several(torch.optim.SGD([torch.ones(1)], lr=0.1))]
+    ['SGD']
+    """
+    given = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    found: list[torch.optim.Optimizer] = []
+    for one in given:
+        while isinstance(getattr(one, "optimizer", None), torch.optim.Optimizer):
+            one = one.optimizer
+        if isinstance(one, Optimizer):
+            line = f"write pliant.optim.TorchOptimizer(model, {type(one).__name__}(...))"
+        elif isinstance(one, type) and issubclass(one, torch.optim.Optimizer):
+            line = f"write torch.optim.{one.__name__}(model.parameters())"
+        else:
+            line = "write torch.optim.Adam(model.parameters()), or [optimizer_a, optimizer_b] for several"
+        if not isinstance(one, torch.optim.Optimizer):
+            got = one.__name__ if isinstance(one, type) else type(one).__name__
+            raise ValueError(f"expected an optimizer of torch.optim, or several in a list, got {got}: {line}")
+        if not any(one is other for other in found):
+            found.append(one)
+    if not found:
+        raise ValueError("expected an optimizer of torch.optim, or several in a list, got none: write [optimizer]")
+    return tuple(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from pliant.functional.statistics import Interval, interval
 from pliant.modules import purified
 from pliant.network import Network, Params
 from pliant.optim import Optimizer
+from pliant.optim.torch_optimizer import several
 from pliant.probe.refit import Refits, Start, refit
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Sines, Taken, outputs, part, samples
@@ -114,7 +115,7 @@ def plasticity(
     model: nn.Module,
     *,
     inputs: Any,
-    optimizer: torch.optim.Optimizer | Optimizer | Training,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizer | Training,
     fresh: Callable[[], nn.Module] | None = None,
     probe: Probe | None = None,
     checkpoints: Mapping[str, Params] | None = None,
@@ -137,7 +138,8 @@ def plasticity(
     Args:
         model: what is measured; a module without dropout and running statistics (else `purify`).
         inputs: the probe's inputs, a tensor (or a tree of tensors) with samples first; P1 takes the replay buffer's.
-        optimizer: that of the main task: torch's SGD, Adam, AdamW, RMSprop, or one of ours. It is read only.
+        optimizer: that of the main task, or several in a list: torch's SGD, Adam, AdamW, RMSprop, or one of ours. It is
+            read only; each parameter group trains as its own settings say.
         fresh: a function that builds an untrained network; without it, layers are drawn anew by `reset_parameters`.
         probe: the targets; P1's sines if None.
         checkpoints: state dicts of the same model by name, to be measured in place of its present state (`"now"`).
@@ -211,7 +213,7 @@ def pure(
     inputs: Any,
     fresh: Callable[[], nn.Module] | None,
     purify: bool,
-    optimizer: torch.optim.Optimizer | Optimizer | Training | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizer | Training | None = None,
 ) -> tuple[Network, Params]:
     """The model as a pure function on its own device, with the unit map's example, and a copy of its parameters.
 
@@ -246,8 +248,8 @@ def pure(
 def _trained(model: nn.Module, optimizer: Any) -> list[str]:
     """Names of the parameters that the user's own training changes."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if isinstance(optimizer, torch.optim.Optimizer):
-        held = {p for group in optimizer.param_groups for p in group["params"]}
+    if isinstance(optimizer, (torch.optim.Optimizer, list, tuple)):
+        held = {p for one in several(optimizer) for group in one.param_groups for p in group["params"]}
         named = {name: p for name, p in named.items() if p in held}
     if not named:
         raise ValueError(

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 from pliant.network import Network, Params
 from pliant.optim import Moments
 from pliant.population import Member, Population
-from pliant.probe.settings import Only, Training
+from pliant.probe.parts import Only
+from pliant.probe.settings import Training
 from pliant.probe.targets import Probe, outputs, part, samples
 from pliant.stacking import at as of_member
 from pliant.stacking import stack
@@ -108,10 +109,10 @@ def refit(
     batch_size = min(batch_size, size)
     at = np.unique(np.linspace(0, steps, min(points, steps + 1)).round().astype(int))
     scores, diverged = np.full((len(starts), len(at)), np.nan), np.zeros(len(starts), bool)
-    groups: dict[float, list[int]] = {}
+    groups: dict[tuple[float, ...] | None, list[int]] = {}
     for i, start in enumerate(starts):
-        clock = start.moments.get("step", {}).get("")
-        groups.setdefault(-1.0 if not start.moments else 0.0 if clock is None else float(clock), []).append(i)
+        clocks = tuple(map(float, start.moments.get("step", {}).values()))
+        groups.setdefault(clocks if start.moments else None, []).append(i)
     on_the_way = set(range(len(starts)) if curves is None else curves)
     crowds = [chosen[i : i + CROWD] for chosen in groups.values() for i in range(0, len(chosen), CROWD)]
     orders = _orders(size, batch_size, steps, seed)
