@@ -19,7 +19,7 @@ from pliant.interventions.base import Change, Draw, Intervention, Seen, State, c
 from pliant.modules import output_layers, seeded
 from pliant.network import Network, Params
 from pliant.optim import Moments
-from pliant.poking import FROZEN
+from pliant.cutting import FROZEN
 from pliant.sites import LAYERS, arguments
 
 

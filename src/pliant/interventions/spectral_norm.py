@@ -19,7 +19,7 @@ from pliant.interventions._building import (
 )
 from pliant.interventions.base import Intervention, everything
 from pliant.modules import output_layers
-from pliant.poking import FROZEN
+from pliant.cutting import FROZEN
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,220 @@
+"""A forward pass in pieces: cut at every nonlinearity, at a point that stays the same from pass to pass.
+
+What enters a nonlinearity is kept, what leaves it is a number of our own. Whatever else could change between two passes
+is fixed by the first: random draws, and decisions (the largest of several, a threshold), whose inputs are pieces, too.
+What has statistics of its own can be held fixed (see `FROZEN`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from pliant.sites import CONVOLUTIONS, NONLINEARITIES, Watch
+
+Tensors = dict[str, Tensor]
+
+# fmt: off
+PRODUCTS = {
+    F.linear, F.bilinear, F.multi_head_attention_forward, F.scaled_dot_product_attention, *CONVOLUTIONS, torch.einsum,
+    torch.matmul, Tensor.matmul, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.addmm, torch.baddbmm, torch.tensordot,
+    *(getattr(Tensor, name) for name in ("__matmul__", "__rmatmul__")),
+}
+# fmt: on
+DROPOUTS = {getattr(F, name) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")} | {
+    F.feature_alpha_dropout, torch.dropout, torch.dropout_, torch.feature_dropout, torch.feature_dropout_,
+}  # fmt: skip
+NOISE = {torch.randn, torch.randn_like, torch.rand, torch.rand_like}
+RANKED = {torch.topk, Tensor.topk, torch.sort, Tensor.sort, torch.max, Tensor.max, torch.min, Tensor.min}
+CHOOSING = {"argmax", "argmin", "argsort", "multinomial", "nonzero", "long", "int", "bool"}
+UNDECIDED = ("is", "new_", "zeros", "ones", "full", "empty")  # what starts so tells of no values
+
+
+@dataclass
+class Point:
+    """What the first pass over a module fixes for all others.
+
+    Attributes:
+        leaves: what leaves every site.
+        decisions: whole numbers and booleans that were computed of others, in order.
+        scales: sizes of what leaves normalisers, in order.
+    """
+
+    leaves: Tensors = field(default_factory=dict)
+    decisions: list[Tensor] = field(default_factory=list)
+    scales: list[Tensor] = field(default_factory=list)
+
+
+class Cut(Watch):
+    """One forward pass, cut at the sites.
+
+    Args:
+        composites: see `Watch`.
+        point: what passes have in common.
+        leaves: what leaves the sites, instead of what is in `point`; nothing is cut where it is None.
+        freeze: whether statistics are held fixed.
+
+    Attributes:
+        pieces: what enters every site, by name, and every decision.
+        axes: where the units of a site are by `unit_dim`.
+        last: how many sites came before the last product.
+    """
+
+    def __init__(self, composites: set[nn.Module], point: Point, leaves: Tensors | None, freeze: bool):
+        super().__init__(composites)
+        self.point, self.leaves, self.freeze = point, leaves, freeze
+        self.pieces: Tensors = {}
+        self.axes: dict[str, int] = {}
+        self.last = self.decided = self.scaled = self.drawn = 0
+
+    def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        whole, wraps = _whole(before)
+        self.pieces[name] = whole
+        self.axes[name] = self.unit_dim % before.ndim + len(wraps)
+        if self.leaves is None:
+            return post
+        if name not in self.point.leaves:
+            self.point.leaves[name] = _leaf(_whole(post)[0].shape, 100 + len(self.point.leaves))
+        leaf = self.leaves.get(name, self.point.leaves[name]).clone()
+        for level in reversed(wraps):
+            leaf = torch._C._functorch._add_batch_dim(leaf, 0, level)
+        return x.copy_(leaf) if post is x else leaf
+
+    def keep(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        args, kwargs = tree_map(_double, args), tree_map(_double, kwargs)
+        if func in PRODUCTS:
+            self.last = self.names.total()
+        if (func is F.linear or func in CONVOLUTIONS) and args and args[0].is_floating_point():
+            args = (args[0].to(args[1].dtype if len(args) > 1 else torch.float64), *args[1:])  # it was cast on its way
+        if func in DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if func in NOISE:
+            found = func(*args, **kwargs)
+            self.drawn += 1
+            uniform = func in (torch.rand, torch.rand_like)  # in the middle: nothing is left out by chance
+            return found.copy_(torch.tensor(0.5) if uniform else noise(found.shape[1:], self.drawn).expand_as(found))
+        if func in (Tensor.bernoulli_, torch.bernoulli, Tensor.bernoulli):  # all that could be dropped stays
+            return args[0].fill_(1.0) if func is Tensor.bernoulli_ else torch.ones_like(args[0])
+        if func is F.multi_head_attention_forward:
+            kwargs["training"] = False
+        if func is F.scaled_dot_product_attention:
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs = {name: value for name, value in kwargs.items() if name != "dropout_p"}
+        if self.freeze and func in FROZEN:
+            found = FROZEN[func](*args, **kwargs)
+            return self._scaled(found) if func in NORMALISING else found
+        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+            func = Tensor.double
+        found = super().__torch_function__(func, types, args, kwargs)
+        if func in NONLINEARITIES or self.inside is not None:
+            return found
+        return self._fixed(func, args, kwargs, found)
+
+    def _scaled(self, y: Tensor) -> Tensor:
+        """What leaves a normaliser that is held fixed, of about size 1."""
+        if self.scaled == len(self.point.scales):
+            self.point.scales.append(y.detach().square().mean().sqrt().clamp(min=1e-3))
+        self.scaled += 1
+        return y / self.point.scales[self.scaled - 1]
+
+    def _fixed(self, func: Callable, args: tuple, kwargs: dict[str, Any], found: Any) -> Any:
+        """The result of a function, its decisions being those of the first pass."""
+        x = args[0] if args else kwargs.get("input")
+        if not (isinstance(x, Tensor) and x.is_floating_point()) or torch._C._functorch.is_batchedtensor(x):
+            return found
+        ranked = func in RANKED and isinstance(found, tuple)
+        chosen, name = found[1] if ranked else found, getattr(func, "__name__", "").strip("_")
+        if not isinstance(chosen, Tensor) or chosen.is_floating_point() or chosen.is_complex():
+            return found
+        if name.startswith(UNDECIDED) or name.endswith("_like"):
+            return found
+        if self.decided == len(self.point.decisions):
+            self.point.decisions.append(chosen.clone())
+        known = self.point.decisions[self.decided]
+        self.decided += 1
+        if name in CHOOSING and x.requires_grad:
+            self.pieces[f"decision {self.decided}"] = x
+        if known.shape != chosen.shape:
+            return found
+        if not ranked:
+            return known
+        named = args[(1 if "topk" not in name else 2) :]
+        dim = kwargs.get("dim", named[0] if named else -1)
+        flat = known.ndim < x.ndim
+        values = x.gather(dim, known.unsqueeze(dim) if flat else known)
+        return type(found)((values.squeeze(dim) if flat else values, known))
+
+
+def noise(shape: Sequence[int], seed: int = 3) -> Tensor:
+    """Standard normal numbers that depend on shape and seed alone; also inside `torch.vmap`."""
+    with torch._C._DisableFuncTorch():
+        return torch.randn(tuple(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _leaf(shape: Sequence[int], seed: int) -> Tensor:
+    with torch._C._DisableFuncTorch():
+        return noise(shape, seed).requires_grad_()
+
+
+def _double(value: Any) -> Any:
+    """Every floating dtype that is asked for is float64: coarser ones round the codes away."""
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def _whole(t: Tensor) -> tuple[Tensor, list[int]]:
+    """A tensor with the examples of `torch.vmap` as its first axes, and the levels of these."""
+    levels = []
+    while torch._C._functorch.is_batchedtensor(t):
+        axis, level = torch._C._functorch.maybe_get_bdim(t), torch._C._functorch.maybe_get_level(t)
+        t = torch._C._functorch.get_unwrapped(t).movedim(axis, 0)
+        levels.append(level)
+    return t, levels
+
+
+# -- statistics that do not move ---------------------------------------------------------------------------------------
+
+
+def _frozen(x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: list[int]) -> Tensor:
+    """A normaliser whose statistics do not move, at a generic point: (x + something) * weight + bias."""
+    shape = [x.shape[d] if d in axes else 1 for d in range(x.ndim)]
+    y = x + noise(x.shape[1:])  # the same for all examples, of which there may be fewer
+    y = y if weight is None else y * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
+
+
+def _last_axes(input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None) -> Tensor:
+    return _frozen(input, weight, bias, list(range(input.ndim - len(normalized_shape), input.ndim)))
+
+
+def _rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Tensor:
+    return _last_axes(input, normalized_shape, weight)
+
+
+def _group_norm(input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: Any = None) -> Tensor:
+    return _frozen(input, weight, bias, [1])
+
+
+def _over_batch(
+    input: Tensor, mean: Any = None, var: Any = None, weight: Any = None, bias: Any = None, *_: Any, **named: Any
+) -> Tensor:
+    return _frozen(input, named.get("weight", weight), named.get("bias", bias), [1])
+
+
+FROZEN: dict[Any, Callable[..., Tensor]] = {  # functions with statistics, as they are where these do not move
+    F.layer_norm: _last_axes,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    F.batch_norm: _over_batch,
+    F.instance_norm: _over_batch,
+}
+NORMALISING = frozenset(FROZEN)
