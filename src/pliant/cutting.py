@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _functorch  # type: ignore
 from torch.utils._pytree import tree_map
 
 from pliant.sites import CONVOLUTIONS, NONLINEARITIES, Watch
@@ -23,16 +24,20 @@ Tensors = dict[str, Tensor]
 # fmt: off
 PRODUCTS = {
     F.linear, F.bilinear, F.multi_head_attention_forward, F.scaled_dot_product_attention, *CONVOLUTIONS, torch.einsum,
-    torch.matmul, Tensor.matmul, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.addmm, torch.baddbmm, torch.tensordot,
-    *(getattr(Tensor, name) for name in ("__matmul__", "__rmatmul__")),
+    torch.matmul, Tensor.matmul, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.addmm, torch.baddbmm,
+    torch.tensordot, Tensor.__matmul__, Tensor.__rmatmul__,
 }
 # fmt: on
 DROPOUTS = {getattr(F, name) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")} | {
-    F.feature_alpha_dropout, torch.dropout, torch.dropout_, torch.feature_dropout, torch.feature_dropout_,
+    F.feature_alpha_dropout,
+    torch.dropout,
+    torch.dropout_,
+    torch.feature_dropout,
+    torch.feature_dropout_,
 }  # fmt: skip
 NOISE = {torch.randn, torch.randn_like, torch.rand, torch.rand_like}
 RANKED = {torch.topk, Tensor.topk, torch.sort, Tensor.sort, torch.max, Tensor.max, torch.min, Tensor.min}
-CHOOSING = {"argmax", "argmin", "argsort", "multinomial", "nonzero", "long", "int", "bool"}
+CHOOSING = ("argmax", "argmin", "argsort", "multinomial", "nonzero", "long", "int", "bool")
 UNDECIDED = ("is", "new_", "zeros", "ones", "full", "empty")  # what starts so tells of no values
 
 
@@ -41,14 +46,23 @@ class Point:
     """What the first pass over a module fixes for all others.
 
     Attributes:
-        leaves: what leaves every site.
+        leaves: what leaves every site; shapes in the first pass, which is not cut.
         decisions: whole numbers and booleans that were computed of others, in order.
         scales: sizes of what leaves normalisers, in order.
+        drawn: whether the largest of several is any of them, so that each has its turn.
     """
 
-    leaves: Tensors = field(default_factory=dict)
+    leaves: dict[str, Any] = field(default_factory=dict)
     decisions: list[Tensor] = field(default_factory=list)
     scales: list[Tensor] = field(default_factory=list)
+    drawn: bool = False
+
+    def with_leaves(self) -> Point:
+        """The point with random numbers of the shapes that it found."""
+        self.leaves = {
+            name: noise(shape, 100 + place).requires_grad_() for place, (name, shape) in enumerate(self.leaves.items())
+        }
+        return self
 
 
 class Cut(Watch):
@@ -57,7 +71,7 @@ class Cut(Watch):
     Args:
         composites: see `Watch`.
         point: what passes have in common.
-        leaves: what leaves the sites, instead of what is in `point`; nothing is cut where it is None.
+        leaves: what leaves the sites, instead of what is in `point`; None for the first pass, which is not cut.
         freeze: whether statistics are held fixed.
 
     Attributes:
@@ -66,7 +80,7 @@ class Cut(Watch):
         last: how many sites came before the last product.
     """
 
-    def __init__(self, composites: set[nn.Module], point: Point, leaves: Tensors | None, freeze: bool):
+    def __init__(self, composites: set[nn.Module], point: Point, leaves: dict[str, Any] | None, freeze: bool):
         super().__init__(composites)
         self.point, self.leaves, self.freeze = point, leaves, freeze
         self.pieces: Tensors = {}
@@ -74,24 +88,26 @@ class Cut(Watch):
         self.last = self.decided = self.scaled = self.drawn = 0
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        whole, wraps = _whole(before)
-        self.pieces[name] = whole
-        self.axes[name] = self.unit_dim % before.ndim + len(wraps)
-        if self.leaves is None:
-            return post
-        if name not in self.point.leaves:
-            self.point.leaves[name] = _leaf(_whole(post)[0].shape, 100 + len(self.point.leaves))
-        leaf = self.leaves.get(name, self.point.leaves[name]).clone()
-        for level in reversed(wraps):
-            leaf = torch._C._functorch._add_batch_dim(leaf, 0, level)
-        return x.copy_(leaf) if post is x else leaf
+        with torch.enable_grad():
+            self.pieces[name], wraps = _whole(before)
+            self.axes[name] = self.unit_dim % before.ndim + len(wraps)
+            if self.leaves is None:
+                self.point.leaves[name] = _whole(post)[0].shape
+                return post
+            leaf = self.leaves.get(name, self.point.leaves[name])
+            leaf = leaf.clone()
+            for level in reversed(wraps):
+                leaf = _functorch._add_batch_dim(leaf, 0, level)
+            return x.copy_(leaf) if post is x else leaf
 
     def keep(self, x: Tensor) -> Tensor:
-        return x.clone()
+        with torch.enable_grad():
+            return x.clone()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        args, kwargs = tree_map(_double, args), tree_map(_double, kwargs)
+        return self._called(func, types, tree_map(_double, args), tree_map(_double, kwargs or {}))
+
+    def _called(self, func: Callable, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in PRODUCTS:
             self.last = self.names.total()
         if (func is F.linear or func in CONVOLUTIONS) and args and args[0].is_floating_point():
@@ -115,10 +131,11 @@ class Cut(Watch):
             return self._scaled(found) if func in NORMALISING else found
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
+        if func in NONLINEARITIES:
+            with torch.no_grad():  # one that writes in place would want what it wrote for its derivative
+                return super().__torch_function__(func, types, args, kwargs)
         found = super().__torch_function__(func, types, args, kwargs)
-        if func in NONLINEARITIES or self.inside is not None:
-            return found
-        return self._fixed(func, args, kwargs, found)
+        return found if self.inside is not None else self._fixed(func, args, kwargs, found)
 
     def _scaled(self, y: Tensor) -> Tensor:
         """What leaves a normaliser that is held fixed, of about size 1."""
@@ -130,7 +147,7 @@ class Cut(Watch):
     def _fixed(self, func: Callable, args: tuple, kwargs: dict[str, Any], found: Any) -> Any:
         """The result of a function, its decisions being those of the first pass."""
         x = args[0] if args else kwargs.get("input")
-        if not (isinstance(x, Tensor) and x.is_floating_point()) or torch._C._functorch.is_batchedtensor(x):
+        if not (isinstance(x, Tensor) and x.is_floating_point()) or _functorch.is_batchedtensor(x):
             return found
         ranked = func in RANKED and isinstance(found, tuple)
         chosen, name = found[1] if ranked else found, getattr(func, "__name__", "").strip("_")
@@ -139,6 +156,11 @@ class Cut(Watch):
         if name.startswith(UNDECIDED) or name.endswith("_like"):
             return found
         if self.decided == len(self.point.decisions):
+            if self.point.drawn and (ranked or name in CHOOSING[:4]):
+                other = func(
+                    noise(x.shape, self.decided), *args[1:], **{n: v for n, v in kwargs.items() if n != "input"}
+                )
+                chosen = other[1] if ranked else other
             self.point.decisions.append(chosen.clone())
         known = self.point.decisions[self.decided]
         self.decided += 1
@@ -161,11 +183,6 @@ def noise(shape: Sequence[int], seed: int = 3) -> Tensor:
         return torch.randn(tuple(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def _leaf(shape: Sequence[int], seed: int) -> Tensor:
-    with torch._C._DisableFuncTorch():
-        return noise(shape, seed).requires_grad_()
-
-
 def _double(value: Any) -> Any:
     """Every floating dtype that is asked for is float64: coarser ones round the codes away."""
     return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
@@ -174,9 +191,9 @@ def _double(value: Any) -> Any:
 def _whole(t: Tensor) -> tuple[Tensor, list[int]]:
     """A tensor with the examples of `torch.vmap` as its first axes, and the levels of these."""
     levels = []
-    while torch._C._functorch.is_batchedtensor(t):
-        axis, level = torch._C._functorch.maybe_get_bdim(t), torch._C._functorch.maybe_get_level(t)
-        t = torch._C._functorch.get_unwrapped(t).movedim(axis, 0)
+    while _functorch.is_batchedtensor(t):
+        axis, level = _functorch.maybe_get_bdim(t), _functorch.maybe_get_level(t)
+        t = _functorch.get_unwrapped(t).movedim(axis, 0)
         levels.append(level)
     return t, levels
 

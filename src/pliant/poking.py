@@ -10,32 +10,25 @@ not, and then the other way round.
 
 from __future__ import annotations
 
-import copy
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils._pytree import tree_leaves, tree_map
 
-from pliant.cutting import Cut, Point, Tensors, noise
-from pliant.modules import NORMALISERS, seeded
-from pliant.nets.dropout import Dropout
-from pliant.sites import arguments, elementwise_modules, uncompiled
+from pliant.codes import along, owned, three_codes
+from pliant.cutting import Cut, Tensors
+from pliant.generic import Generic
+from pliant.modules import seeded
+from pliant.sites import uncompiled
 from pliant.units import Entries, Units
 
-PLACE, CODE = 1e-4, 1e-6  # agreement of the codes in float64: absolute of the place, relative of the third
 EPSILON = 1e-30  # of a silent unit: what is proportional to it stands out from all else, and from products of two
 SAME = 1e-9  # of two passes that say the same, relative
-PATIENCE = 5.0  # seconds until something is said
-FEW, MANY = (1, 2), 8  # examples that may do, and enough to see whether they do
+
 
 def find_units(module: nn.Module, example: Any) -> tuple[Units, ...]:
     """The unit map of a module in train mode, from one batch of inputs; module and global stream are left alone.
@@ -58,6 +51,7 @@ def find_units(module: nn.Module, example: Any) -> tuple[Units, ...]:
         )
     return tuple(found)
 
+
 @dataclass
 class _Group:
     """Sites fed by the same entries."""
@@ -66,122 +60,19 @@ class _Group:
     size: int
     incoming: Tensors  # codes
 
+
 Masks = Sequence[Tensor]  # of each group, which units are silent
 
-class Poked:
-    """A module at a generic point, and what moves with what there."""
+
+class Poked(Generic):
+    """What moves with what at a generic point of a module."""
 
     def __init__(self, module: nn.Module, example: Any):
-        self.module = _in_training(module)
-        self.composites = elementwise_modules(self.module)
-        self.params = {n: p.requires_grad_() for n, p in self.drawn().items()}
-        self.buffers = dict(self.module.named_buffers())
-        self.normalisers = {
-            f"{path}.{name}".lstrip(".")
-            for path, layer in self.module.named_modules()
-            if "Norm" in type(layer).__name__
-            for name, _ in layer.named_parameters(recurse=False)
-        }
-        self.started, self.patient = time.monotonic(), True
-        self.point = Point()
-        self.x = self.few(example)
+        super().__init__(module, example)
         self.cut, self.moving = self.run(), self.run(freeze=False)
-        self.sites = list(self.cut.axes)
-        self.hidden = self.sites[: self.cut.last]
+        self.hidden = list(self.cut.axes)[: self.cut.last]
         self.kind = "parity"
-        self._weights: dict[tuple[int, str], Tensor] = {}
         self._silent: dict[int, Tensors] = {}
-
-    def drawn(self) -> Tensors:
-        """Random parameters, of which sums over inputs are of about size 1."""
-        return {
-            name: torch.randn(p.shape, dtype=torch.float64).div_(max(1, p.numel() // max(1, len(p))) ** 0.5)
-            if p.ndim > 1
-            else torch.randn(p.shape, dtype=torch.float64)
-            for name, p in self.module.named_parameters()
-            if p.is_floating_point()
-        }
-
-    def run(self, params: Tensors | None = None, leaves: Tensors | None = None, freeze: bool = True) -> Cut:
-        """One forward pass, cut at every site, with its outputs among its pieces."""
-        cut = Cut(self.composites, self.point, leaves or {}, freeze)
-        self.called(cut, self.x, params or {})
-        return cut
-
-    def called(self, cut: Cut, x: Any, params: Tensors) -> Any:
-        """The output of a forward pass as `cut` lets it be."""
-        if self.patient and time.monotonic() - self.started > PATIENCE:
-            self.patient = False
-            print(f"pliant: finding the units of {type(self.module).__name__}, once", file=sys.stderr, flush=True)
-        torch.default_generator.manual_seed(0)  # the same draws in every pass
-        buffers = {name: b.clone() for name, b in self.buffers.items()}
-        with cut.over(self.module):
-            output = functional_call(self.module, {**self.params, **buffers, **params}, *arguments(x))
-        leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
-        cut.pieces |= {f"output {i}": t for i, t in enumerate(leaves) if t.is_floating_point()}
-        return leaves
-
-    @torch.no_grad()
-    def few(self, example: Any) -> Any:
-        """Random inputs of the same kind: one or two examples where each is a matter of its own, else all.
-
-        Not so are the nodes of a graph, and examples that decide which nonlinearities are called.
-        """
-        whole, rows = _generic(example), _rows(example)
-
-        def seen(x: Any, freeze: bool = True) -> tuple[list[Tensor], Tensors]:
-            cut = Cut(self.composites, Point(scales=self.point.scales), None, freeze)
-            return self.called(cut, x, {}), {name: cut.pieces[name] for name in cut.axes}
-
-        outputs = None
-        for num in (num for num in FEW if num < rows):
-            try:  # it may be no input to the module
-                if outputs is None:
-                    outputs, pieces = seen(_first(whole, rows, min(rows, MANY)))
-                some = _first(whole, rows, num)
-                found, there = seen(some)
-                if _independent(found, outputs, num) and _in_proportion(there, pieces, num, min(rows, MANY)):
-                    seen(some, freeze=False)
-                    return some
-            except Exception:
-                continue
-        return whole
-
-    def codes(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Three random codes a unit, the ratio of the second to the first being its place: 1, 2, 3, ..."""
-        generator = torch.Generator().manual_seed(size)
-        first, third = (torch.rand(size, dtype=torch.float64, generator=generator) + 0.5 for _ in range(2))
-        return first, first * torch.arange(1, size + 1, dtype=torch.float64), third
-
-    def owners(self, gradients: Callable[[], list[Tensors]], size: int) -> Tensors:
-        """The unit each entry belongs to alone, by parameter, for the parameters that have any.
-
-        Of millions of entries, a few have gradients that cancel to rounding errors: those are looked at again.
-        """
-        found, unclear = self.decode(gradients(), size)
-        if any(0 < unclear[name].sum() < 0.01 * codes.numel() for name, codes in found.items()):
-            again, _ = self.decode(gradients(), size)
-            found = {n: torch.where(codes < 0, again.get(n, codes), codes) for n, codes in found.items()}
-        return found
-
-    def decode(self, gradients: list[Tensors], size: int) -> tuple[Tensors, Tensors]:
-        """The unit that the gradients with three codes name, by parameter, and the entries that name none."""
-        first, _, third = self.codes(size)
-        found, unclear = {}, {}
-        for name, one in gradients[0].items():
-            two, three = gradients[1][name], gradients[2][name]
-            scale = torch.stack([t.abs().amax() for t in (one, two, three)]).amax()
-            if scale == 0:
-                continue
-            there = one.abs() > 1e-12 * scale
-            place = torch.where(there, two / torch.where(there, one, 1.0), 0.0)
-            unit = place.round().long() - 1
-            valid = there & (unit >= 0) & (unit < size) & ((place - place.round()).abs() < PLACE)
-            expected = (third / first)[unit.clamp(0, size - 1)] * one
-            valid &= (expected - three).abs() <= CODE * three.abs()
-            if valid.any():
-                found[name], unclear[name] = torch.where(valid, unit, -1), (one != 0) & ~valid
-        return found, unclear
 
     def feeding(self, site: str, axis: int, cut: Cut, among: Tensors) -> tuple[Tensors, Tensors]:
         """The entries that move one unit of a site alone; and the gradients of something at the site."""
@@ -189,39 +80,34 @@ class Poked:
 
         def gradients() -> list[Tensors]:
             weighted = pre * torch.randn(pre.shape, dtype=torch.float64)
-            codes = [_along(code, axis, pre.ndim) for code in self.codes(pre.shape[axis])]
+            codes = [along(code, axis, pre.ndim) for code in three_codes(pre.shape[axis])]
             asked.append([self.gradient((weighted * code).sum(), among) for code in codes])
             return asked[-1]
 
-        return self.owners(gradients, pre.shape[axis]), asked[-1][0]
+        return owned(gradients, pre.shape[axis]), asked[-1][0]
 
-    def gradient(self, of: Tensor, tensors: Tensors) -> Tensors:
-        """Gradients by name, of those that there are."""
-        if not tensors or not of.requires_grad:
-            return {}
-        found = torch.autograd.grad(of, list(tensors.values()), retain_graph=True, allow_unused=True)
-        return {name: g for name, g in zip(tensors, found, strict=True) if g is not None}
+    def fed(self, site: str) -> tuple[int, Tensors, Tensors]:
+        """The axis along which the units of a site run, what feeds them (nothing if no weights do), and gradients."""
+        pre, slopes = self.cut.pieces[site], {}
+        axes = dict.fromkeys([self.cut.axes[site], pre.ndim - 1, *range(1, pre.ndim)])
+        for axis in axes:
+            if pre.shape[axis] > 1 or len(axes) == 1 or axis == self.cut.axes[site]:
+                incoming, slopes = self.feeding(site, axis, self.cut, self.params)
+                if any(self.params[name].ndim > 1 for name in incoming):
+                    return axis, incoming, slopes
+        return -1, {}, slopes
 
     def groups(self) -> list[_Group]:
         """Hidden sites with the entries that feed them; sites that share entries are one group."""
         groups: list[_Group] = []
         self.moved = {name: torch.zeros(p.shape, dtype=torch.int16) for name, p in self.params.items()}
         for site in self.hidden:
-            pre = self.cut.pieces[site]
-            axes = dict.fromkeys([self.cut.axes[site], pre.ndim - 1, *range(1, pre.ndim)])
-            for axis in axes:
-                if pre.shape[axis] < 2 and len(axes) > 1 and axis != self.cut.axes[site]:
-                    continue
-                incoming, slopes = self.feeding(site, axis, self.cut, self.params)
-                if any(self.params[name].ndim > 1 for name in incoming):
-                    break
-            else:
-                incoming = {}
+            axis, incoming, slopes = self.fed(site)
             for name, slope in slopes.items():
                 self.moved[name] += slope != 0
             if not incoming:
                 continue
-            size = pre.shape[axis]
+            size = self.cut.pieces[site].shape[axis]
             joined = next((g for g in groups if g.size == size and _agree(g.incoming, incoming)), None)
             if joined is None:
                 groups.append(_Group({site: axis}, size, incoming))
@@ -265,9 +151,11 @@ class Poked:
     def shared(self, group: _Group) -> bool:
         """Whether statistics that move mix the units of a group."""
         fed = {n: c for n, c in group.incoming.items() if n not in self.normalisers and self.params[n].ndim > 1}
-        site, axis = next(iter(group.sites.items()))
-        alone, _ = self.feeding(site, axis, self.moving, {name: self.params[name] for name in fed})
-        return any(name not in alone or (alone[name] == codes).double().mean() < 0.5 for name, codes in fed.items())
+        among, mixed = {name: self.params[name] for name in fed}, set(fed)
+        for site, axis in group.sites.items():
+            alone, _ = self.feeding(site, axis, self.moving, among)
+            mixed -= {n for n, c in fed.items() if n in alone and (alone[n] == c).double().mean() >= 0.5}
+        return bool(mixed)
 
     def trials(self, groups: list[_Group], kind: str) -> Iterator[Masks]:
         """Which units are silent together: in every trial, of every group, a half that is drawn.
@@ -275,7 +163,7 @@ class Poked:
         By `"parity"`, neighbours have other halves silent. Where that leaves products of two silent units, so have, in
         some trial, any two groups (`"bits"`), or one group has silent units at a time (`"apart"`).
         """
-        halves = [torch.randperm(g.size, generator=torch.Generator().manual_seed(0)) < (g.size + 1) // 2 for g in groups]
+        halves = [_half(group.size) for group in groups]
         if kind == "apart":
             for i, half in enumerate(halves):
                 for mask in (half, ~half):
@@ -291,8 +179,8 @@ class Poked:
         for group, mask, values in zip(groups, masks, self.split(groups, code), strict=True):
             for site, axis in group.sites.items():
                 leaf = self.point.leaves[site].detach()
-                tiny = 0.0 if code is None else EPSILON * leaf * _along(values, axis, leaf.ndim)
-                leaves[site] = torch.where(_along(mask, axis, leaf.ndim), tiny, leaf)
+                tiny = 0.0 if code is None else EPSILON * leaf * along(values, axis, leaf.ndim)
+                leaves[site] = torch.where(along(mask, axis, leaf.ndim), tiny, leaf)
         return leaves
 
     def split(self, groups: list[_Group], values: Tensor | None) -> Sequence[Tensor]:
@@ -328,7 +216,7 @@ class Poked:
             nonlocal products, salt
             salt += 1
             found = []
-            for code in self.codes(size):
+            for code in three_codes(size):
                 cut = self.run(leaves=self.silent(groups, masks, code))
                 slopes = {n: g / EPSILON for n, g in self.gradient(self.total(cut, salt), self.params).items()}
                 for name, g in slopes.items():
@@ -339,16 +227,7 @@ class Poked:
             names = set.intersection(*map(set, found))
             return [{name: slopes[name] for name in slopes if name in names} for slopes in found]
 
-        return self.owners(gradients, size), products
-
-    def total(self, cut: Cut, salt: int = 0) -> Tensor:
-        """All pieces as one generic number."""
-        return torch.stack([(piece * self.weight(salt, name, piece)).sum() for name, piece in cut.pieces.items()]).sum()
-
-    def weight(self, salt: int, name: str, piece: Tensor) -> Tensor:
-        if (salt, name) not in self._weights:
-            self._weights[salt, name] = noise(piece.shape, 1000 + len(self._weights))
-        return self._weights[salt, name]
+        return owned(gradients, size), products
 
     def moves_more(self, group: _Group) -> bool:
         """Whether entries that feed a group move more than the units of one site, unless some are silent perhaps."""
@@ -368,17 +247,17 @@ class Poked:
                 parts = []
                 for name, piece in cut.pieces.items():
                     i, axis = place.get(name, (None, 0))
-                    own = code[-1] if i is None else _along(self.split(groups, code)[i], axis, piece.ndim)
+                    own = code[-1] if i is None else along(self.split(groups, code)[i], axis, piece.ndim)
                     parts.append((piece * self.weight(salt, name, piece) * own).sum())
                 return torch.stack(parts).sum()
 
             asked: list[list[Tensors]] = []
 
             def gradients(asked: list[list[Tensors]] = asked, coded: Callable = coded) -> list[Tensors]:
-                asked.append([self.gradient(coded(code, len(asked)), among) for code in self.codes(size + 1)])
+                asked.append([self.gradient(coded(code, len(asked)), among) for code in three_codes(size + 1)])
                 return asked[-1]
 
-            owners = self.owners(gradients, size + 1)
+            owners = owned(gradients, size + 1)
             moving = asked[-1][0]
             for i in some:
                 for name, codes in groups[i].incoming.items():
@@ -486,7 +365,7 @@ class Poked:
     def but(self, groups: list[_Group], some: list[int], masks: Masks, pieces: Tensors) -> Tensors:
         """Pieces with 0 in place of what enters the silent units of some groups."""
         place = {site: (axis, masks[i]) for i in some for site, axis in groups[i].sites.items()}
-        own = {site: torch.where(_along(mask, axis, pieces[site].ndim), 0.0, pieces[site])
+        own = {site: torch.where(along(mask, axis, pieces[site].ndim), 0.0, pieces[site])
                for site, (axis, mask) in place.items()}  # fmt: skip
         return {**pieces, **own}
 
@@ -496,8 +375,15 @@ class Poked:
         fits = weight.endswith("weight") and name in self.params
         return name if fits and self.params[name].shape == self.params[weight].shape[:1] else None
 
+
+def _half(size: int) -> Tensor:
+    """A random half of the units, the same for all groups of a size."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(0)) < (size + 1) // 2
+
+
 def _entries(group: _Group, but: Any) -> dict[str, Entries]:
     return {name: Entries(codes, group.size) for name, codes in group.incoming.items() if name not in but}
+
 
 def _by_group(groups: list[_Group], codes: Tensor) -> Iterator[tuple[int, Tensor]]:
     """The units of every group that some entries belong to, from places among all units."""
@@ -517,28 +403,11 @@ def _same(a: Tensors, b: Tensors) -> bool:
     pairs = [(x, b[name]) for name, x in a.items() if x.numel()]
     return all(x.shape == y.shape and bool((x - y).abs().max() <= SAME * x.abs().max()) for x, y in pairs)
 
+
 def _agree(a: Tensors, b: Tensors) -> bool:
     """Whether two sites are fed by some entry in common, unit by unit."""
     return any(((a[name] >= 0) & (a[name] == codes)).any() for name, codes in b.items() if name in a)
 
-def _along(code: Tensor, axis: int, ndim: int) -> Tensor:
-    shape = [1] * ndim
-    shape[axis] = len(code)
-    return code.reshape(shape)
-
-def _in_training(module: nn.Module) -> nn.Module:
-    """A copy in double precision and train mode, but for batch normalisation; nothing drops."""
-    module = copy.deepcopy(module).cpu().double()
-    still = [layer for layer in module.modules() if isinstance(layer, NORMALISERS) and not layer.training]
-    module.train()
-    for layer in still:
-        layer.eval()
-    for layer in module.modules():
-        if isinstance(layer, Dropout):
-            layer.key = torch.empty(0, dtype=torch.int64)
-        if isinstance(layer, nn.RNNBase):
-            layer.dropout = 0.0
-    return module
 
 @contextmanager
 def _in_double() -> Iterator[None]:
@@ -549,36 +418,3 @@ def _in_double() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-def _generic(example: Any) -> Any:
-    """Random inputs of the same kind and shape."""
-
-    def one(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        return torch.randn(x.shape, dtype=torch.float64) if x.is_floating_point() else x.cpu()
-
-    return tree_map(one, example)
-
-def _rows(example: Any) -> int:
-    """How many examples there are: the length of the first input."""
-    return next((len(x) for x in tree_leaves(example) if isinstance(x, Tensor) and x.ndim), 0)
-
-def _first(example: Any, rows: int, num: int) -> Any:
-    """Some examples; of several inputs, those as long as the first are taken to run over the same examples."""
-    return tree_map(lambda x: x[:num] if isinstance(x, Tensor) and x.ndim and len(x) == rows else x, example)
-
-def _independent(some: list[Tensor], many: list[Tensor], num: int) -> bool:
-    """Whether some examples alone say the same as among many."""
-    pairs = [(a, b) for a, b in zip(some, many, strict=True) if a.ndim]
-    return bool(pairs) and all(
-        len(a) == num and a.shape[1:] == b.shape[1:] and torch.allclose(a.double(), b[:num].double(), equal_nan=True)
-        for a, b in pairs
-    )
-
-
-def _in_proportion(some: Tensors, many: Tensors, num: int, of: int) -> bool:
-    """Whether some examples bring as many samples to every site as they should."""
-    return some.keys() == many.keys() and all(
-        piece.numel() * of == many[name].numel() * num and piece.numel() for name, piece in some.items()
-    )

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from pliant.cutting import FROZEN
 from pliant.interventions._building import Among, check_choice
 from pliant.interventions._normalising import AT_BATCH_NORM, AXES, AtBatchNorm, Axes, normalised
 from pliant.interventions.base import Intervention, everything
-from pliant.cutting import FROZEN
 
 Over = Literal["batch", "layer"]
 

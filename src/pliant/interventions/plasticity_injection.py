@@ -14,12 +14,12 @@ from torch.func import functional_call
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pliant.cutting import FROZEN
 from pliant.interventions._building import Among, check_choice, layers_in_order, prepared
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State, cleared, everything
 from pliant.modules import output_layers, seeded
 from pliant.network import Network, Params
 from pliant.optim import Moments
-from pliant.cutting import FROZEN
 from pliant.sites import LAYERS, arguments
 
 

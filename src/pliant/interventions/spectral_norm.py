@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from pliant.cutting import FROZEN
 from pliant.interventions._building import (
     Among,
     Reparametrised,
@@ -19,7 +20,6 @@ from pliant.interventions._building import (
 )
 from pliant.interventions.base import Intervention, everything
 from pliant.modules import output_layers
-from pliant.cutting import FROZEN
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,345 @@
+"""The unit map of odd structures: what it calls exact is so, in train mode, whichever half of the units is silent."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from pliant import generic
+from pliant.poking import Poked, find_units
+from pliant.sites import Inputs, arguments
+from tests.test_units import BIAS, redrawn
+
+
+class SetAttention(nn.Module):
+    """Queries, keys and values without biases, so that units meet each other in products."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(5, 8), nn.Linear(4, 3)
+        self.query, self.key, self.value = (nn.Linear(8, 4, bias=False) for _ in range(3))
+
+    def forward(self, x):
+        h = F.relu(self.hidden(x))
+        weights = (self.query(h) @ self.key(h).mT / 2).softmax(-1)
+        return self.output((weights @ self.value(h)).mean(1))
+
+
+class StateSpace(nn.Module):
+    """A linear recurrence whose gates and inputs are all made of the same units, without biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(4, 6), nn.Linear(5, 2)
+        self.keep, self.write, self.read = (nn.Linear(6, 5, bias=False) for _ in range(3))
+
+    def forward(self, x):
+        h = F.relu(self.hidden(x))
+        keep, write, read = torch.exp(-self.keep(h).square()), self.write(h), self.read(h)
+        state, out = torch.zeros_like(write[:, 0]), 0.0
+        for t in range(x.shape[1]):
+            state = keep[:, t] * state + write[:, t]
+            out = out + state * read[:, t]
+        return self.output(out)
+
+
+class Autoencoder(nn.Module):
+    """Variational: only in training, something reads the units for the variance."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(6, 8), nn.Linear(3, 6)
+        self.mean, self.log_variance = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = F.relu(self.encode(x))
+        mean, log_variance = self.mean(h), self.log_variance(h)
+        return self.decode(mean + torch.randn_like(mean) * (log_variance / 2).exp() if self.training else mean)
+
+
+class Auxiliary(nn.Module):
+    """A second head, in training only, and dropped out units."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.output, self.auxiliary = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = F.dropout(F.relu(self.hidden(x)), 0.5, self.training)
+        return (self.output(h), self.auxiliary(h)) if self.training else self.output(h)
+
+
+class Experts(nn.Module):
+    """As one product, as bmm or einsum."""
+
+    def __init__(self, einsum):
+        super().__init__()
+        self.first, self.bias = nn.Parameter(torch.randn(3, 5, 7)), nn.Parameter(torch.randn(3, 1, 7))
+        self.second, self.einsum = nn.Parameter(torch.randn(3, 7, 4)), einsum
+
+    def forward(self, x):
+        if self.einsum:
+            h = F.relu(torch.einsum("bi,eio->ebo", x, self.first) + self.bias)
+            return torch.einsum("ebo,eok->bk", h, self.second)
+        return torch.bmm(F.relu(torch.bmm(x.expand(3, -1, -1), self.first) + self.bias), self.second).mean(0)
+
+
+class Routed(nn.Module):
+    """Every row goes through one expert: which, the input decides."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.gate, self.output = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6)) for _ in range(3))
+
+    def forward(self, x):
+        h = torch.relu(self.inner(x))
+        share = self.gate(h).softmax(-1)
+        chosen, out = share.argmax(-1), h.clone()
+        for i, expert in enumerate(self.experts):
+            rows = (chosen == i).nonzero()[:, 0]
+            out = out.index_add(0, rows, expert(h[rows]) * share[rows, i : i + 1])
+        return self.output(out)
+
+
+class Graph(nn.Module):
+    """Nodes that read their neighbours."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, x, edges):
+        h = F.relu(self.first(x))
+        return self.second(torch.zeros_like(h).index_add(0, edges[1], h[edges[0]]))
+
+
+class Mapped(nn.Module):
+    """torch.vmap inside a forward pass: over examples, or over the members of an ensemble."""
+
+    def __init__(self, members=False):
+        super().__init__()
+        self.first, self.bias = nn.Parameter(torch.randn(3, 7, 5)), nn.Parameter(torch.randn(3, 7))
+        self.second, self.members = nn.Parameter(torch.randn(3, 2, 7)), members
+
+    def forward(self, x):
+        def one(first, bias, second, x):
+            return F.linear(F.relu(F.linear(x, first, bias)), second)
+
+        if self.members:
+            return torch.vmap(one, (0, 0, 0, None))(self.first, self.bias, self.second, x).mean(0)
+        return torch.vmap(lambda x: one(self.first[0], self.bias[0], self.second[0], x))(x).mean(1)
+
+
+class SqueezeExcite(nn.Module):
+    """Channels times gates that are made of them: two sites of which one entry reads the product."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.output = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, 2)
+        self.squeeze, self.excite = nn.Linear(8, 4), nn.Linear(4, 8)
+
+    def forward(self, x):
+        h = F.relu(self.first(x))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(h.mean((2, 3))))))
+        return self.output(F.relu(self.last(h * gate[:, :, None, None])).mean((2, 3)))
+
+
+class Points(nn.Module):
+    """The largest of several positions, and its index."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(3, 8), nn.Linear(8, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.output(F.relu(self.second(F.relu(self.first(x)).max(1)[0])))
+
+
+class Actions(nn.Module):
+    """Whole numbers out of it: alone, or beside others."""
+
+    def __init__(self, units=6, alone=True):
+        super().__init__()
+        self.hidden, self.output, self.alone = nn.Linear(4, units), nn.Linear(units, 3), alone
+
+    def forward(self, x):
+        logits = self.output(F.relu(self.hidden(x)))
+        return logits.argmax(-1) if self.alone else (logits, logits.argmax(-1))
+
+
+class Coarse(nn.Module):
+    """A normaliser written out in single precision, as language models have it, before a gated perceptron."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(6))
+        self.gate, self.value, self.output = nn.Linear(6, 9), nn.Linear(6, 9), nn.Linear(9, 6)
+
+    def forward(self, x):
+        y = x.to(torch.float32)
+        y = (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype) * self.scale
+        return x + self.output(F.relu(self.gate(y)) * self.value(y))
+
+
+def draws(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def encoder(**options):
+    layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.1, **options)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+EDGES = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 5, 7]])
+AS_MANY = torch.stack([torch.arange(30) % 4, torch.arange(30) % 5])  # as many edges as there are nodes
+STRUCTURES = {  # module, inputs, sizes of the units that can be drawn anew
+    "attention without biases": (SetAttention, draws(8, 6, 5), [8]),
+    "state space": (StateSpace, draws(8, 4, 4), [6]),
+    "variational": (Autoencoder, draws(8, 6), [8]),
+    "auxiliary head": (Auxiliary, draws(8, 4), [6]),
+    "bmm experts": (lambda: Experts(False), draws(6, 5), [7]),
+    "einsum experts": (lambda: Experts(True), draws(6, 5), [7]),
+    "routed": (Routed, draws(60, 4), [5, 5, 5]),
+    "graph": (Graph, Inputs((draws(10, 5), EDGES), {}), [7]),
+    "graph of as many edges as nodes": (Graph, Inputs((draws(30, 5), AS_MANY), {}), [7]),
+    "vmap over examples": (Mapped, draws(6, 4, 5), [7]),
+    "vmap over members": (lambda: Mapped(members=True), draws(6, 5), [7]),
+    "squeeze and excite": (SqueezeExcite, draws(4, 3, 8, 8), [8, 4, 6]),
+    "maximum": (Points, draws(6, 9, 3), [8, 4]),
+    "actions": (Actions, draws(6, 4), [6]),
+    "actions beside values": (lambda: Actions(alone=False), draws(6, 4), [6]),
+    "one unit": (lambda: Actions(units=1, alone=False), draws(6, 4), [1]),
+    "single precision inside": (Coarse, draws(6, 4, 6), [9]),
+    "encoder": (lambda: encoder(batch_first=True), draws(4, 5, 8), [12, 12]),
+    "encoder, normalised first": (lambda: encoder(norm_first=True), draws(5, 4, 8), [12, 12]),
+    "in place": (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True), nn.Dropout2d(0.5, inplace=True),
+                 nn.Flatten(), nn.Linear(96, 2)), draws(4, 3, 6, 6), [6]),
+}  # fmt: skip
+every_structure = pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES)
+
+
+def prepared(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = make().double()
+    return module, {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def trained(module, params, x):
+    """The outputs in train mode, the random draws being the same every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        found = functional_call(module.train(), params, *arguments(x))
+    return found if isinstance(found, tuple) else (found,)
+
+
+@every_structure
+@pytest.mark.parametrize("other", [False, True])
+def test_half_of_the_units_drawn_anew_changes_nothing(structure, other):
+    make, x, sizes = structure
+    module, params = prepared(make)
+    found = [units for units in find_units(module, x) if units.exact]
+    assert [units.size for units in found if "sigmoid" not in units.name] == sizes
+    fresh = {name: 3 * p + 2.0 for name, p in params.items()}
+    for units in found:
+        half = torch.randperm(units.size, generator=torch.Generator().manual_seed(4)) * 2 < units.size
+        dead = ~half if other else half
+        old = dict(params)
+        for name, entries in units.incoming.items():
+            if "bias" in name:
+                old[name] = torch.where(entries.mask(dead), BIAS, params[name])
+        new = redrawn(units, old, dead, fresh)
+        for before, after in zip(trained(module, old, x), trained(module, new, x), strict=True):
+            torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
+
+
+def test_what_reads_units_in_training_only_is_in_the_map_of_a_module_in_either_mode():
+    for module in (Autoencoder(), Autoencoder().eval()):
+        (units,) = find_units(module, torch.ones(3, 6))
+        assert set(units.outgoing) == {"mean.weight", "log_variance.weight"}
+        assert module.training is not any(not part.training for part in module.modules())
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, w / (w.square().mean((1, 2, 3), keepdim=True) + 1e-6).sqrt(), self.bias, padding=1)
+
+
+class ResponseNorm(nn.Module):
+    """Global response normalisation: each unit over the mean size of all."""
+
+    def forward(self, x):
+        size = x.norm(dim=1, keepdim=True)
+        return x * (size / (size.mean(-1, keepdim=True) + 1e-6))
+
+
+def weight_normed(*sizes):
+    return nn.utils.parametrizations.weight_norm(nn.Linear(*sizes))
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "read"),
+    [
+        (lambda: nn.Sequential(Standardised(3, 6, 3), nn.ReLU(), Standardised(6, 4, 3)), draws(4, 3, 6, 6), set()),
+        (lambda: nn.Sequential(weight_normed(5, 7), nn.ReLU(), weight_normed(7, 3)), draws(4, 5), set()),
+        (lambda: nn.Sequential(nn.Linear(5, 7), nn.ReLU(), ResponseNorm(), nn.Linear(7, 3)), draws(4, 6, 5),
+         set()),
+        (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.LocalResponseNorm(3), nn.Conv2d(6, 4, 3)),
+         draws(4, 3, 8, 8), {"3.weight"}),
+    ],
+    ids=["weight standardisation", "weight norm", "response norm", "local response norm"],
+)  # fmt: skip
+def test_units_that_cannot_be_taken_out_are_not_exact(make, x, read):
+    (units,) = find_units(make(), x)
+    assert not units.exact
+    assert set(units.outgoing) == read
+
+
+def test_a_hard_choice_made_of_units_is_something_that_they_move():
+    class Hard(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.codes, self.output = nn.Linear(4, 6), nn.Parameter(torch.randn(5, 6)), nn.Linear(6, 2)
+
+        def forward(self, x):
+            h = F.relu(self.hidden(x))
+            return self.output(self.codes[torch.cdist(h, self.codes).argmin(-1)])
+
+    (units,) = find_units(Hard(), draws(6, 4))
+    assert not units.exact
+
+
+def test_the_number_of_passes_does_not_grow_with_depth(monkeypatch):
+    passes = []
+    called = Poked.called
+    monkeypatch.setattr(Poked, "called", lambda *args: passes.append(1) or called(*args))
+
+    def count(layers):
+        passes.clear()
+        blocks = [nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(layers)]
+        assert len(find_units(nn.Sequential(*blocks, nn.Linear(4, 1)), draws(4, 4))) == layers
+        return len(passes)
+
+    assert count(3) == count(12)
+
+
+def test_one_or_two_examples_will_do_unless_they_depend_on_each_other():
+    mixed = Inputs((draws(30, 5), AS_MANY), {})
+    assert Poked(Graph(), mixed).x.args[0].shape == (30, 5)
+    assert Poked(SetAttention(), draws(8, 6, 5)).x.shape == (1, 6, 5)
+    assert Poked(
+        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)), draws(8, 3)
+    ).x.shape == (
+        2,
+        3,
+    )
+    assert Poked(Routed(), draws(60, 4)).x.shape == (60, 4)
+
+
+def test_what_takes_long_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(generic, "PATIENCE", -1.0)
+    find_units(Actions(), draws(6, 4))
+    assert capsys.readouterr().err == "pliant: finding the units of Actions, once\n"
