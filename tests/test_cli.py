@@ -171,7 +171,7 @@ def test_users_own_arrays_and_module_run_in_the_same_experiment(
     assert "layer norm + L2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_cleanly_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
     call = [
         "run",
@@ -193,13 +193,13 @@ def test_an_interrupt_ends_cleanly_keeps_what_was_done_and_says_how_to_go_on(tmp
         start_new_session=True,
         env=environment,
     )
-    until(lambda: list(tmp_path.glob("**/.checkpoint-0.safetensors")), process)
+    until(lambda: list(tmp_path.glob("**/.checkpoint-0-0.safetensors")), process)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "To go on: pliant run lyle2024/swiss_cheese --tier smoke --seeds 1 --arms both --set num_tasks=48" in error
     assert "Traceback" not in error
-    assert len(list(tmp_path.glob("**/.checkpoint-0.safetensors"))) == 1
+    assert len(list(tmp_path.glob("**/.checkpoint-0-0.safetensors"))) == 1
     assert main([*call, "--out", str(tmp_path)]) == 0
 
 

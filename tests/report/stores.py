@@ -48,3 +48,19 @@ def run(root: Path, *arguments: Any, **options: Any) -> Stored:
     """Writes a run and opens it."""
     experiment = options.get("experiment", KNOWN["made/up"])
     return opened(written(root, *arguments, **options), {experiment.id: experiment})
+
+
+def unwritten(
+    root: Path,
+    made: Results,
+    settings: Settings | None = None,
+    *,
+    experiment: Experiment = EXPERIMENT,
+    asked: dict[str, Any] | None = None,
+    cells: dict[tuple[str, int], dict[str, Any]] | None = None,
+) -> Stored:
+    """A run with these numbers that lies nowhere."""
+    store = Store(root, experiment, "laptop", settings or Settings())
+    run = Stored(store.folder, experiment, "laptop", store.settings, RUN | {"arms": made.arms} | (asked or {}))
+    run.__dict__.update(results=made, cells=cells or {})
+    return run

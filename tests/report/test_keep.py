@@ -12,7 +12,6 @@ from pliant.report.ledger import ledger
 from pliant.report.page import page
 from pliant.report.stored import Stored, opened
 from pliant.results import Results
-from pliant.run.files import read_json
 from pliant.run.store import Store
 from tests.report.stores import KNOWN, run, written
 from tests.report.synthetic import SETUP, Settings, results
@@ -29,10 +28,7 @@ def more(made: Results) -> Results:
 
 def text(one: Stored, root: Path) -> str:
     """The report of a run."""
-    store = Store(root, one.experiment, one.tier, one.settings)
-    facts = read_json(one.folder / "run.json")
-    assert facts is not None
-    return page(one.experiment, one.setup, store, one.results, one.checked(), facts)
+    return page(one, one.checked())
 
 
 def test_page_ledger_and_index_are_the_same(tmp_path: Path) -> None:
@@ -91,7 +87,7 @@ def test_keeping_again_replaces_and_a_whole_run_is_never_overwritten(tmp_path: P
     keep(run(tmp_path / "runs"), tmp_path / "results")
     kept = keep(run(tmp_path / "fewer", seeds=[0, 1]), tmp_path / "results")
     assert opened(kept.folder, KNOWN).seeds == (0, 1)
-    assert not list(kept.folder.glob("arm=*/seed=2"))
+    assert sorted(path.name for path in kept.folder.iterdir()) == ["metrics.parquet", "run.json"]
     assert not list(kept.folder.parent.glob(".*"))
     with pytest.raises(ValueError, match="is a run of its own"):
         keep(opened(kept.folder, KNOWN), tmp_path / "runs")

@@ -5,13 +5,14 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pliant.report.page import page
 from pliant.results import Results
-from pliant.run.store import write_json
-from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, results, store
+from tests.report.stores import unwritten
+from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, results
 
 VOID = {"meta", "link", "br", "img", "source"}
 
@@ -38,23 +39,19 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-def made(root: Path, r: Results | None = None, settings: Settings | None = None, run: dict | None = None) -> str:
-    r = r or results()
-    setup = EXPERIMENT.setup(settings or Settings())
-    checked = [claim.check(r) for claim in setup.claims] if set(r.arms) == set(setup.arms) else []
-    return page(EXPERIMENT, setup, store(root, settings), r, checked, run or RUN)
+def made(root: Path, r: Results | None = None, settings: Settings | None = None, **more: Any) -> str:
+    run = unwritten(root, r or results(), settings, **more)
+    checked = run.checked() if set(run.results.arms) == set(run.setup.arms) else []
+    return page(run, checked)
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("a run")
-    for arm in SETUP.arms:
-        for seed in range(3):
-            folder = store(root).cell(arm, seed)
-            folder.mkdir(parents=True)
-            write_json(folder / "cell.json", {"pack": [0, 1, 2], "mode": "vmap", "threads": 1, "total_seconds": 4321.0})
-    written = made(root)
-    assert made(root) == written
+    how = {"pack": [0, 1, 2], "mode": "vmap", "threads": 1, "total_seconds": 4321.0}
+    cells = {(arm, seed): how for arm in SETUP.arms for seed in range(3)}
+    written = made(root, cells=cells)
+    assert made(root, cells=cells) == written
     assert str(root) not in written
     return written
 
@@ -130,7 +127,7 @@ def test_data_from_a_file_do_not_show_where_it_lies(tmp_path: Path) -> None:
 
 def test_some_arms_only(tmp_path: Path) -> None:
     only = Results({key: table for key, table in results().tables.items() if key[0] == "l2"})
-    written = made(tmp_path, only, run=RUN | {"arms": ["l2"]})
+    written = made(tmp_path, only, asked=RUN | {"arms": ["l2"]})
     Reader(written)
     assert "missing: no intervention" in written
     assert "--arms l2" in written
@@ -150,7 +147,8 @@ def test_one_seed_and_diverged_seeds(tmp_path: Path, r: Results) -> None:
 def test_no_columns_no_sentences_no_deviations(tmp_path: Path) -> None:
     bare = replace(EXPERIMENT, sentences=None, figure="our own")
     setup = replace(SETUP, table=(), deviations=(), claims=())
-    written = page(bare, setup, store(tmp_path), results(), [], RUN)
+    bare = replace(bare, setup=lambda settings: setup)
+    written = page(unwritten(tmp_path, results(), experiment=bare), [])
     Reader(written)
     assert "What happened" not in written
     assert "In the end" not in written

@@ -1,6 +1,5 @@
 """Runs opened from their folders: what is read, when, and what is refused."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +9,10 @@ import pytest
 from pliant import cite
 from pliant.claims import Claim
 from pliant.experiment import experiments
-from pliant.report.stored import Columns, bibliography, find_run, opened
+from pliant.report.stored import bibliography, find_run, opened
+from pliant.run.cells import Columns
 from pliant.run.files import read_json, write_json
+from pliant.run.store import Store, folder_name
 from tests.report.stores import KNOWN, run, written
 from tests.report.synthetic import SETUP, Settings, results
 
@@ -60,7 +61,11 @@ def test_a_setting_that_is_gone_is_refused(tmp_path: Path) -> None:
     folder = written(tmp_path)
     kept = read_json(folder / "settings.json")
     assert kept is not None
-    write_json(folder / "settings.json", kept | {"settings": kept["settings"] | {"depht": 3}})
+    settings = kept["settings"] | {"depht": 3}
+    write_json(folder / "settings.json", kept | {"settings": settings})
+    with pytest.raises(ValueError, match="is not called after its settings: expected laptop-"):
+        opened(folder, KNOWN)
+    folder = folder.rename(folder.with_name(folder_name("made/up", "laptop", settings)))
     with pytest.raises(ValueError, match="unknown setting 'depht'"):
         opened(folder, KNOWN)
 
@@ -82,7 +87,7 @@ def test_missing_and_altered_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no arm l2 seed 1 yet"):
         _ = run(tmp_path, missing=[("l2", 1)]).results
     whole = run(tmp_path)
-    path = whole.cell("l2", 1) / "metrics.parquet"
+    path = whole.store.cell("l2", 1) / "metrics.parquet"
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
@@ -117,10 +122,9 @@ def test_the_bibliography_of_a_run_is_that_of_its_arms(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown experiment or folder of a run"):
         bibliography(["lyle2024"])
     experiment = experiments()["lyle2024/swiss_cheese"]
-    folder = tmp_path / "one"
-    folder.mkdir()
-    settings = json.loads(json.dumps(experiment.tiers["smoke"].__dict__))
-    write_json(folder / "settings.json", {"experiment": experiment.id, "tier": "smoke", "settings": settings})
-    write_json(folder / "run.json", {"arms": ["none"], "seeds": [0], "environment": {}})
+    store = Store(tmp_path, experiment, "smoke", experiment.tiers["smoke"])
+    store.prepare()
+    store.begin(["none"], [0], "cpu")
+    folder = store.folder
     assert "ba2016" in cite.parse(bibliography([str(folder)]))  # what it reproduces names it
     assert set(cite.parse(bibliography([str(folder)]))) <= set(everything)

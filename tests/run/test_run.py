@@ -233,7 +233,7 @@ def test_an_interrupted_training_equals_an_uninterrupted_one_bitwise(
         chain = Chain(L2(1e-3), ShrinkAndPerturb(0.9, 0.1), WeightNormRescale())
         made = replace(made, optimizer=RMSProp(1e-3, centered=True), chain=chain)
     whole = train(made, seeds).tables
-    checkpoint = Checkpoint(tmp_path / "c.safetensors", conditions("cpu", seeds))
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", conditions("cpu", seeds, {}, ""))
     for stop in (50, 100):
         with pytest.raises(Interrupted):
             train(made, seeds, checkpoint=checkpoint, on_progress=interrupted_at(stop))
@@ -248,7 +248,7 @@ def test_an_interrupted_training_equals_an_uninterrupted_one_bitwise(
 
 def stopped_checkpoint(folder: Path) -> tuple[Supervised, Checkpoint]:
     made = trial(Settings(every=60))
-    checkpoint = Checkpoint(folder / "c.safetensors", conditions("cpu", [0]))
+    checkpoint = Checkpoint(folder / "c.safetensors", conditions("cpu", [0], {"optimizer": "SGD(lr=0.1)"}, "1"))
     with pytest.raises(Interrupted):
         train(made, [0], checkpoint=checkpoint, on_progress=interrupted_at(50))
     return made, checkpoint
@@ -257,8 +257,19 @@ def stopped_checkpoint(folder: Path) -> tuple[Supervised, Checkpoint]:
 def test_a_resume_under_other_conditions_is_refused_with_what_to_do(tmp_path: Path) -> None:
     made, checkpoint = stopped_checkpoint(tmp_path)
     other = Checkpoint(checkpoint.path, {**checkpoint.conditions, "threads": 7})
-    with pytest.raises(ValueError, match=r"was made with threads .*, here it is 7, .* start over with --rerun"):
+    with pytest.raises(ValueError, match=r"with threads .*, here it is 7, .* or start this pack over with rm "):
         train(made, [0], checkpoint=other)
+    for name, value, told in (
+        (
+            "definition",
+            {"optimizer": "SGD(lr=0.2)"},
+            r"another definition \(optimizer SGD\(lr=0.1\), here SGD",
+        ),
+        ("code", "2", "by other code, so going on might not give the same numbers: go back to that code, or start"),
+    ):
+        other = Checkpoint(checkpoint.path, {**checkpoint.conditions, name: value})
+        with pytest.raises(ValueError, match=told):
+            train(made, [0], checkpoint=other)
     content, facts = checkpoint.load() or ({}, {})
     checkpoint.save(content, {**{k: v for k, v in facts.items() if k != "conditions"}, "mode": "compiled"})
     with pytest.raises(ValueError, match="made by a compiled population, here it is single"):

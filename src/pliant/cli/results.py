@@ -11,7 +11,6 @@ from rich.console import Console
 
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command, out, selects
 from pliant.experiment import find
-from pliant.run.files import read_json
 from pliant.run.store import Store
 from pliant.words import unknown
 
@@ -119,8 +118,7 @@ def page_of(run: Stored, path: Path) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     checked = run.checked()
-    about = read_json(run.folder / "run.json") or {}
-    path.write_text(page(run.experiment, run.setup, run.store, run.results, checked, about), encoding="utf-8")
+    path.write_text(page(run, checked), encoding="utf-8")
     return path
 
 

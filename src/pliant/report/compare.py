@@ -16,8 +16,9 @@ from pliant.experiment import Column
 from pliant.formats import Grid
 from pliant.functional.statistics import Interval, interval
 from pliant.numbers import MINUS, decimals, half, number
-from pliant.report.stored import BOOKKEEPING, Stored, text
+from pliant.report.stored import Stored, text
 from pliant.report.tables import DAGGER, Cell, Closing, Row, cell, grid, note, print_rows
+from pliant.run.names import BOOKKEEPING
 from pliant.words import unknown
 
 NONE = "\N{EN DASH}"

@@ -6,10 +6,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
+
+from pliant.run.files import LARGEST
+from pliant.run.names import CELL, METRICS, RUN, SETTINGS, asked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -128,38 +131,62 @@ def _folders(folder: int) -> list[str]:
 def _listed(folder: int, path: str) -> Listed | None:
     """The run in an open folder, if it is one: few system calls, which is what 10,000 runs take time for."""
     experiment, _, name = path.rpartition("/")
+    run = None
     try:
-        kept = _read(folder, "settings.json")
-        about = (path, kept["experiment"], kept["tier"], kept["settings"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return Listed(path, experiment, name.partition("-")[0], problem="settings.json is damaged")
+        settings = _read(folder, SETTINGS)
+        if settings is None:
+            settings = run = _read(folder, RUN)
+        if settings is None or (run is not None and "settings" not in run):
+            return None
+        id, tier, values = settings["experiment"], settings["tier"], settings["settings"]
+        if not (isinstance(id, str) and isinstance(tier, str) and isinstance(values, dict)):
+            raise ValueError("expected an experiment, a tier and settings")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return Listed(path, experiment, name.partition("-")[0], problem=f"{RUN if run else SETTINGS} is damaged")
+    about = (path, id, tier, values)
     try:
-        run = _read(folder, "run.json")
-        arms, seeds, commit = tuple(run["arms"]), tuple(run["seeds"]), run["environment"].get("commit", "")
-        cells = _cells(arms, seeds)
-    except FileNotFoundError:
-        return Listed(*about, problem="not started")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Listed(*about, problem="run.json is damaged")
-    each = [sum([os.access(cell, os.F_OK, dir_fd=folder) for cell in those]) for those in cells]
-    return Listed(*about, arms, seeds, sum(each), each.count(len(arms)), commit)
+        run = run or _read(folder, RUN)
+        if run is None:
+            return Listed(*about, problem="not started")
+        arms, seeds = asked(run)
+        commit = run["environment"].get("commit", "")
+        if "cells" in run:
+            there = {(cell["arm"], seed) for cell in run["cells"] for seed in cell["seeds"]}
+            each = [sum((arm, seed) in there for arm in arms) for seed in seeds]
+        else:
+            each = [sum(all(_there(folder, file) for file in cell) for cell in those) for those in _files(arms, seeds)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Listed(*about, problem=f"{RUN} is damaged")
+    return Listed(*about, arms, seeds, sum(each), each.count(len(arms)), str(commit))
 
 
-@cache
-def _cells(arms: tuple[str, ...], seeds: tuple[int, ...]) -> list[list[str]]:
-    """For each seed, the files that say of its arms that they are complete."""
-    return [[f"arm={arm}/seed={seed}/cell.json" for arm in arms] for seed in seeds]
+@lru_cache(maxsize=64)
+def _files(arms: tuple[str, ...], seeds: tuple[int, ...]) -> list[list[tuple[str, str]]]:
+    """For each seed, the files that each of its arms has when it is complete."""
+    return [[(f"arm={arm}/seed={seed}/{CELL}", f"arm={arm}/seed={seed}/{METRICS}") for arm in arms] for seed in seeds]
+
+
+def _there(folder: int, file: str) -> bool:
+    return os.access(file, os.F_OK, dir_fd=folder)
 
 
 def _read(folder: int, name: str) -> Any:
-    """What a small JSON file in an open folder holds."""
-    file = os.open(name, os.O_RDONLY, dir_fd=folder)
+    """What a small JSON file in an open folder holds, None where there is none; a pipe is empty, not waited for."""
     try:
-        return json.loads(os.read(file, 1 << 20).decode())
+        file = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    try:
+        content = part = os.read(file, 1 << 16)
+        while part and len(content) < LARGEST:
+            part = os.read(file, 1 << 20)
+            content += part
     finally:
         os.close(file)
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("expected an object")
+    return found
 
 
 def _text(value: Any) -> str:

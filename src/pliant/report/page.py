@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,31 +21,27 @@ from pliant.plots import Look, Plot
 from pliant.plots.base import colour
 from pliant.report import figures, tables
 from pliant.report.html import SIGNS, template, uri
+from pliant.report.stored import Stored, text
 from pliant.results import Results
-from pliant.run.store import Store, read_json
+from pliant.run.store import Store
 
 PAPERS = {"P1": "lyle2023", "P2": "lyle2024"}  # as figures and deviations call them
 BREAKPOINTS = {1: 560, 2: 860}  # widest page, in CSS pixels, that has so many panels a row
 
 
-def page(
-    experiment: Experiment, setup: Setup, store: Store, results: Results, checked: list[Checked], run: dict[str, Any]
-) -> str:
+def page(run: Stored, checked: list[Checked]) -> str:
     """The report as HTML: the same stored run gives the same bytes.
 
     It loads nothing, runs no script, and names no folder of this machine.
 
     Args:
-        experiment: what was run.
-        setup: of the store's settings.
-        store: where the run lies; how long each pack took is read from it.
-        results: of all arms, or of some.
-        checked: the claims, empty where arms are missing.
-        run: content of run.json.
+        run: what is shown, of all arms, or of some.
+        checked: its claims, empty where arms are missing.
     """
+    experiment, setup, store, results = run.experiment, run.setup, run.store, run.results
     said = " ".join([experiment.figure, *setup.deviations])
     used = list(dict.fromkeys([*cite.references_used(experiment, setup), *(k for p, k in PAPERS.items() if p in said)]))
-    run_command, report_command = _commands(store, setup, results, run)
+    run_command, report_command = _commands(store, setup, results, run.environment)
     made = template("page.html.jinja").render(
         experiment=experiment,
         setup=setup,
@@ -59,8 +55,8 @@ def page(
         tally=tables.tally(checked),
         settings=_settings(store),
         trial=_fields(setup, results)[0],
-        environment=run["environment"],
-        packs=_packs(store, setup, results),
+        environment=run.environment,
+        packs=_packs(run),
         csv=uri("text/csv", _csv(setup, results)),
         name=f"{experiment.id.replace('/', '-')}-{store.tier}",
         commands=(run_command, report_command),
@@ -167,15 +163,12 @@ def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _packs(store: Store, setup: Setup, results: Results) -> list[dict[str, Any]]:
+def _packs(run: Stored) -> list[dict[str, Any]]:
     """How each population was trained, as its cells say."""
-    found = {}
-    for arm in results.arms:
-        for seed in results.seeds:
-            cell = read_json(store.cell(arm, seed) / "cell.json")
-            if cell is not None:
-                found[arm, *cell["pack"]] = {"label": setup.arms[arm].label, **cell}
-    return list(found.values())
+    made = {
+        (arm, *facts["pack"]): {"label": run.setup.arms[arm].label, **facts} for (arm, _), facts in run.cells.items()
+    }
+    return list(made.values())
 
 
 def _csv(setup: Setup, results: Results) -> str:
@@ -193,18 +186,23 @@ def _csv(setup: Setup, results: Results) -> str:
     return out.getvalue()
 
 
-def _commands(store: Store, setup: Setup, results: Results, run: dict[str, Any]) -> tuple[str, str]:
+def _commands(store: Store, setup: Setup, results: Results, environment: Mapping[str, Any]) -> tuple[str, str]:
     """What makes the run and this page again, in the default folder."""
-    base = replace(store, root=Path("runs")).command(results.arms, len(results.seeds)).removesuffix(" --out runs")
-    some = f" --arms {','.join(results.arms)}" if set(results.arms) < set(setup.arms) else ""
-    device = run["environment"]["device"]
-    on = "" if device == "cpu" else f" --device {device}"
-    return base + some + on, re.sub(r" --seeds \d+", "", base).replace("pliant run", "pliant report", 1)
+    written = {name: value for name, value in asdict(store.settings).items() if isinstance(value, str)}
+    settings = replace(store.settings, **{name: text(value) for name, value in written.items()})
+    made = replace(store, root=Path("runs"), settings=settings)
+    some = results.arms if set(results.arms) < set(setup.arms) else []
+    device = environment.get("device", "cpu")
+    run = made.command(some, len(results.seeds), *([] if device == "cpu" else ["--device", device]))
+    report = re.sub(
+        r"^pliant run| --seeds \d+", lambda found: "pliant report" * (not found.start()), made.command([], 1)
+    )
+    return run.replace(" --out runs", "", 1), report.replace(" --out runs", "", 1)
 
 
-def _without_folders(text: str, store: Store, setup: Setup) -> str:
+def _without_folders(page: str, store: Store, setup: Setup) -> str:
     """The text with absolute paths among data and settings cut to their last part."""
     for value in {setup.data, *(v for v in asdict(store.settings).values() if isinstance(v, str))}:
         if PurePath(value).is_absolute():
-            text = text.replace(str(escape(value)), str(escape(PurePath(value).name)))
-    return text
+            page = page.replace(str(escape(value)), str(escape(PurePath(value).name)))
+    return page

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
-
-import numpy as np
 
 from pliant.cite import bibtex, references_used
 from pliant.claims import Checked, check
 from pliant.experiment import Experiment, Setup, experiments
 from pliant.results import Results
-from pliant.run.columns import numbers
-from pliant.run.files import read_json
-from pliant.run.store import Store, check_schema, latest
+from pliant.run.cells import Cells, Facts, cells
+from pliant.run.names import RUN, SETTINGS, asked
+from pliant.run.store import Store, described, folder_name, latest
 from pliant.words import unknown
-
-BOOKKEEPING = ("step", "task", "end", "elapsed_seconds", "diverged_at")  # columns that are no metrics
 
 
 @dataclass(frozen=True)
@@ -32,9 +29,7 @@ class Stored:
         experiment: what was run.
         tier: its tier.
         settings: as they were, with the tier's for those in `later`.
-        arms: that were asked for.
-        seeds: that were asked for.
-        environment: versions and machine.
+        run: content of run.json.
         later: settings that the experiment did not have when it was run.
     """
 
@@ -42,32 +37,52 @@ class Stored:
     experiment: Experiment
     tier: str
     settings: Any
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    environment: Mapping[str, Any]
+    run: Mapping[str, Any]
     later: tuple[str, ...] = ()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that were asked for."""
+        return tuple(self.run["arms"])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that were asked for."""
+        return tuple(self.run["seeds"])
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions and machine."""
+        return self.run["environment"]
 
     @cached_property
     def setup(self) -> Setup:
-        """What the experiment does with these settings."""
-        return self.experiment.setup(self.settings)
+        """What the experiment does with these settings; `ValueError` where it can do nothing with them."""
+        try:
+            return self.experiment.setup(self.settings)
+        except Exception as error:  # settings of others may be anything
+            raise ValueError(f"{self.folder}: its settings make no experiment ({error})") from None
 
     @cached_property
-    def cells(self) -> dict[tuple[str, int], dict[str, Any]]:
+    def stored(self) -> Cells:
+        """All arms and seeds that are there."""
+        return cells(self.folder, self.run)
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, int], Facts]:
         """How each arm and seed was made; `ValueError` where one is missing."""
-        found = {(a, s): read_json(self.cell(a, s) / "cell.json") for a in self.arms for s in self.seeds}
-        missing = [f"{arm} seed {seed}" for (arm, seed), cell in found.items() if cell is None]
+        found = {(a, s): self.stored.facts(a, s) for a in self.arms for s in self.seeds}
+        missing = [f"{arm} seed {seed}" for (arm, seed), facts in found.items() if facts is None]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            again = self.store.command(list(self.arms), len(self.seeds))
+            again = self.store.command(self.arms, len(self.seeds))
             raise ValueError(f"{self.folder} has no arm {', '.join(missing[:3])}{more} yet: {again}")
-        return {key: cell for key, cell in found.items() if cell is not None}
+        return {key: facts for key, facts in found.items() if facts is not None}
 
     @cached_property
     def results(self) -> Results:
         """The numbers of all arms and seeds; `ValueError` where some are missing or damaged."""
-        made = {key: Columns(self.cell(*key) / "metrics.parquet", cell) for key, cell in self.cells.items()}
-        return Results(made)  # type: ignore[arg-type]  # tables are only read
+        return Results({key: self.stored.columns(*key) for key in self.cells})
 
     @property
     def store(self) -> Store:
@@ -75,10 +90,6 @@ class Stored:
         depth = len(PurePath(self.experiment.id).parts)
         folder = self.folder if len(self.folder.parents) > depth else self.folder.absolute()
         return Store(folder.parents[depth], self.experiment, self.tier, self.settings)
-
-    def cell(self, arm: str, seed: int) -> Path:
-        """The folder of one arm and seed."""
-        return self.folder / f"arm={arm}" / f"seed={seed}"
 
     def checked(self) -> list[Checked]:
         """Every claim of the experiment, inconclusive where it reads an arm or a column that is not there."""
@@ -100,71 +111,68 @@ class Stored:
         return sorted({commit for commit in made if commit})
 
 
-class Columns(Mapping[str, np.ndarray]):
-    """The columns of a Parquet file by name; `read` holds those that were asked for."""
-
-    def __init__(self, path: Path, cell: Mapping[str, Any]):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            content = path.read_bytes()
-            if sha256(content).hexdigest() != cell["sha256_metrics"]:
-                raise ValueError("its checksum does not fit")
-            self._file = pq.ParquetFile(pa.BufferReader(content))
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is unreadable ({error}): delete {path.parent} and run again") from None
-        self._names = self._file.schema_arrow.names
-        self.read: dict[str, np.ndarray] = {}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.read:
-            if name not in self._names:
-                raise KeyError(name)
-            self.read[name] = numbers(self._file.read(columns=[name], use_threads=False), name)
-        return self.read[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def opened(folder: Path, known: Mapping[str, Experiment] | None = None) -> Stored:
     """The run in a folder; `ValueError` where there is none, or none that this version can make sense of.
 
-    Settings that its experiment has had only since then are the tier's; `later` names them.
+    Settings that its experiment has had only since then are the tier's; `later` names them. What the files hold is
+    checked before it is believed: types, names, and that the folder is called after these settings.
 
     Args:
         folder: OUT/<experiment>/<tier>-<hash>.
         known: experiments by id, of this package where it is not given.
     """
     known = experiments() if known is None else known
-    kept = read_json(folder / "settings.json")
+    kept, run = described(folder)
     if kept is None:
-        raise ValueError(f"{folder} is no run: expected a folder OUT/EXPERIMENT/TIER-HASH with a settings.json")
-    check_schema(folder)
-    run = read_json(folder / "run.json")
+        raise ValueError(f"{folder} is no run: expected a folder OUT/EXPERIMENT/TIER-HASH with a {SETTINGS}")
     if run is None:
-        raise ValueError(f"{folder} has no run.json: run it again")
-    if kept["experiment"] not in known:
-        raise ValueError(unknown("experiment", kept["experiment"], list(known)))
-    experiment, tier = known[kept["experiment"]], kept["tier"]
+        raise ValueError(f"{folder} has no {RUN}: run it again")
+    id, tier, written = (kept.get(name) for name in ("experiment", "tier", "settings"))
+    if not (isinstance(id, str) and isinstance(tier, str) and isinstance(written, dict)):
+        raise ValueError(f"{folder} is damaged: expected an experiment, a tier and settings")
+    if id not in known:
+        raise ValueError(unknown("experiment", id, list(known)))
+    experiment = known[id]
     if tier not in experiment.tiers:
         raise ValueError(unknown("tier", tier, list(experiment.tiers)))
+    if folder.resolve().name != folder_name(id, tier, written):
+        raise ValueError(
+            f"{folder} is not called after its settings: expected {folder_name(id, tier, written)}, so they have been "
+            "altered, or the folder renamed"
+        )
+    try:
+        asked(run)
+        if not isinstance(run.get("environment"), dict):
+            raise ValueError("expected an environment")
+    except ValueError as error:
+        raise ValueError(f"{folder / RUN} is damaged ({error}): run it again") from None
     default = experiment.tiers[tier]
+    kinds = typing.get_type_hints(type(default))
     names = [field.name for field in fields(default)]
-    for name in kept["settings"]:
+    for name in written:
         if name not in names:
             raise ValueError(f"{folder}: {unknown('setting', name, names)}")
-    settings = type(default)(**asdict(default) | {name: _tuples(value) for name, value in kept["settings"].items()})
-    later = tuple(name for name in names if name not in kept["settings"])
-    run_of = (tuple(run["arms"]), tuple(run["seeds"]), run["environment"])
-    return Stored(folder, experiment, tier, settings, *run_of, later)
+    values = {name: _tuples(value) for name, value in written.items()}
+    for name, value in values.items():
+        if not _is(value, kinds[name]):
+            raise ValueError(f"{folder}: setting {name} is no {kinds[name]}, got {value!r}")
+    settings = type(default)(**{field.name: getattr(default, field.name) for field in fields(default)} | values)
+    later = tuple(name for name in names if name not in written)
+    return Stored(folder, experiment, tier, settings, run, later)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a setting is of the annotated type."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is(value, one) for one in inner)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is(one, inner[0]) for one in value)
+    if origin is typing.Literal:
+        return value in inner
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is (types.NoneType if kind is None else kind)
 
 
 def find_run(name: str, out: Path, tier: str | None = None) -> Path:
@@ -175,7 +183,7 @@ def find_run(name: str, out: Path, tier: str | None = None) -> Path:
             raise ValueError(unknown("tier", tier, list(known[name].tiers)))
         return latest(out, name, tier)
     for folder in (Path(name), *(out / id / name for id in known)):
-        if (folder / "settings.json").exists():
+        if (folder / RUN).exists() or (folder / SETTINGS).exists():
             if tier is not None:
                 raise ValueError(f"--tier is of no use with a run's folder ({name}): leave it out")
             return folder
@@ -194,7 +202,7 @@ def bibliography(names: Sequence[str]) -> str:
     """BibTeX of what runs (their folders) and experiments (ids, at all tiers) use; for none, of all experiments."""
     known, keys = experiments(), []
     for name in names or list(known):
-        if (Path(name) / "settings.json").exists():
+        if (Path(name) / RUN).exists():
             keys += cited(opened(Path(name), known))
         elif name in known:
             for settings in known[name].tiers.values():

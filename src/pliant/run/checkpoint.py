@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from pliant.run.files import write_bytes
+from pliant.run.identity import Definition, differences
+
+SECONDS = 5.0  # of training that a killed process may lose, where checkpoints are cheap
+SHARE = 100.0  # seconds of training for each second of writing checkpoints, at least
 
 
 class Damaged(ValueError):
@@ -25,7 +32,8 @@ class Damaged(ValueError):
 class Checkpoint:
     """Where a pack's training may be taken up again, and under which conditions that gives the same numbers.
 
-    `conditions` (threads, torch version, device, the pack) are written along; a resume under others is refused.
+    `conditions` (threads, torch version, device, the pack, what is trained by which code) are written along; a resume
+    under others is refused.
     """
 
     path: Path
@@ -46,18 +54,28 @@ class Checkpoint:
                 written = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts = json.loads(written["facts"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            _ = facts["conditions"].keys()
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(f"{self.path} is no readable checkpoint ({error})") from None
         if _digest(tensors, written["facts"]) != written.get("sha256"):
             raise Damaged(f"{self.path} has been altered (its checksum does not fit)")
         for name, value in self.conditions.items():
-            was = facts["conditions"].get(name)
-            if was != value:
-                raise ValueError(
-                    f"{self.path.name} was made with {name} {was!r}, here it is {value!r}, so going on would not "
-                    f"give the same numbers: go on with {name} {was!r}, or start over with --rerun"
-                )
+            if (was := facts["conditions"].get(name)) != value:
+                raise ValueError(f"{self.path.name} was made {self._otherwise(name, was, value)}")
         return tensors, facts
+
+    def _otherwise(self, name: str, was: Any, here: Any) -> str:
+        """How a condition differs, and the line to write."""
+        over = f"start this pack over with rm {shlex.quote(str(self.path))}"
+        if name == "definition":
+            told = "; ".join(differences(was, here)) if isinstance(was, dict) else "it is not recorded"
+            return f"of another definition ({told}), and one curve has one: undo that edit, or {over}"
+        if name == "code":
+            return f"by other code, so going on might not give the same numbers: go back to that code, or {over}"
+        return (
+            f"with {name} {was!r}, here it is {here!r}, so going on would not give the same numbers: go on with "
+            f"{name} {was!r}, or {over}"
+        )
 
     def discard(self) -> None:
         """Removes the file, if there is one."""
@@ -70,9 +88,47 @@ class Checkpoint:
         return aside
 
 
-def conditions(device: str, seeds: list[int]) -> dict[str, Any]:
+class Pace:
+    """When the next checkpoint is due: so often that a killed process loses little, so seldom that it costs little.
+
+    Checkpoints are `seconds` apart, or 100 times as long as the last one took to write, whichever is longer: writing
+    them takes 1 % of the time at most. One is due when another step as long as the last would make the time longer.
+
+    Args:
+        seconds: between two checkpoints, where they are cheap.
+        clock: the time in seconds.
+
+    >>> time = iter([0.0, 1.0, 4.0, 6.0, 9.0])  # a step of 1 s, then steps of 3 s; writing takes 2 s
+    >>> pace = Pace(5.0, clock=lambda: next(time))
+    >>> pace.due(), pace.due()
+    (False, True)
+    >>> pace.wrote()
+    >>> pace.due(), pace.apart
+    (False, 200.0)
+    """
+
+    def __init__(self, seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic):
+        self.clock, self.apart = clock, seconds
+        self.least, self.kept = seconds, clock()
+        self.last = self.kept
+
+    def due(self) -> bool:
+        """Whether to write now; to be asked after every step."""
+        now = self.clock()
+        step, self.last = now - self.last, now
+        return now - self.kept + step > self.apart
+
+    def wrote(self) -> None:
+        """Takes note of a checkpoint that was written just after `due`."""
+        self.kept = self.clock()
+        self.apart = max(self.least, SHARE * (self.kept - self.last))
+        self.last = self.kept
+
+
+def conditions(device: str, seeds: Sequence[int], trained: Definition, code: str) -> dict[str, Any]:
     """What must not change between two parts of one training."""
-    return {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": device, "pack": seeds}
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": device}
+    return {**machine, "pack": list(seeds), "definition": trained, "code": code}
 
 
 def _digest(tensors: dict[str, Tensor], facts: str) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LARGEST = 1 << 26  # bytes of a JSON file
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -35,15 +39,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """What `write_json` wrote, or None where there is no file; `ValueError` for a damaged one."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path, LARGEST))
         written = content.pop("sha256")
-    except FileNotFoundError:
+        right = written == _digest(content)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged: delete it and run again") from None
-    if written != _digest(content):
+    if not right:
         raise ValueError(f"{path} has been altered (its checksum does not fit): delete it and run again")
     return content
+
+
+def read_bytes(path: Path, most: float = math.inf) -> bytes:
+    """What a file holds; `ValueError` for one larger than `most` bytes, or that is no regular file (a pipe hangs)."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+            raise ValueError(f"{path} is no regular file of at most {most} bytes")
+        return file.read()
 
 
 def sha256(path: Path) -> str:

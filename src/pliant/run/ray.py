@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from pliant.run.store import Store, environment
-from pliant.run.sweep import GRACE, Pack, Progress, train_pack
+from pliant.run.sweep import GRACE, SIGNALS, Pack, Progress, train_pack
 from pliant.run.train import Interrupted
 
 RETRIES = 3  # of a pack whose worker or machine dies; what fails with an error is not tried again
 BEAT = 0.5  # seconds between two reports of a pack
+ANSWER = 4.0  # seconds to wait for an answer of the cluster
 
 
 class Cluster:
@@ -52,8 +53,8 @@ class Cluster:
         self.tasks: dict[Pack, Any] = {}
 
     def __enter__(self) -> Self:
-        self.interrupted, self.ours = False, not self.ray.is_initialized()
-        self.handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.interrupted, self.ours = 0, not self.ray.is_initialized()
+        self.handlers = {s: signal.signal(s, self._interrupt) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
         try:
             if self.ours:
                 _connect(self.ray, self.address)
@@ -97,7 +98,7 @@ class Cluster:
             else:
                 progress.failed[packs[task]] = error
         with suppress(self.ray.exceptions.GetTimeoutError):  # while Ray restarts the board on another machine
-            steps = self.ray.get(self.board.read.remote(), timeout=GRACE)
+            steps = self.ray.get(self.board.read.remote(), timeout=ANSWER)
             progress.running = {pack: step for pack, step in steps.items() if pack in self.tasks}
 
     def __exit__(self, *_: Any) -> None:
@@ -112,15 +113,15 @@ class Cluster:
         """Lets packs that are training write their checkpoints; ends the others."""
         deadline = time.monotonic() + GRACE
         try:
-            training = self.ray.get(self.board.stop.remote(), timeout=GRACE)
+            training = self.ray.get(self.board.stop.remote(), timeout=ANSWER)
         except self.ray.exceptions.RayError:
             training = {}
         for pack, task in self.tasks.items():
             if pack not in training:
                 self.ray.cancel(task, force=True)
-        tasks = [task for pack, task in self.tasks.items() if pack in training]
-        if tasks:
-            self.ray.wait(tasks, num_returns=len(tasks), timeout=max(0.0, deadline - time.monotonic()))
+        tasks = waiting = [task for pack, task in self.tasks.items() if pack in training]
+        while waiting and time.monotonic() < deadline and self.interrupted < 2:
+            _, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=0.5)
         for task in tasks:
             self.ray.cancel(task, force=True)
 
@@ -131,7 +132,7 @@ class Cluster:
             signal.signal(number, handler)
 
     def _interrupt(self, *_: Any) -> None:
-        self.interrupted = True  # raising would be lost in Ray's own code
+        self.interrupted += 1  # raising would be lost in Ray's own code
 
     def _check_resources(self) -> None:
         there = self.ray.cluster_resources()

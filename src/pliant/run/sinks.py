@@ -140,7 +140,7 @@ class Live:
 
     def __init__(self, sink: str, store: Store, packs: Sequence[Pack], folder: Path, *, rerun: bool = False):
         self.sink, self.store, self.folder, self.packs = sink, store, folder, len(packs)
-        self.waiting = {pack: store.complete(pack.arm, list(pack.seeds)) if rerun else None for pack in packs}
+        self.waiting = {pack: store.complete(pack.arm, pack.seeds) if rerun else None for pack in packs}
 
     def __call__(self, progress: Progress) -> None:
         """Sends what is new among the packs that are stored."""
@@ -149,7 +149,7 @@ class Live:
             return
         try:
             for pack, before in list(self.waiting.items()):
-                if self.store.complete(pack.arm, list(pack.seeds)) not in (None, before):
+                if self.store.complete(pack.arm, pack.seeds) not in (None, before):
                     self._send(pack)
                     del self.waiting[pack]
         except Interrupted:

@@ -18,12 +18,16 @@ from queue import Empty
 from typing import Any, NamedTuple, Protocol, Self
 
 from pliant.experiment import Setup
+from pliant.run.cells import Facts
+from pliant.run.identity import code, definition, differences
 from pliant.run.memory import give_back, keep_freed
 from pliant.run.store import Store, commit
 from pliant.run.train import Interrupted, seconds_per_step, train
 
-TOLD = 0.02  # seconds between two looks at whether to stop; a trial may be asked at every step
-GRACE = 4.0  # seconds a worker has to write its checkpoint after Ctrl-C
+GRACE = 60.0  # seconds a worker has to end its step and write its checkpoint; a second Ctrl-C ends it at once
+CHECK = 0.05  # seconds between two looks at whether to stop, if steps are shorter
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that ask for the end
+STOPPED = 3  # exit code of a worker that kept what it had done
 
 
 class Pack(NamedTuple):
@@ -115,13 +119,16 @@ def sweep(
     Another `engine`, made of the store, the device and `rerun`, trains the same packs elsewhere (`run/ray.py`).
 
     A pack that fails, or whose process is killed, leaves its error in the result and the others go on. Two sweeps in
-    one store share the work. `rerun` trains anew what is there. Raises `Interrupted` after Ctrl-C or SIGTERM; then the
-    same call goes on where it stopped.
+    one store share the work. `rerun` trains anew what is there; `ValueError` where that is of another definition and
+    `rerun` is not asked for. Raises `Interrupted` after Ctrl-C, SIGTERM or SIGHUP; then the same call goes on where it
+    stopped.
     """
     store.prepare()
     packs = plan(setup, arms, num_seeds)
-    kept = {} if rerun else {p: cell for p in packs if (cell := store.complete(p.arm, list(p.seeds))) is not None}
-    _warn_of_other_commits(list(kept.values()))
+    kept = {} if rerun else {p: cells for p in packs if (cells := store.complete(p.arm, p.seeds)) is not None}
+    for pack, cells in kept.items():
+        _check_definition(store, setup, pack, cells)
+    _warn_of_other_commits([cell for cells in kept.values() for cell in cells])
     store.begin(arms, range(num_seeds), device)
     steps = {pack: setup.arms[pack.arm].trial.num_steps for pack in packs}
     progress = Progress(steps, kept=len(kept), there=sum(steps[pack] for pack in kept))
@@ -172,11 +179,12 @@ class _Workers:
     def start(self, pack: Pack) -> None:
         arguments = (self.store, pack, self.device, self.rerun, self.queue, self.stop, os.getpid())
         process = self.context.Process(target=_work, args=arguments, daemon=True)
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's business alone
+        handlers = {s: signal.signal(s, signal.SIG_IGN) for s in SIGNALS}  # inherited: they are the parent's business
         try:
             process.start()
         finally:
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         self.processes[pack] = process
 
     def wait(self, progress: Progress) -> None:
@@ -189,6 +197,8 @@ class _Workers:
             progress.running.pop(pack, None)
             if code == 0:
                 progress.finish(pack)
+            elif code == STOPPED:
+                progress.failed[pack] = "its process was told to stop; what was done is kept"
             elif code != 1 or pack not in progress.failed:
                 what = (
                     f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
@@ -211,16 +221,19 @@ class _Workers:
     def __exit__(self, *_: Any) -> None:
         self.stop.set()
         deadline = time.monotonic() + GRACE
-        for process in self.processes.values():
-            process.join(max(0.0, deadline - time.monotonic()))
-            process.kill()
-        self.queue.close()
+        try:
+            for process in self.processes.values():
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:  # a second signal, too
+            for process in self.processes.values():
+                process.kill()
+            self.queue.close()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise `Interrupted`."""
-    handlers = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    """Ctrl-C, SIGTERM and SIGHUP raise `Interrupted`; not one that is ignored, as `nohup` does."""
+    handlers = {s: signal.signal(s, _interrupt) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
     try:
         yield
     finally:
@@ -230,6 +243,19 @@ def _interruptible() -> Iterator[None]:
 
 def _interrupt(*_: Any) -> None:
     raise Interrupted
+
+
+def _check_definition(store: Store, setup: Setup, pack: Pack, cells: list[Facts]) -> None:
+    """`ValueError` where cells were trained as something else than this arm is; those of before say nothing."""
+    here = definition(setup.arms[pack.arm])
+    for seed, cell in zip(pack.seeds, cells, strict=True):
+        told = differences(cell["definition"], here) if isinstance(cell.get("definition"), dict) else []
+        if told:
+            num_seeds = max(pack.seeds) + 1
+            raise ValueError(
+                f"arm {pack.arm} seed {seed} in {store.folder} is of another definition ({'; '.join(told)}): undo that "
+                f"edit, take another --out, or {store.command([pack.arm], num_seeds, '--rerun')}"
+            )
 
 
 def _warn_of_other_commits(cells: list[dict[str, Any]]) -> None:
@@ -244,15 +270,23 @@ def _warn_of_other_commits(cells: list[dict[str, Any]]) -> None:
 
 
 def _work(store: Store, pack: Pack, device: str, rerun: bool, queue: Any, stop: Any, parent: int) -> None:
-    """Trains one pack in a process of its own, with one thread; ends with its parent."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Trains one pack in a process of its own, with one thread; ends with its parent, and keeps what is done."""
+    told = False
     last = 0.0
+
+    def tell(*_: Any) -> None:
+        nonlocal told
+        told = True
+
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, tell)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
     def on_progress(step: int) -> None:
         nonlocal last
-        if stop.is_set() or os.getppid() != parent:
+        if told or stop.is_set() or os.getppid() != parent:
             raise Interrupted
         if time.monotonic() - last > 0.2:
             last = time.monotonic()
@@ -261,7 +295,7 @@ def _work(store: Store, pack: Pack, device: str, rerun: bool, queue: Any, stop: 
     try:
         train_pack(store, pack, device=device, rerun=rerun, on_progress=on_progress)
     except Interrupted:
-        sys.exit(3)
+        os._exit(STOPPED)  # a parent that was killed reads no queue: nothing waits for it to do so
     except BaseException:
         queue.put((pack, traceback.format_exc().strip()))
         sys.exit(1)
@@ -281,18 +315,19 @@ def train_pack(
     """
     import torch
 
-    from pliant.run.checkpoint import Checkpoint, conditions
+    from pliant.run.checkpoint import SECONDS, Checkpoint, Pace, conditions
 
     torch.set_num_threads(1)
     keep_freed()
-    told, given_back = 0.0, time.monotonic()
+    looked = given_back = time.monotonic()
 
     def between_steps(step: int) -> None:
-        nonlocal told, given_back
+        nonlocal looked, given_back
         now = time.monotonic()
-        if now - told > TOLD:
-            on_progress(step)
-            told = now
+        if now - looked < CHECK:
+            return
+        looked = now
+        on_progress(step)
         if now - given_back > 5:
             give_back()  # 2 GB after ten minutes without this, 0.4 with it
             given_back = now
@@ -301,16 +336,15 @@ def train_pack(
     with store.writing(pack.arm, seeds, waiting=lambda: on_progress(0)) as path:
         if not rerun and store.complete(pack.arm, seeds) is not None:
             return
-        checkpoint = Checkpoint(path, conditions(device, seeds))
+        setup = store.experiment.setup(store.settings)
+        arm = setup.arms[pack.arm]
+        trained = definition(arm)
+        checkpoint = Checkpoint(path, conditions(device, seeds, trained, code(arm.trial)))
         if rerun:
             checkpoint.discard()
-        setup = store.experiment.setup(store.settings)
         start = time.perf_counter()
-        seconds = float(os.environ.get("PLIANT_CHECKPOINT_SECONDS", "60"))
-        trained = train(
-            setup.arms[pack.arm].trial, seeds, device=device, checkpoint=checkpoint, every_seconds=seconds,
-            on_progress=between_steps,
-        )  # fmt: skip
-        spent = {"mode": trained.mode, "threads": torch.get_num_threads(), "total_seconds": time.perf_counter() - start}
-        store.write(pack.arm, trained.tables, {**spent, "commit": commit()})
+        pace = Pace(float(os.environ.get("PLIANT_CHECKPOINT_SECONDS", SECONDS)))
+        done = train(arm.trial, seeds, device=device, checkpoint=checkpoint, pace=pace, on_progress=between_steps)
+        spent = {"mode": done.mode, "threads": torch.get_num_threads(), "total_seconds": time.perf_counter() - start}
+        store.write(pack.arm, done.tables, {**spent, "commit": commit(), "definition": trained}, rerun=rerun)
         checkpoint.discard()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pliant.run import tree
-from pliant.run.checkpoint import Checkpoint, Damaged
+from pliant.run.checkpoint import Checkpoint, Damaged, Pace
 from pliant.run.rows import Rows
 from pliant.trials import Run, Trial
 
@@ -35,20 +35,20 @@ def train(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     checkpoint: Checkpoint | None = None,
-    every_seconds: float = 60.0,
+    pace: Pace | None = None,
     on_progress: Callable[[int], None] = lambda step: None,
 ) -> Trained:
     """Trains a trial with some seeds, and keeps its rows.
 
     With a checkpoint, training goes on where it was left, to the same numbers as without a break (bitwise, under the
-    conditions the checkpoint records), and is kept every `every_seconds` and when it is interrupted.
+    conditions the checkpoint records), and is kept at the `pace` and when it is interrupted.
 
     `on_progress(step)` is called at every place to stop, which may be every step; what it raises ends the training.
     """
     start = time.perf_counter()
     run, rows = trial.start(seeds, device, dtype), Rows(seeds)
     mode = _restore(checkpoint, run, rows)
-    first, start, kept = run.state.step, start - rows.seconds(), time.monotonic()
+    first, start, pace = run.state.step, start - rows.seconds(), pace or Pace()
 
     def keep() -> None:
         if checkpoint is not None and run.state.step > first:
@@ -66,9 +66,9 @@ def train(
         except Interrupted:
             keep()
             raise
-        if time.monotonic() - kept > every_seconds:
+        if pace.due():
             keep()
-            kept = time.monotonic()
+            pace.wrote()
     return Trained(rows.tables(run.state.diverged_at), mode_of(run))
 
 

@@ -1,0 +1,65 @@
+"""The committed results: their numbers as they were made, and what the documents show of them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+
+from pliant.report.ledger import ledger
+from pliant.report.page import page
+from pliant.report.stored import opened
+
+ROOT = Path(__file__).parents[2]
+MADE = {  # of the numbers of all arms and seeds, as they were when each had a file of its own
+    "lyle2023/fig1/laptop-66f4ad8b": "fd9d8b8e4e4e5ae1",
+    "lyle2023/fig1/laptop-8e9d11e0": "2bf7617a12e60379",
+    "lyle2024/swiss_cheese/laptop-bf1d8a45": "7fe6481bb853780a",
+    "lyle2024/swiss_cheese/laptop-f638ba68": "171a117b69c1d355",
+    "toolbox/causes/laptop-58ac4eff": "72af169f6c41186d",
+    "toolbox/cures/laptop-9f758c09": "14a3df483aaf15dd",
+    "toolbox/planted/laptop-abbddc7d": "114d30d3908fcb9e",
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_numbers_are_those_that_were_made(name: str) -> None:
+    found = hashlib.sha256()
+    for (arm, seed), table in opened(ROOT / "results" / name).results.tables.items():
+        for column in sorted(table):
+            found.update(f"{arm} {seed} {column} {table[column].dtype}".encode() + table[column].tobytes())
+    assert found.hexdigest().startswith(MADE[name])
+
+
+def test_every_run_is_one_parquet_file_and_one_json_file() -> None:
+    there = [path for path in (ROOT / "results").rglob("*") if path.is_file()]
+    assert sorted(str(path.relative_to(ROOT / "results")) for path in there) == sorted(
+        f"{name}/{file}" for name in MADE for file in ("metrics.parquet", "run.json")
+    )
+
+
+def test_the_line_of_the_readme_opens_them() -> None:
+    folder = ROOT / "results" / "lyle2024"
+    table = ds.dataset(folder, partitioning="hive", exclude_invalid_files=True).to_table()
+    runs = [opened(path.parent) for path in sorted(folder.glob("*/*/run.json"))]
+    assert table.num_rows == sum(len(cell["step"]) for run in runs for cell in run.results.tables.values())
+    some = table.to_pandas().query("arm == 'both' and seed == 3 and end")["accuracy"].to_numpy()
+    np.testing.assert_array_equal(some, np.concatenate([run.results.ends("both", "accuracy")[3] for run in runs]))
+
+
+def test_the_documents_show_them() -> None:
+    assert ledger(ROOT / "results") == (ROOT / "docs" / "claims.md").read_text("utf-8")
+    pictures = {path.read_bytes(): path.name for path in (ROOT / "docs").glob("*.svg")}
+    shown = set()
+    for name in MADE:
+        run = opened(ROOT / "results" / name)
+        for kind, content in re.findall(r"data:image/svg\+xml([^,]*),([^\"\s]*)", page(run, run.checked())):
+            made = base64.b64decode(content) if "base64" in kind else unquote_to_bytes(content)
+            shown |= {pictures[made]} if made in pictures else set()
+    assert shown == {"causes.svg", "cures.svg", "swiss_cheese.svg"}
