@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pliant
 from pliant import L2, Chain, Inputs, LayerNorm, Monitor, Network, ReDo
+from pliant.diagnostics import DormantUnits
 from pliant.sites import arguments
 from pliant.units import Units
 from tests.bitwise import assert_same, streams
@@ -114,7 +115,7 @@ def counted(model: nn.Module, x: Any) -> list[tuple[str, Tensor, Tensor]]:
             call(model, x)
         found.append(mode.calls)
     assert [name for name, *_ in found[0]] == [name for name, *_ in found[1]]
-    return [a for a, b in zip(*found, strict=True) if not torch.equal(a[1], b[1])]
+    return [a for a, b in zip(*found, strict=True) if not torch.equal(a[1], b[1])]  # no numbers: not counted
 
 
 def sites(net: Net) -> str:
@@ -124,6 +125,9 @@ def sites(net: Net) -> str:
     network = Network(model)
     with quiet():
         found = network.trace(network.params(), x).sites
+    found = {
+        name: site for name, site in found.items() if site.pre.numel()
+    }  # of an expert without tokens, there is none
     numbers = [(site.pre.numel(), name) for name, site in found.items()]
     expected = [(before.numel(), name) for name, before, _ in kernels]
     assert [n for n, _ in numbers] == [n for n, _ in expected], f"sites {numbers}, kernels {expected}"
@@ -231,7 +235,8 @@ def units(net: Net) -> str:
             unread = altered(params, group.outgoing, chosen, nothing)
             if group.exact:  # with nobody to read them, other units change nothing
                 a = outputs(model, unread, x, train)
-                b = outputs(model, altered(unread, fed(group), chosen, other), x, train)
+                mine = group.normaliser if group.shared_statistics else fed(group)
+                b = outputs(model, altered(unread, mine, chosen, other), x, train)
                 same(a, b, **EXACT[net.dtype])
         silenced += zero
     sizes = [group.size for group in groups]
@@ -241,6 +246,7 @@ def units(net: Net) -> str:
         raise ValueError(f"no units: {said}")
     claimed = {site for group in groups for site, _ in group.sites}
     hidden = [name for name in first.sites if name not in claimed]
+    assert not (net.whole and hidden), f"no units at {hidden}"
     exact = sum(group.exact for group in groups)
     missing = f", {len(hidden)} sites without" if hidden else ""
     return f"{len(groups)} groups of {min(sizes)} to {max(sizes)}, {exact} exact{missing}"
@@ -279,27 +285,60 @@ def monitor(net: Net) -> str:
     values = [(name, value) for row in rows for name, value in row.items() if not name.startswith(ratios)]
     odd = {name for name, value in values if not math.isfinite(value)}
     assert not odd, f"no numbers: {sorted(odd)}"
-    return f"{len(columns)} columns"
+    seen = silent_units_show(net)
+    return f"{len(columns)} columns, silence seen at {seen} sites"
+
+
+def silent_units_show(net: Net) -> int:
+    """At how many sites the monitor says that half of the units are silent where they were made silent by hand."""
+    model, x = net.new(), net.batch()
+    with quiet():
+        params, killed = silence(Network(net.new().eval(), example=x), x)
+        put(model, params)
+        (row,) = [Monitor(model.eval(), (x, None), diagnostics=(DormantUnits(tau=0.0),))(0)]
+    assert row is not None
+    for group in killed:
+        share = half(group).double().mean()
+        assert row[f"dormant/{group.sites[0][0]}"] >= share - 1e-6, f"{group.name} is half silent, {row}"
+    return len(killed)
+
+
+def silence(network: Network, x: Any) -> tuple[dict[str, Tensor], list[Units]]:
+    """Parameters with half of all units made silent by hand, and the groups where that is so."""
+    params, killed = network.params(), []
+    for group in network.units:
+        gone = altered(params, fed(group), half(group), nothing)
+        post = network.trace(gone, x, axes=dict(group.sites)).sites[group.sites[0][0]].post
+        if len(post) and (post[:, half(group)] == 0).all():
+            params = gone
+            killed.append(group)
+    return params, killed
 
 
 # -- interventions -----------------------------------------------------------------------------------------------------
 
 
 def build(net: Net) -> str:
-    """Layer norm built in: a copy with the old keys that trains with a penalty and resets; the model is as it was."""
+    """Layer norm built in: each one is called, a copy with the old names trains, and the model is as it was."""
     model, x = net.new(), net.batch()
     before = copy.deepcopy(model.state_dict())
     recipe = Chain(LayerNorm(), L2(1e-3), ReDo(tau=0.0, every=2))
     with quiet():
         built = recipe.build(model, example=x)
         assert_same(before, model.state_dict())
-        assert before.keys() <= built.state_dict().keys()
-        added = [name for name in built.state_dict() if name not in before]
-        norms = sum(isinstance(m, nn.LayerNorm) or "LayerNorm" in type(m).__name__ for m in built.modules())
-        norms -= sum(isinstance(m, nn.LayerNorm) or "LayerNorm" in type(m).__name__ for m in model.modules())
-        assert norms > 0, "nothing was built in"
+        assert dict(model.named_parameters()).keys() <= dict(built.named_parameters()).keys()
+        old = dict(model.named_modules())
+        new = {n: m for n, m in built.named_modules() if n not in old or type(m) is not type(old[n])}
+        norms = {name: m for name, m in new.items() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
+        assert norms, "nothing was built in"
+        called: set[str] = set()
+        hooks = [m.register_forward_hook(lambda *_, name=name: called.add(name)) for name, m in norms.items()]
+        call(built, x)
+        assert called == norms.keys()
+        for hook in hooks:
+            hook.remove()
         train(built, x, recipe, net)
-    return f"{norms} layer norms, {len(added)} new tensors"
+    return f"{len(norms)} layer norms"
 
 
 def attach(net: Net) -> str:
@@ -335,14 +374,7 @@ def redo(net: Net) -> str:
     """Units killed by hand are drawn anew, and what the network computes in training is what it was."""
     model, x = net.typed(net.new()), net.batch(net.dtype)
     with quiet():
-        network = Network(model.eval(), example=x)
-        groups, params = network.units, network.params()
-        killed = {}
-        for group in groups:
-            gone = altered(params, fed(group), half(group), nothing)
-            post = network.trace(gone, x, axes=dict(group.sites)).sites[group.sites[0][0]].post
-            if (post[:, half(group)] == 0).all():
-                params, killed[group.name] = gone, group
+        params, killed = silence(Network(model.eval(), example=x), x)
     if not killed:
         raise ValueError("no unit can be silenced")
     before, old = outputs(model, params, x, train=True), params
@@ -358,14 +390,14 @@ def redo(net: Net) -> str:
     after = outputs(model, dict(model.named_parameters()), x, train=True)
     same(after, before, **EXACT[net.dtype])
     now, drawn = dict(model.named_parameters()), 0
-    for group in killed.values():
+    for group in killed:
         changed = torch.zeros(group.size, dtype=torch.bool)
         for name, entries in group.incoming.items():  # 0 stays 0 where what would be read is silent, too
             changed |= entries.sums((now[name] != old[name]).double()) > 0
         drawn += int(changed[half(group)].sum())
         if group.exact and not group.shared_statistics:
             assert changed[half(group)].any(), f"no silent unit of {group.name} was drawn anew"
-    total = sum(int(half(group).sum()) for group in killed.values())
+    total = sum(int(half(group).sum()) for group in killed)
     return f"{drawn} of {total} silent units drawn anew"
 
 

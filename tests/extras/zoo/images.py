@@ -99,6 +99,6 @@ def images(size: int) -> Callable[[], torch.Tensor]:
 
 
 NETWORKS = {
-    name: Net(make, images(LARGER.get(name, 32)), probe=RandomLabels(5))
+    name: Net(make, images(LARGER.get(name, 32)), whole=name in IN_PLACE, probe=RandomLabels(5))
     for name, make in {**IN_PLACE, **OTHERS}.items()
 }

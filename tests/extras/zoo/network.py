@@ -25,6 +25,7 @@ class Net:
         inputs: draws a batch.
         fresh: builds one that was never trained, where `make` trains.
         units: sizes of the groups of hidden units, read off the architecture by hand, where that was done.
+        whole: whether a layer feeds every nonlinearity, so that each has units.
         probe: of the plasticity checks; sines say nothing where a head begins at 0.
         dtype: in which it is computed where rounding would hide something; float32 for what casts its inputs.
     """
@@ -33,6 +34,7 @@ class Net:
     inputs: Callable[[], Any]
     fresh: Callable[[], nn.Module] | None = None
     units: tuple[int, ...] | None = None
+    whole: bool = False
     probe: Probe = SINES
     dtype: torch.dtype = torch.float64
 
