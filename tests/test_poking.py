@@ -343,3 +343,39 @@ def test_what_takes_long_is_said_once(monkeypatch, capsys):
     monkeypatch.setattr(generic, "PATIENCE", -1.0)
     find_units(Actions(), draws(6, 4))
     assert capsys.readouterr().err == "pliant: finding the units of Actions, once\n"
+
+
+class LastStage(nn.Module):
+    """Channels last, a gate of half of a layer, on an image so small that a kernel's tap feeds one row alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.both, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 10), nn.Linear(5, 2)
+
+    def forward(self, x):
+        gate, value = self.both(self.conv(x).permute(0, 2, 3, 1)).chunk(2, -1)
+        return self.head((F.silu(gate) * value).mean((1, 2)))
+
+
+class Words(nn.Module):
+    """Units along the second of three axes; each word occurs once, so its embedding feeds one place alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.both, self.head = nn.Embedding(9, 6), nn.Linear(6, 10), nn.Linear(5, 2)
+
+    def forward(self, x):
+        gate, value = self.both(self.words(x)).mT.chunk(2, 1)
+        return self.head((F.silu(gate) * value).mean(-1))
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "axis"),
+    [(LastStage, torch.ones(2, 3, 2, 2), 3), (Words, torch.tensor([[3, 1, 4], [0, 5, 2]]), 1)],
+)
+def test_places_that_few_entries_feed_alone_are_no_units(make, x, axis):
+    (units,) = find_units(make(), x)
+    assert units.sites == (("silu", axis),)
+    assert (units.size, units.exact) == (5, True)
+    rows = torch.tensor([0, 1, 2, 3, 4, -1, -1, -1, -1, -1])
+    assert torch.equal(units.incoming["both.weight"].codes, rows[:, None].expand(10, 6))

@@ -87,15 +87,23 @@ class Poked(Generic):
         return owned(gradients, pre.shape[axis]), asked[-1][0]
 
     def fed(self, site: str) -> tuple[int, Tensors, Tensors]:
-        """The axis along which the units of a site run, what feeds them (nothing if no weights do), and gradients."""
+        """The axis along which the units of a site run, what feeds them (nothing if no weights do), and gradients.
+
+        It is the axis that the nearest weights feed: others may feed one place alone, such as the taps of a kernel in
+        an image of 2 x 2, or the embedding of a word that occurs once.
+        """
         pre, slopes = self.cut.pieces[site], {}
-        axes = dict.fromkeys([self.cut.axes[site], pre.ndim - 1, *range(1, pre.ndim)])
-        for axis in axes:
-            if pre.shape[axis] > 1 or len(axes) == 1 or axis == self.cut.axes[site]:
+        steps = {name: far for name, far in _steps(pre, self.params).items() if self.params[name].ndim > 1}
+        best, fed, least = -1, {}, float("inf")
+        for axis in dict.fromkeys([self.cut.axes[site], pre.ndim - 1, *range(1, pre.ndim)]):
+            if pre.shape[axis] > 1 or pre.ndim == 2 or axis == self.cut.axes[site]:
                 incoming, slopes = self.feeding(site, axis, self.cut, self.params)
-                if any(self.params[name].ndim > 1 for name in incoming):
-                    return axis, incoming, slopes
-        return -1, {}, slopes
+                far = min((steps[name] for name in incoming if name in steps), default=float("inf"))
+                if far < least:
+                    best, fed, least = axis, incoming, far
+                if far == min(steps.values(), default=0):
+                    break
+        return best, fed, slopes
 
     def groups(self) -> list[_Group]:
         """Hidden sites with the entries that feed them; sites that share entries are one group."""
@@ -402,6 +410,23 @@ def _same(a: Tensors, b: Tensors) -> bool:
         return False
     pairs = [(x, b[name]) for name, x in a.items() if x.numel()]
     return all(x.shape == y.shape and bool((x - y).abs().max() <= SAME * x.abs().max()) for x, y in pairs)
+
+
+def _steps(of: Tensor, params: Tensors) -> dict[str, int]:
+    """How many operations lie between parameters and a number, at the least, of those that it depends on."""
+    names = {id(p): name for name, p in params.items()}
+    found: dict[str, int] = {}
+    ring, seen, far = [of.grad_fn], {of.grad_fn}, 0
+    while ring:
+        far, before, ring = far + 1, ring, []
+        for node in (n for one in before if one is not None for n, _ in one.next_functions):
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            ring.append(node)
+            if (name := names.get(id(getattr(node, "variable", None)))) is not None:
+                found[name] = far
+    return found
 
 
 def _agree(a: Tensors, b: Tensors) -> bool:
