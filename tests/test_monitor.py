@@ -253,7 +253,11 @@ def test_a_model_compiled_in_place_is_measured_itself(compile: str) -> None:
 def test_hooks_of_others_are_not_told_but_those_that_compute_weights_are() -> None:
     calls: list[int] = []
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-    model[0].register_forward_hook(lambda *_: calls.append(1))
+
+    def hook(*_: Any) -> None:
+        calls.append(1)
+
+    model[0].register_forward_hook(hook)
     monitor = Monitor(model, X, diagnostics=(DeadUnits(),))
     monitor(0)
     assert not calls

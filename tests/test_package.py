@@ -16,7 +16,8 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
-    {"functional", "nets", "data", "refs", "sites", "trackers", "words", "formats", "outline"},
+    {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "formats", "outline"},
+    {"sites"},
     {"units", "modules", "results", "cutting"},
     {"codes", "generic"},
     {"claims", "numbers"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pliant.adapter import adapted, aliases, tensors_of
 from pliant.cutting import Cut, Point, Tensors, noise
 from pliant.modules import NORMALISERS
 from pliant.nets.dropout import Dropout
@@ -35,7 +35,7 @@ class Generic:
         self.module = _in_training(module)
         self.composites = elementwise_modules(self.module)
         self.params = {n: p.requires_grad_() for n, p in self.drawn().items()}
-        self.buffers = dict(self.module.named_buffers())
+        self.buffers, self.aliases = dict(self.module.named_buffers()), aliases(self.module)
         self.normalisers = {
             f"{path}.{name}".lstrip(".")
             for path, layer in self.module.named_modules()
@@ -69,9 +69,11 @@ class Generic:
             print(f"pliant: finding the units of {type(self.module).__name__}, once", file=sys.stderr, flush=True)
         torch.default_generator.manual_seed(0)  # the same draws in every pass
         buffers = {name: b.clone() for name, b in self.buffers.items()}
+        tensors = {**self.params, **buffers, **params}
+        tensors |= {alias: tensors[name] for alias, name in self.aliases.items() if name in tensors}
         with cut.over(self.module):
-            output = functional_call(self.module, {**self.params, **buffers, **params}, *arguments(x))
-        leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+            output = functional_call(self.module, tensors, *arguments(x), tie_weights=False)
+        leaves = tensors_of(output)
         cut.pieces |= {f"output {i}": t for i, t in enumerate(leaves) if t.is_floating_point()}
         return leaves
 
@@ -122,7 +124,7 @@ class Generic:
 
 def _in_training(module: nn.Module) -> nn.Module:
     """A copy in double precision and train mode, but for batch normalisation; nothing drops."""
-    module = copy.deepcopy(module).cpu().double()
+    module = adapted(module).cpu().double()
     still = [layer for layer in module.modules() if isinstance(layer, NORMALISERS) and not layer.training]
     module.train()
     for layer in still:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from pliant.sites import CONVOLUTIONS, arguments, uncompiled, uncompiled_parts
+from pliant.adapter import How, adapted, bare, inexact, tensors_of, uncheckpointed
+from pliant.sites import CONVOLUTIONS, arguments, uncompiled_parts
 
 NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 
@@ -63,17 +62,19 @@ def convolution_flops(module: Callable[..., Any], *args: Any) -> int:
 @torch.enable_grad()
 def output_layers(module: nn.Module, example: Any) -> frozenset[str]:
     """Names of the parameters of the linear and convolution calls whose results reach the output and no later call."""
-    module = copy.deepcopy(module).requires_grad_()
+    module = adapted(module)
+    for p in module.parameters():
+        p.requires_grad_(inexact(p))
     mode = _Calls()
-    with seeded(0), uncompiled_parts(), mode:
+    with seeded(0), uncompiled_parts(), uncheckpointed(), mode:
         args, kwargs = arguments(example)
         output = module(*args, **kwargs)
-    ends = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+    ends = [t for t in tensors_of(output) if t.requires_grad]
 
     def reached(ends: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[bool]:
         if not ends:
             return [False] * len(tensors)
-        number = torch.stack([end.sum() for end in ends]).sum()
+        number = torch.stack([torch.view_as_real(t).sum() if t.is_complex() else t.sum() for t in ends]).sum()
         found = torch.autograd.grad(number, tensors, retain_graph=True, allow_unused=True)
         return [g is not None for g in found]
 
@@ -98,7 +99,7 @@ def redraw(module: nn.Module, only: Collection[str] | None = None) -> None:
     for name, p in module.named_parameters(remove_duplicate=False):
         if only is None or name in only:
             owners.setdefault(p, []).append((module.get_submodule(name.rpartition(".")[0]), name))
-            p.data.fill_(torch.nan if p.is_floating_point() else 0)  # what stays NaN was drawn by nobody
+            p.data.fill_(torch.nan if inexact(p) else 0)  # what stays NaN was drawn by nobody
     ours = {id(layer) for layers in owners.values() for layer, _ in layers}
 
     def reset(layer: nn.Module) -> None:
@@ -128,7 +129,7 @@ def drawn_by_layers(build: Callable[[], nn.Module]) -> bool:
     True
     """
     with seeded(0):
-        module = uncompiled(build())
+        module = bare(build())
     built = {name: p.detach().clone() for name, p in module.named_parameters()}
     try:
         with seeded(0):
@@ -138,7 +139,7 @@ def drawn_by_layers(build: Callable[[], nn.Module]) -> bool:
     return all(torch.equal(p, built[name]) for name, p in module.named_parameters())
 
 
-def purified(module: nn.Module) -> nn.Module:
+def purified(module: nn.Module, call: How | None = None) -> nn.Module:
     """A copy on the CPU that is a function of its inputs: no dropout; batch normalisation by each batch's statistics.
 
     Batch normalisation in `eval` mode keeps its running statistics.
@@ -146,7 +147,7 @@ def purified(module: nn.Module) -> nn.Module:
     >>> purified(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)))(torch.tensor([[0.0, 2.0], [2.0, 0.0]])).sum().item()
     0.0
     """
-    module = copy.deepcopy(uncompiled(module)).cpu()
+    module = adapted(module, call).cpu()
     for layer in module.modules():
         if isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.training and layer.track_running_stats:
             layer.track_running_stats = False
@@ -154,19 +155,39 @@ def purified(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
+class Impure(ValueError):
+    """A module that is no function of its inputs; `problem` is the message without the line to write."""
+
+    def __init__(self, problem: str, line: str):
+        super().__init__(f"{problem}, so the network is no function of its inputs: {line}")
+        self.problem = f"{problem}, so the network is no function of its inputs"
+
+
 def refuse_impure(module: nn.Module) -> None:
+    """Raises `Impure` for dropout in train mode, and for batch normalisation that updates running statistics."""
     for name, layer in module.named_modules():
         kind = type(layer).__name__
         if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
-            raise ValueError(
-                f"{kind} {name!r} draws from the global random stream, so the network is no function of its inputs: "
-                "write pliant.nets.Dropout(p), or model.eval()"
+            raise Impure(
+                f"{kind} {name!r} draws from the global random stream",
+                "write pliant.nets.Dropout(p), or model.eval()",
             )
         if isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.training and layer.track_running_stats:
-            raise ValueError(
-                f"{kind} {name!r} updates running statistics, so the network is no function of its inputs: "
-                f"write nn.{kind}(..., track_running_stats=False), or model.eval()"
+            raise Impure(
+                f"{kind} {name!r} updates running statistics",
+                f"write nn.{kind}(..., track_running_stats=False), or model.eval()",
             )
+
+
+def refuse_another(model: nn.Module, fresh: nn.Module) -> None:
+    """Raises `ValueError` if a fresh network has parameters of other names or shapes than the model."""
+    here, there = ({n: tuple(p.shape) for n, p in module.named_parameters()} for module in (model, fresh))
+    if odd := sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
+        mine, other = here.get(odd[0], "nothing"), there.get(odd[0], "nothing")
+        raise ValueError(
+            f"expected the same architecture, got the model with {mine} where a fresh network has {other} ({odd[0]}): "
+            "hand over the function that built it"
+        )
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pliant.modules import NORMALISERS, output_layers, penultimate, redraw, refuse_impure, seeded
+from pliant.adapter import How, adapted, aliases, bare, copied, inexact, uncheckpointed
+from pliant.modules import NORMALISERS, output_layers, penultimate, redraw, refuse_another, refuse_impure, seeded
 from pliant.nets.dropout import Dropout
 from pliant.sites import (
     NAMES,
@@ -25,7 +26,6 @@ from pliant.sites import (
     Site,
     arguments,
     elementwise_modules,
-    uncompiled,
     uncompiled_parts,
 )
 
@@ -62,9 +62,13 @@ class Watched(NamedTuple):
 class Network:
     """Any `nn.Module` as a pure function of a dict of tensors.
 
-    The module is copied; the one handed over is never touched. A factory (a function of no arguments that returns a
-    module) may be given instead: fresh draws then call it, which is right for modules with an initialisation of their
-    own (orthogonal weights, say); fresh draws of a module call `reset_parameters` of each of its layers.
+    The module is copied (see `pliant.adapter`); the one handed over is never touched. The outputs and gradients are its
+    own: buffers keep their dtype, unless parameters are handed over in another dtype than the module has; they then
+    follow, as in `module.to(dtype)`. No call changes them.
+
+    A factory (a function of no arguments that returns a module) may be given instead: fresh draws then call it, which
+    is right for modules with an initialisation of their own (orthogonal weights, say); fresh draws of a module call
+    `reset_parameters` of each of its layers.
 
     Raises `ValueError` for what is not a pure function: dropout that draws from the global stream, and batch
     normalisation that updates running statistics.
@@ -72,6 +76,9 @@ class Network:
     Args:
         module: the module, or a function that makes it.
         example: a batch of inputs; with it the network knows its `units`.
+        call: what the network computes where that is not the module's `forward`: the name of another method, or a
+            function of the module and its inputs.
+        fresh: the factory for fresh draws, beside a module.
 
     Attributes:
         module: the copy.
@@ -89,20 +96,29 @@ class Network:
     (['1'], torch.Size([5, 3]))
     """
 
-    def __init__(self, module: nn.Module | Callable[[], nn.Module], example: Any = None):
+    def __init__(
+        self,
+        module: nn.Module | Callable[[], nn.Module],
+        example: Any = None,
+        call: How | None = None,
+        fresh: Callable[[], nn.Module] | None = None,
+    ):
         self.example = example
-        self._factory = None if isinstance(module, nn.Module) else module
-        if callable(self._factory):
-            with seeded(0):
-                module = self._factory()
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"expected an nn.Module or a function that returns one, got {type(module).__name__}")
-        self.module = copy.deepcopy(uncompiled(module))
+        self._factory = fresh if isinstance(module, nn.Module) else module
+        made = self._built() if callable(self._factory) else module
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"expected an nn.Module or a function that returns one, got {type(made).__name__}")
+        self.module = adapted(module if isinstance(module, nn.Module) else made, call)
+        if self._factory is not None:
+            refuse_another(self.module, made)
         refuse_impure(self.module)
         self._composites = elementwise_modules(self.module)
         self._stochastic = [name for name, m in self.module.named_modules() if isinstance(m, Dropout)]
         keys = {f"{name}.key".lstrip(".") for name in self._stochastic}
         self._buffers = {name: b for name, b in self.module.named_buffers() if name not in keys}
+        self._aliases = aliases(self.module)
+        named = list(self.module.named_parameters())
+        self._dtypes = {p.dtype: name for name, p in reversed(named)}  # the first parameter of each
         self.normalisers = frozenset(
             f"{path}.{name}".lstrip(".")
             for path, layer in self.module.named_modules()
@@ -207,17 +223,20 @@ class Network:
         >>> torch.equal(net.fresh(3)["weight"], net.fresh(3)["weight"])
         True
         """
-        with seeded(seed):
-            if self._factory is not None:
-                module = uncompiled(self._factory())
-            else:
-                module = self._spare = self._spare or copy.deepcopy(self.module).cpu()
+        if self._factory is not None:
+            module = self._built(seed)
+        else:
+            module = self._spare = self._spare or copied(self.module).cpu()
+            with seeded(seed):
                 redraw(module, only)
         return {n: p.detach().clone() for n, p in module.named_parameters() if only is None or n in only}
 
     def __call__(self, params: Params, x: Any, key: Tensor | None = None) -> Any:
         """The output for inputs `x`; `key` (member seed and step, both int64) seeds dropout, none turns it off."""
-        return functional_call(self.module, self._tensors(params, key), *arguments(x))
+        if torch.compiler.is_compiling():  # which sees through checkpoints itself
+            return self._called(params, x, key)
+        with uncheckpointed():
+            return self._called(params, x, key)
 
     def bound(self, params: Params) -> tuple[Callable[[Params, Any, Tensor | None], Any], Params]:
         """The network with these very tensors inside, for many calls: nothing is swapped in and out.
@@ -225,16 +244,13 @@ class Network:
         Returns the function, called like the network itself, and the leaves to differentiate with respect to. They
         share storage with `params`, so what is written there is seen. Saves about 5 % of a step of 784-128-128-10.
         """
-        module = copy.deepcopy(self.module)
-        if self._buffers and params:
-            like = next(iter(params.values()))
-            module = module.to(like.device, like.dtype)
-        leaves = {name: nn.Parameter(tensor) for name, tensor in params.items()}
-        swapped = {id(old): leaves[name] for name, old in module.named_parameters()}
-        for layer in module.modules():
-            for name, old in layer._parameters.items():
-                if old is not None:
-                    layer._parameters[name] = swapped[id(old)]
+        module = copied(self.module)
+        leaves: Params = {name: nn.Parameter(tensor, inexact(tensor)) for name, tensor in params.items()}
+        for name, tensor in self._tensors(leaves, None).items():
+            path, _, own = name.rpartition(".")
+            layer = module.get_submodule(path)
+            place: dict[str, Any] = layer._parameters if own in layer._parameters else layer._buffers
+            place[own] = tensor
         dropouts = [m for m in module.modules() if isinstance(m, Dropout)]
         no_key = torch.empty(0, dtype=torch.int64)
 
@@ -242,7 +258,8 @@ class Network:
             for dropout in dropouts:
                 dropout.key = no_key if key is None else key
             args, kwargs = arguments(x)
-            return module(*args, **kwargs)
+            with uncheckpointed():
+                return module(*args, **kwargs)
 
         return call, dict(leaves)
 
@@ -260,7 +277,7 @@ class Network:
         """
         recorder = Recorder(self._composites, axes)
         with recorder.over(self.module):
-            output = functional_call(self.module, self._tensors(params, None), *arguments(x))
+            output = self._called(params, x, None)
         unseen = [n for n, m in self.module.named_modules() if isinstance(m, UNSEEN)]
         if unseen:
             warnings.warn(f"the nonlinearities inside {', '.join(map(repr, unseen))} cannot be seen", stacklevel=2)
@@ -290,11 +307,23 @@ class Network:
         activations = dict(zip(self._order, calls.posts, strict=True))
         return Watched(output, penultimate(calls.features, self.module), activations)
 
+    def _called(self, params: Params, x: Any, key: Tensor | None) -> Any:
+        return functional_call(self.module, self._tensors(params, key), *arguments(x), tie_weights=False)
+
+    def _built(self, seed: int = 0) -> nn.Module:
+        assert self._factory is not None
+        with seeded(seed):
+            made = self._factory()
+        return bare(made) if isinstance(made, nn.Module) else made
+
     def _tensors(self, params: Params, key: Tensor | None) -> Params:
-        if self._buffers and params:  # they follow the parameters, as in module.to(device, dtype)
-            like = next(iter(params.values()))
-            kinds = {name: like.dtype if b.is_floating_point() else b.dtype for name, b in self._buffers.items()}
-            params = {**params, **{name: b.to(like.device, kinds[name]) for name, b in self._buffers.items()}}
+        """The parameters, copies of the buffers and the key, under every name that they have in the module."""
+        if self._buffers and params:
+            device = next(iter(params.values())).device
+            to = {own: params[name].dtype for own, name in self._dtypes.items() if name in params}
+            params = params | {n: b.to(device, to.get(b.dtype, b.dtype), copy=True) for n, b in self._buffers.items()}
+        if self._aliases:
+            params = params | {alias: params[name] for alias, name in self._aliases.items() if name in params}
         if key is None or not self._stochastic:
             return params
         return {**params, **{f"{name}.key".lstrip("."): key for name in self._stochastic}}

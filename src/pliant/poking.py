@@ -23,7 +23,6 @@ from pliant.codes import along, owned, three_codes
 from pliant.cutting import Cut, Tensors
 from pliant.generic import Generic
 from pliant.modules import seeded
-from pliant.sites import uncompiled
 from pliant.units import Entries, Units
 
 EPSILON = 1e-30  # of a silent unit: what is proportional to it stands out from all else, and from products of two
@@ -42,7 +41,7 @@ def find_units(module: nn.Module, example: Any) -> tuple[Units, ...]:
     ('1', 3, ['0.weight', '0.bias'], ['2.weight'], True)
     """
     with seeded(0), torch.enable_grad(), _in_double():
-        poked = Poked(uncompiled(module), example)
+        poked = Poked(module, example)
         found = poked.units(poked.groups())
     claimed = {site for units in found for site, _ in units.sites}
     if lost := [name for name in poked.hidden if name not in claimed]:

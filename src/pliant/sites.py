@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import operator
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from types import FunctionType
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vjp
 from torch.overrides import TorchFunctionMode
+
+from pliant.adapter import uncheckpointed
 
 # fmt: off
 NAMES = [
@@ -24,8 +28,16 @@ NAMES = [
     "hardshrink", "sin", "sin_", "cos", "cos_",
 ]
 # fmt: on
+WRITING = re.compile(r"[a-z]\w*[a-z\d]_|__setitem__|__i(add|sub|mul|truediv|floordiv|pow|mod|and|or|xor)__")
 NONLINEARITIES = {getattr(place, name) for place in (F, torch, Tensor) for name in NAMES if hasattr(place, name)}
 CONVOLUTIONS = {getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)}
+IN_PLACE = {getattr(place, name) for place in (torch, Tensor, F) for name in dir(place) if WRITING.fullmatch(name)}
+FLAGGED = {  # where the argument `inplace` is
+    function: function.__code__.co_varnames.index("inplace")
+    for function in vars(F).values()
+    if isinstance(function, FunctionType)
+    and "inplace" in function.__code__.co_varnames[: function.__code__.co_argcount]
+}
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 UNSEEN = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
 
@@ -46,6 +58,29 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (x.args, x.kwargs) if isinstance(x, Inputs) else ((x,), {})
 
 
+def overwritten(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that a call of a torch function overwrites, its first argument, if it does.
+
+    >>> x = torch.ones(1)
+    >>> [overwritten(*call, {}) is x for call in ((Tensor.add_, (x, 1)), (F.relu, (x, True)), (F.relu, (x,)))]
+    [True, True, False]
+    """
+    at = FLAGGED.get(func)
+    if func in IN_PLACE or (at is not None and (args[at] if len(args) > at else kwargs.get("inplace"))):
+        return args[0] if args else kwargs["input"]
+    return None
+
+
+def spared(kept: Tensor, target: Tensor) -> Tensor:
+    """A tensor to keep, before another one is overwritten: a copy if they share memory."""
+    return kept.clone() if _memory(kept) is _memory(target) else kept
+
+
+def _memory(t: Any) -> Any:
+    """The tensor of which this is a view, or itself."""
+    return t if getattr(t, "_base", None) is None else t._base
+
+
 class Site(NamedTuple):
     """One call of a nonlinearity, as three `(samples, units)` matrices.
 
@@ -61,8 +96,9 @@ class Site(NamedTuple):
 
 
 class Watch(TorchFunctionMode, ABC):
-    """Sees nonlinearity calls and linear maps in order; what `saw` returns takes the place of the result.
+    """Sees nonlinearity calls and linear maps in order.
 
+    With `replaces`, what `saw` returns takes the place of the result, and of the input of a call that is in place.
     Inside a handler the mode is off, so a call made of calls counts once. A site is named after the module it runs in:
     `"act"` for an `nn.ReLU` stored as `act`, `"block.relu"` for a call of `F.relu` in the forward of `block`; the
     second call under one name is `"act#2"`.
@@ -73,12 +109,14 @@ class Watch(TorchFunctionMode, ABC):
         hidden: how many sites came before that call.
     """
 
+    replaces: ClassVar[bool] = False
+
     def __init__(self, composites: set[nn.Module]):
         super().__init__()
         self.composites = composites
         self.stack: list[tuple[str, nn.Module]] = []
         self.inside: tuple[nn.Module, int] | None = None  # the composite whose inner calls are being skipped
-        self.pending: tuple[str, Tensor, Tensor] | None = None
+        self.pending: tuple[str, Tensor, Tensor, Tensor] | None = None  # its name, input, what was kept, what it got
         self.names: Counter[str] = Counter()
         self.features: Tensor | None = None
         self.unit_dim = -1
@@ -86,7 +124,10 @@ class Watch(TorchFunctionMode, ABC):
 
     @abstractmethod
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Told of each nonlinearity: its input as passed and as `keep` kept it, its output, itself as a function."""
+        """Told of each nonlinearity: its input as passed and as `keep` kept it, its output, itself as a function.
+
+        Returns the output, unless it `replaces` that.
+        """
 
     def keep(self, x: Tensor) -> Tensor:
         """What to keep of an input before the call, which may be in place."""
@@ -94,6 +135,11 @@ class Watch(TorchFunctionMode, ABC):
 
     def done(self, path: str, module: nn.Module, output: Any) -> None:
         """Told of each module that returns."""
+
+    def spare(self, target: Tensor) -> None:
+        """Told of a tensor that is about to be overwritten."""
+        if self.features is not None:
+            self.features = spared(self.features, target)
 
     def over(self, module: nn.Module, begun: bool = False) -> AbstractContextManager[Any]:
         """Watches the forward passes of a module; the hooks are gone afterwards, also after an exception.
@@ -104,35 +150,42 @@ class Watch(TorchFunctionMode, ABC):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        target = overwritten(func, args, kwargs)
         if func is F.linear or func in CONVOLUTIONS:
             self.features = args[0] if args else kwargs["input"]
             self.unit_dim = -1 if func is F.linear else 1
             self.hidden = self.names.total()
             return func(*args, **kwargs)
-        if func not in NONLINEARITIES or self.inside is not None:
-            return func(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
-        if not _has_units(x):
+        x = (args[0] if args else kwargs["input"]) if func in NONLINEARITIES and self.inside is None else None
+        before = self.keep(x) if x is not None and _has_units(x) else None
+        if target is not None:
+            self.spare(target)
+        if x is None or before is None:
             return func(*args, **kwargs)
         rest = {k: v for k, v in kwargs.items() if k != "input"}
-        before = self.keep(x)
-        post = func(*args, **kwargs)
+        apart = self.replaces and target is not None
+        post = func(x.clone(), *args[1:], **rest) if apart else func(*args, **kwargs)
         path, module = self.stack[-1] if self.stack else ("", None)
         name = path if module in self.composites and path else f"{path}.{func.__name__}".lstrip(".").rstrip("_")
-        return self.saw(self._numbered(name), x, before, post, lambda t: func(t.clone(), *args[1:], **rest))
+        found = self.saw(self._numbered(name), x, before, post, lambda t: func(t.clone(), *args[1:], **rest))
+        return x.copy_(found) if apart else found
 
-    def enter(self, path: str, module: nn.Module, args: tuple) -> None:
+    def enter(self, path: str, module: nn.Module, args: tuple) -> tuple[Tensor] | None:
         self.stack.append((path, module))
-        if module in self.composites and self.inside is None and len(args) == 1 and _has_units(args[0]):
-            self.inside = (module, len(self.stack))
-            self.pending = (path or type(module).__name__, args[0], self.keep(args[0]))
+        if not (module in self.composites and self.inside is None and len(args) == 1 and _has_units(args[0])):
+            return None
+        self.inside = (module, len(self.stack))
+        x = args[0].clone() if self.replaces else args[0]  # it may be overwritten
+        self.pending = (path or type(module).__name__, args[0], self.keep(args[0]), x)
+        return (x,)
 
     def leave(self, module: nn.Module, output: Any) -> Any:
         if self.inside == (module, len(self.stack)):
             if self.pending is not None and output is not None:  # None: it raised
-                name, x, before = self.pending
+                name, x, before, got = self.pending
                 with torch._C.DisableTorchFunction():
-                    output = self.saw(self._numbered(name), x, before, output, lambda t: module.forward(t.clone()))
+                    found = self.saw(self._numbered(name), x, before, output, lambda t: module.forward(t.clone()))
+                    output = x.copy_(found) if output is got and self.replaces else found
             self.inside = self.pending = None
         path, _ = self.stack.pop()
         self.done(path, module, output)
@@ -153,7 +206,7 @@ class Recorder(Watch):
         super().__init__(composites)
         self.axes = axes or {}
         self.sites: dict[str, Site] = {}
-        self.outputs: list[tuple[str, Tensor]] = []  # of every linear and convolution module
+        self.outputs: list[tuple[str, Tensor]] = []  # of every linear and convolution module, until overwritten
         self.fed: dict[str, str | None] = {}  # site -> the module whose output it reads
 
     def keep(self, x: Tensor) -> Tensor:
@@ -172,6 +225,10 @@ class Recorder(Watch):
         if isinstance(module, LAYERS) and isinstance(output, Tensor):
             self.outputs.append((path, output))
 
+    def spare(self, target: Tensor) -> None:
+        super().spare(target)
+        self.outputs = [(path, output) for path, output in self.outputs if _memory(output) is not _memory(target)]
+
 
 def _by_units(t: Tensor, dim: int) -> Tensor:
     """As `(samples, units)`; of channels, each one's numbers lie side by side, which reductions over samples like."""
@@ -189,6 +246,7 @@ class Activity(Watch):
         super().__init__(composites)
         self.posts: dict[str, Tensor] = {}
         self.calls: list[Any] = []
+        self.left: list[Tensor] = []  # what left the sites, as `posts` where nothing was overwritten
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         found = super().__torch_function__(func, types, args, kwargs)
@@ -198,12 +256,17 @@ class Activity(Watch):
 
     @property
     def order(self) -> list[str] | None:
-        same = len(self.calls) == len(self.posts) and all(map(operator.is_, self.calls, self.posts.values()))
+        same = len(self.calls) == len(self.left) and all(map(operator.is_, self.calls, self.left))
         return list(self.posts) if same else None
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         self.posts[name] = post
+        self.left.append(post)
         return post
+
+    def spare(self, target: Tensor) -> None:
+        super().spare(target)
+        self.posts = {name: spared(post, target) for name, post in self.posts.items()}
 
 
 class Calls(TorchFunctionMode):
@@ -215,6 +278,10 @@ class Calls(TorchFunctionMode):
         self.features: Tensor | None = None
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if (target := overwritten(func, args, kwargs or {})) is not None:
+            self.posts = [spared(post, target) for post in self.posts]
+            if self.features is not None:
+                self.features = spared(self.features, target)
         found = func(*args, **(kwargs or {}))
         if func is F.linear or func in CONVOLUTIONS:
             self.features = args[0] if args else (kwargs or {})["input"]
@@ -232,16 +299,11 @@ def _watching(root: nn.Module, watch: Watch, begun: bool) -> Iterator[Watch]:
         handles.append(module.register_forward_pre_hook(lambda m, args, path=path: watch.enter(path, m, args)))
         handles.append(module.register_forward_hook(lambda m, args, out: watch.leave(m, out), always_call=True))
     try:
-        with uncompiled_parts(), watch:
+        with uncompiled_parts(), nullcontext() if begun else uncheckpointed(), watch:
             yield watch
     finally:
         for handle in handles:
             handle.remove()
-
-
-def uncompiled(module: nn.Module) -> nn.Module:
-    """What `torch.compile` wraps: the compiled form hides activations and renames parameters."""
-    return getattr(module, "_orig_mod", module)
 
 
 def uncompiled_parts() -> AbstractContextManager[Any]:
@@ -262,12 +324,8 @@ def elementwise_modules(root: nn.Module) -> set[nn.Module]:
         if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
             continue
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                y, flipped, flat = (
-                    module(x.clone()),
-                    module(x.flip(0, 1)),
-                    module(x.clone().flatten()[:5].reshape(1, 5)),
-                )
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):  # of each a copy: it may work in place
+                y, flipped, flat = (module(t.clone()) for t in (x, x.flip(0, 1), x.flatten()[:5].reshape(1, 5)))
         except Exception:
             continue  # it does not take a plain matrix, so it is no elementwise function
         if not isinstance(y, Tensor) or y.shape != x.shape or not torch.equal(y.flip(0, 1), flipped):

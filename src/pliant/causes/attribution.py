@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pliant.adapter import How, bare
 from pliant.causes.folding import moved
 from pliant.causes.repairs import REPAIRS, Repair, Repaired, axes
 from pliant.functional.shapley import EXACT, Coalition, coalitions, interactions, orders, prefixes, sampled, shapley
@@ -23,7 +24,6 @@ from pliant.probe.measure import FRESH, MARGIN, Plasticity, Taken, draw, number,
 from pliant.probe.refit import Start, refit
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Sines, outputs
-from pliant.sites import uncompiled
 
 RESAMPLES = 2000
 WIDTH = 80  # of the printed report
@@ -201,6 +201,7 @@ def disentangle(
     steps: int = 500,
     batch_size: int = 128,
     purify: bool = False,
+    call: How | None = None,
     orders: int = 32,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
@@ -210,9 +211,7 @@ def disentangle(
     Every subset of the repairs is made to a copy of the network, each result is refitted to fresh targets as in
     `plasticity`, all of them at once; a repair's share is its Shapley value over the gap to fresh networks, and what
     all repairs together leave is unexplained. The optimizer's state is carried into the refits where there is one, as
-    the user's own training would. The model is never touched; forward hooks go along with its copies (not into what
-    `fresh` builds) and run in every pass there, where a function among them writes to what it always wrote to: remove
-    those before.
+    the user's own training would. The model is never touched, nor are its hooks called.
 
     Args:
         model: what is measured; a module without dropout and running statistics (else `purify`).
@@ -227,6 +226,8 @@ def disentangle(
         steps: of each refit.
         batch_size: of the refits.
         purify: measure a copy without dropout, with batch normalisation by each batch.
+        call: what the model computes where that is not its `forward` (an agent without one): the name of another
+            method, or a function of the model and its inputs, as in `call=lambda agent, x: agent.actor(x)`.
         orders: how many random orders, with more than 6 repairs.
         seed: of targets, fresh networks, repairs and minibatches.
         on_progress: told how many populations of refits are done, of how many.
@@ -244,8 +245,8 @@ def disentangle(
     >>> [repair.name for repair in causes.repairs], causes.idle
     (['norm', 'head', 'target scale'], ('units', 'optimizer'))
     """
-    network, params = pure(model, inputs, fresh, purify, optimizer)
-    how = training(optimizer, uncompiled(model))
+    network, params = pure(model, inputs, fresh, purify, optimizer, call)
+    how = training(optimizer, bare(model))
     probe = probe or Sines()
     if actions is not None:
         probe = Taken(probe, actions)

@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     made.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="safetensors, or of torch.save")
     made.add_argument("--model", metavar="MODULE:FUNCTION", help="what builds the module, as in net:build")
+    made.add_argument("--call", metavar="NAME", help="the module's method to call, where it has no forward")
     made.add_argument("--data", type=Path, metavar="FILE", help="npz with inputs x and, for --loss, targets y")
     made.add_argument("--loss", metavar="|".join(CHOICES["loss"]), help="measure gradients and curvature too")
     made.add_argument("--fresh", action="store_true", help="refit it and fresh networks: what is lost, and why")
@@ -83,7 +84,7 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
         tensors, begun = model.state_dict(), control.state_dict()
         if given.data:
             batch = measuring.batch(model, *checkpoints.arrays(given.data), given)
-            now, fresh = (measuring.measured(m, control, batch) for m in (model, control))
+            now, fresh = (measuring.measured(m, control, batch, given.call) for m in (model, control))
             said |= {"measured": now, "fresh": fresh}
         if probing:
             assert batch is not None
@@ -124,6 +125,8 @@ def _check(given: argparse.Namespace, probing: bool) -> None:
             raise ValueError(f"expected --{name} to be at least {least}, got {value}")
     if given.lr is not None and not (given.lr > 0 and math.isfinite(given.lr)):
         raise ValueError(f"expected --lr above 0, got {given.lr}")
+    if given.call and not given.model:
+        raise ValueError("--call is of no use without --model package.module:build, which builds the network")
     if given.data and not given.model:
         raise ValueError("--data is of no use without --model package.module:build, which builds the network")
     if (probing or given.loss) and not (given.model and given.data):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant import optim
+from pliant.adapter import adapted
 from pliant.causes import Causes, disentangle
 from pliant.cli.checkpoints import Checkpoint, ambiguous, line
 from pliant.cli.checkpoints import optimizer as rebuilt
@@ -52,8 +53,9 @@ def batch(model: nn.Module, x: np.ndarray, y: np.ndarray | None, given: argparse
     inputs = torch.from_numpy(x.astype(np.int64)) if labels else torch.from_numpy(x.astype(np.float64)).to(like.dtype)
     model.eval()
     try:
+        called = adapted(model, given.call)
         with torch.no_grad():
-            output, again = (_tensor(model(inputs)) for _ in range(2))
+            output, again = (_tensor(called(inputs)) for _ in range(2))
     except Exception as error:
         raise ValueError(f"{where}: the model cannot be called on x of shape {x.shape}: {line(error)}") from None
     if not output.isfinite().all():
@@ -87,7 +89,7 @@ def _targets(y: np.ndarray, output: Tensor, loss: str, where: str) -> Tensor:
     return torch.from_numpy(y.astype(np.float64)).to(output).reshape(output.shape)
 
 
-def measured(model: nn.Module, control: nn.Module, of: Batch) -> Numbers:
+def measured(model: nn.Module, control: nn.Module, of: Batch, call: str | None = None) -> Numbers:
     """Every diagnostic that asks for nothing but this moment; what cannot be measured here is missing.
 
     The economy tier and the tangent kernel; with a loss, all tiers. Costly ones see `FEW` samples.
@@ -101,7 +103,9 @@ def measured(model: nn.Module, control: nn.Module, of: Batch) -> Numbers:
     for full in (False, True):
         some = [d for d in (*chosen, DormantUnits(0.025)) if (d.cost == "full") == full]
         few = slice(FEW if full else None)
-        subject = Subject(model.eval(), (of.x[few], None if of.y is None else of.y[few]), of.loss, purify=False)
+        subject = Subject(
+            model.eval(), (of.x[few], None if of.y is None else of.y[few]), of.loss, purify=False, call=call
+        )
         with subject.undisturbed():
             seen = subject.observe(frozenset[str]().union(*(d.needs for d in some)), {"initial": initial})
             for diagnostic in some:
@@ -179,5 +183,5 @@ def causes(
     budget = {name: value for name in ("targets", "steps") if (value := getattr(given, name)) is not None}
     return disentangle(
         model.train(), inputs=of.x, optimizer=optimizer, fresh=lambda: build().train(), probe=probe, purify=True,
-        on_progress=on_progress, **budget,
+        call=given.call, on_progress=on_progress, **budget,
     )  # fmt: skip

@@ -22,6 +22,8 @@ class Sensitivity(NamedTuple):
 
 
 class _Nudge(Watch):
+    replaces = True
+
     def __init__(self, composites: set[nn.Module], nudges: dict[str, Tensor]):
         super().__init__(composites)
         self.nudges = nudges

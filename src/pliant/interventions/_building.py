@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pliant.adapter import adapted, bare, duplicate, has_forward, how_to_call
 from pliant.modules import seeded
-from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments, uncompiled
+from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments
 
 Among = Callable[[str], bool]
 
 
 def prepared(method: str, module: nn.Module) -> nn.Module:
     """A copy of a module to build into; one that cannot be built into is refused."""
-    kind = type(uncompiled(module)).__name__
-    if uncompiled(module) is not module:
+    kind = type(bare(module)).__name__
+    if bare(module) is not module:
         raise ValueError(
             f"{method} cannot be built into a compiled {kind}: write model = torch.compile(...) after the build"
         )
@@ -33,7 +33,11 @@ def prepared(method: str, module: nn.Module) -> nn.Module:
             f"{method} cannot be built into a {kind} with {meta[0]} on the meta device: write "
             "model.to_empty(device=...) and draw the parameters before it"
         )
-    return copy.deepcopy(module)
+    if not has_forward(module):
+        raise ValueError(
+            f"{kind} has no forward: write Chain({method}(...)).build(model, example=x, {how_to_call(module)})"
+        )
+    return duplicate(module)[0]
 
 
 def check_choice(method: str, name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -79,7 +83,7 @@ def layers_in_order(module: nn.Module, example: Any) -> list[str]:
     >>> layers_in_order(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2))
     ['0', '2']
     """
-    module, layers = copy.deepcopy(module), _Layers()
+    module, layers = adapted(module), _Layers()
     args, kwargs = arguments(example)
     with torch.no_grad(), seeded(0), layers.over(module):
         module(*args, **kwargs)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from pliant.adapter import adapted
 from pliant.interventions._building import Among, prepared
 from pliant.interventions._nonlinearities import Call, Replacement, check_replaced, nonlinearity_calls, replaced
 from pliant.interventions.infer import Heads
@@ -189,7 +190,7 @@ def _check(method: str, plain: nn.Module, built: nn.Module, example: Any, number
     def shapes(module: nn.Module) -> Any:
         args, kwargs = arguments(example)
         with torch.no_grad(), seeded(0):
-            return tree_map(lambda t: t.shape if isinstance(t, Tensor) else t, module(*args, **kwargs))
+            return tree_map(lambda t: t.shape if isinstance(t, Tensor) else t, adapted(module)(*args, **kwargs))
 
     kind = type(plain).__name__
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pliant.adapter import Called, adapted
 from pliant.interventions._building import Among, exchange, prepared
 from pliant.modules import seeded
-from pliant.sites import NONLINEARITIES, Recorder, arguments, elementwise_modules, uncompiled_parts
+from pliant.sites import FLAGGED, NONLINEARITIES, Recorder, arguments, elementwise_modules, uncompiled_parts
 
+IN_PLACE = frozenset(f for f in NONLINEARITIES if f.__name__.endswith("_"))  # a set that the compiler takes
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "relu": torch.relu,
     "leaky_relu": F.leaky_relu,
@@ -30,9 +31,6 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-IN_PLACE = frozenset(f for f in NONLINEARITIES if f.__name__.endswith("_"))
-
-
 class Replacement(nn.Module):
     """A function of each number alone, f(x) or f(-x).
 
@@ -45,12 +43,17 @@ class Replacement(nn.Module):
 
     def __init__(self, function: str, flip: bool = False):
         super().__init__()
-        self.function, self.flip = function, flip
+        self.function, self.flip, self.inplace = function, flip, False
 
     def extra_repr(self) -> str:
         return f"{self.function}{' of the negative' if self.flip else ''}"
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.inplace:  # as what it stands for: the result may be read where the input was
+            return x.copy_(self._value(x.clone()))
+        return self._value(x)
+
+    def _value(self, x: Tensor) -> Tensor:
         return FUNCTIONS[self.function](input=-x if self.flip else x)
 
 
@@ -93,7 +96,7 @@ def nonlinearity_calls(module: nn.Module, example: Any) -> tuple[list[Call], lis
     >>> [[call.site for call in calls] for calls in nonlinearity_calls(net, torch.ones(1, 2))]
     [['1'], ['3']]
     """
-    module = copy.deepcopy(module)
+    module = adapted(module)
     finder = _Finder(elementwise_modules(module))
     args, kwargs = arguments(example)
     with torch.no_grad(), seeded(0), uncompiled_parts(), finder.over(module):
@@ -135,8 +138,15 @@ def replaced(
         layer, calls = built.get_submodule(path), [call for call in chosen if call.path == path]
         new = make(calls)
         if calls[0].function is None:
+            if isinstance(new, Replacement):
+                new.inplace = bool(getattr(layer, "inplace", False))
             exchange(built, layer, new)
         else:
+            if isinstance(vars(layer).get("forward"), Called):
+                raise ValueError(
+                    f"{method} cannot reach {calls[0].site!r}, called in another method than forward of {kind}: write "
+                    "an nn.Module for it, such as self.act = nn.ReLU()"
+                )
             name = new.function if isinstance(new, Replacement) else method.lower()
             while hasattr(layer, name):
                 name += "_"
@@ -162,21 +172,24 @@ class Redirected:
     def __init__(self, module: nn.Module, name: str, functions: set[str]):
         self.module, self.forward, self.name = module, module.forward, name
         self.functions = frozenset(f for f in NONLINEARITIES if _name(f) in functions)
+        self.flags = [(f, at) for f, at in FLAGGED.items() if f in self.functions]  # the compiler takes no such dict
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Swap(getattr(self.module, self.name), self.functions):
+        with _Swap(getattr(self.module, self.name), self.functions, self.flags):
             return self.forward(*args, **kwargs)
 
 
 class _Swap(TorchFunctionMode):
-    def __init__(self, replacement: nn.Module, functions: frozenset[Callable]):
+    def __init__(self, replacement: nn.Module, functions: frozenset[Callable], flags: list[tuple[Callable, int]]):
         super().__init__()
-        self.replacement, self.functions = replacement, functions
+        self.replacement, self.functions, self.flags = replacement, functions, flags
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
         if func not in self.functions or not args or args[0].ndim < 2:
-            return func(*args, **(kwargs or {}))
-        if func in IN_PLACE:
+            return func(*args, **kwargs)
+        flags = [args[at] if len(args) > at else kwargs.get("inplace") for f, at in self.flags if f is func]
+        if func in IN_PLACE or any(flags):
             return args[0].copy_(self.replacement(args[0].clone()))
         return self.replacement(args[0])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pliant.adapter import adapted
 from pliant.interventions._building import Among, exchange, prepared
 from pliant.modules import NORMALISERS, seeded
 from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments, elementwise_modules
@@ -200,7 +200,7 @@ class _Looking(Watch):
 
 
 def _looked_at(module: nn.Module, example: Any) -> _Looking:
-    module = copy.deepcopy(module)
+    module = adapted(module)
     looking = _Looking(elementwise_modules(module))
     args, kwargs = arguments(example)
     with torch.no_grad(), seeded(0):
@@ -253,7 +253,7 @@ def _through_children(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
 def _check(method: str, built: nn.Module, example: Any, replaced: list[str]) -> None:
     """Runs a copy of what was built: it must call every normaliser that is there instead of another."""
     kind = type(built).__name__
-    built = copy.deepcopy(built)
+    built = adapted(built)
     called: set[str] = set()
     for path in replaced:
         built.get_submodule(path).register_forward_hook(lambda layer, args, y, path=path: called.add(path))

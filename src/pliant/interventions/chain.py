@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pliant.adapter import How, bare, duplicate, redirect, redirect_back
 from pliant.interventions.base import Intervention, State
 from pliant.network import Network, Params
-from pliant.sites import uncompiled
 
 if TYPE_CHECKING:
     from pliant.keeper import Keeper
@@ -44,11 +44,23 @@ class Chain(tuple[Intervention, ...]):
         """The events that some member answers to."""
         return frozenset(event for member in self for event in member.events)
 
-    def build(self, module: nn.Module, example: Any) -> nn.Module:
-        """The module with every intervention built in; `example` is one batch of inputs."""
+    def build(self, module: nn.Module, example: Any, call: How | None = None) -> nn.Module:
+        """The module with every intervention built in.
+
+        Args:
+            module: the module, which is left alone.
+            example: one batch of inputs.
+            call: how your loop calls the module, where it does not call its `forward` (an agent without one): the name
+                of another method, or a function of the module and its inputs.
+        """
         built = [repr(member) for member in self if member.overrides("build")]
+        if call is not None:
+            module, _ = duplicate(module)
+            redirect(module, call)
         for member in self:
             module = member.build(module, example)
+        if call is not None:
+            redirect_back(module)
         if built:
             module.built_in = (*getattr(module, "built_in", ()), *built)  # type: ignore[assignment]
         return module
@@ -73,6 +85,7 @@ class Chain(tuple[Intervention, ...]):
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
+        call: str | None = None,
     ) -> Keeper:
         """The chain at work in a loop of your own; `model` is what `build` returned, or the same compiled.
 
@@ -84,6 +97,8 @@ class Chain(tuple[Intervention, ...]):
             seed: where everything that is drawn comes from.
             fresh: a function that builds a new model, as large as this one, for models with an initialisation of their
                 own; else what is drawn anew is drawn by the `reset_parameters` of each layer.
+            call: the method that your loop calls where that is not the model itself, as in
+                `call="get_action_and_value"`.
 
         >>> from pliant.interventions import L2
         >>> model = nn.Linear(2, 1)
@@ -93,5 +108,5 @@ class Chain(tuple[Intervention, ...]):
         """
         from pliant.keeper import Keeper  # now: the package that `interventions` is part of must be there first
 
-        self.refuse_unbuilt(uncompiled(model))
-        return Keeper(self, model, optimizer, seed, fresh)
+        self.refuse_unbuilt(bare(model))
+        return Keeper(self, model, optimizer, seed, fresh, call)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pliant.adapter import adapted
 from pliant.interventions._building import Among, prepared
 from pliant.interventions.base import Intervention, Seen, State, everything
 from pliant.modules import seeded
@@ -78,8 +79,9 @@ class InFeR(Intervention):
             raise ValueError(f"InFeR would overwrite infer of {kind}: build it into a module once")
         activity = Activity(set())
         args, kwargs = arguments(example)
-        with torch.no_grad(), seeded(0), activity.over(built):
-            built(*args, **kwargs)
+        probed = adapted(built)
+        with torch.no_grad(), seeded(0), activity.over(probed):
+            probed(*args, **kwargs)
         if activity.features is None:
             raise ValueError(f"InFeR found no linear or convolution call in {kind}, so no features")
         features = activity.features.flatten(1)

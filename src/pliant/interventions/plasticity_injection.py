@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pliant.adapter import adapted
 from pliant.cutting import FROZEN
 from pliant.interventions._building import Among, check_choice, layers_in_order, prepared
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State, cleared, everything
@@ -224,7 +225,7 @@ def _drawn_aside(layer: nn.Module) -> None:
 
 def _check(what: str, plain: nn.Module, built: nn.Module, head: list[str], example: Any) -> None:
     """Runs what was built, with three heads that differ, against three runs of what it was built from."""
-    plain, built = copy.deepcopy(plain).double(), copy.deepcopy(built).double()
+    plain, built = adapted(plain).double(), adapted(built).double()
     args, kwargs = tree_map(lambda t: t.double() if _is_float(t) else t, arguments(example))
 
     def run(module: nn.Module, params: Params) -> list[Tensor]:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pliant.adapter import aliases, bare, refuse_unknown
 from pliant.modules import penultimate
-from pliant.sites import Activity, Calls, Inputs, arguments, elementwise_modules, uncompiled, uncompiled_parts
+from pliant.sites import Activity, Calls, Inputs, arguments, elementwise_modules, uncompiled_parts
 
 WATCHED = frozenset({"features", "activations"})  # what only a watched forward pass shows
 
@@ -79,6 +80,39 @@ class _Around:
             self._model._compiled_call_impl = self._inner
 
 
+class _Method:
+    """The two hooks around a method of one model: copies and pickles of the model carry the method itself."""
+
+    def __init__(self, model: nn.Module, name: str, before: Callable[..., None], after: Callable[..., None]):
+        self._model, self._name, self._before, self._after = model, name, before, after
+        self._own = vars(model).get(name)
+        self._method = getattr(model, name)
+        setattr(model, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = None
+        self._before(self._model, args, kwargs)
+        try:
+            output = self._method(*args, **kwargs)
+            return output
+        finally:
+            self._after(self._model, args, output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _same, (self._method,)
+
+    def remove(self) -> None:
+        """The model has its own method again."""
+        if vars(self._model).get(self._name) is self:
+            delattr(self._model, self._name)
+            if self._own is not None:
+                setattr(self._model, self._name, self._own)
+
+
+def _same(method: Any) -> Any:
+    return method
+
+
 class Forwards:
     """The training forward passes of a model, from two hooks: those in train mode with gradients on.
 
@@ -91,14 +125,23 @@ class Forwards:
         model: the model that is called, compiled or not.
         first: told of the inputs of the first forward pass, in whatever mode.
         before: told of the inputs of each training pass, before it.
+        call: the method whose calls are the forward passes, where it is not the model itself that is called.
 
     Attributes:
         latest: what the latest pass showed, with its graph.
         passes: how many there were since the last `ask`.
     """
 
-    def __init__(self, model: nn.Module, first: Callable[[Any], None], before: Callable[[Any], None]):
-        self.model, self.original = model, uncompiled(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        first: Callable[[Any], None],
+        before: Callable[[Any], None],
+        call: str | None = None,
+    ):
+        self.original = bare(model)
+        self.model = model if call is None else self.original
+        self._compiled = call is None and (model is not self.original or model._compiled_call_impl is not None)
         self.renew(first)
         self._told = before
         self._open: ExitStack | None = None
@@ -107,7 +150,12 @@ class Forwards:
         self._beside = False
         self.ask(frozenset(), frozenset())
         self._handles: list[Any] = []
-        if model._compiled_call_impl is None:
+        if call is not None:
+            if not isinstance(call, str):
+                raise ValueError(f"expected call to be the name of the method that your loop calls, got {call!r}")
+            refuse_unknown(self.original, call)
+            self._handles = [_Method(self.original, call, self._before, self._after)]
+        elif model._compiled_call_impl is None:
             self._handles = [
                 model.register_forward_pre_hook(_Hook(self._before), with_kwargs=True),
                 model.register_forward_hook(_Hook(self._after), prepend=True, always_call=True),  # last in, first out
@@ -175,7 +223,7 @@ class Forwards:
             self._pass = x, None
             return
         watch = Activity(self._composites) if "activations" in self._watched else Calls()
-        if self.model is self.original and self.model._compiled_call_impl is None:
+        if not self._compiled:
             self._open = ExitStack()
             self._open.enter_context(self._watching(watch, begun=True))
         else:
@@ -235,6 +283,7 @@ class Forwards:
     def _run_beside(self, x: Any, watch: Activity | Calls) -> None:
         devices = {p.device for p in self.original.parameters()}
         buffers = {name: b.clone() for name, b in self.original.named_buffers()}
+        buffers |= {alias: buffers[name] for alias, name in aliases(self.original).items() if name in buffers}
         self._beside = True
         try:
             with (
@@ -242,7 +291,7 @@ class Forwards:
                 torch.set_grad_enabled(bool(WATCHED & self._for_penalty)),
                 self._watching(watch, begun=False),
             ):
-                functional_call(self.original, buffers, *arguments(x))
+                functional_call(self.original, buffers, *arguments(x), tie_weights=False)
         finally:
             self._beside = False
 

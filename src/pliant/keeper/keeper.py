@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
+from pliant.adapter import bare, has_forward, how_to_call
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State, write
 from pliant.keeper.carried import carried, merged, rest, without
 from pliant.keeper.forwards import WATCHED, Forwards
@@ -21,7 +22,6 @@ from pliant.keeper.rates import NotingSeen, at_each_rate
 from pliant.modules import purified
 from pliant.network import Network, Params
 from pliant.outline import Outline
-from pliant.sites import uncompiled
 
 
 class Keeper:
@@ -70,8 +70,9 @@ class Keeper:
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
+        call: str | None = None,
     ):
-        original = uncompiled(model)
+        original = bare(model)
         self.chain, self.seed, self.steps = chain, seed, 0
         self._events = frozenset(event for member in chain for event in member.events)
         self.state: list[State] = []
@@ -80,10 +81,8 @@ class Keeper:
         for odd in self._held.oddities():
             warnings.warn(odd, stacklevel=3)
         self._params: Params = dict(original.named_parameters())
-        self._fresh = fresh
-        self._whole = Network(purified(original) if fresh is None else lambda: purified(fresh()))
-        if different := sorted(set(self._whole.names) ^ set(self._params)):
-            raise ValueError(f"expected fresh to build a model with the same parameters, {different[0]} differs")
+        self._fresh, self._call = fresh, call
+        self._whole = Network(purified(original, call), fresh=fresh)
         self._network = self._restricted()
         self._penalties = Penalties(chain)
         self._steppers = {place: member for place, member in enumerate(chain) if member.overrides("after_step")}
@@ -92,7 +91,7 @@ class Keeper:
         self._fired: set[str] = set()
         self._saved: tuple[dict[str, Any], tuple[int, int, set[str]]] | None = None  # loaded, and what was before
         self._said: set[str] = set()
-        self._forwards = Forwards(model, self._first, self._before)
+        self._forwards = Forwards(model, self._first, self._before, call)
         self._optimized = Steps(self._held.optimizers, self._forwards.stepped)
         self._look_ahead()
 
@@ -124,7 +123,7 @@ class Keeper:
         if self._taken == 1 and self._penalties.members and not self._penalised:
             self._say("the recipe has penalties that are not in the loss: write loss = loss + keeper.penalty()")
         if not self._forwards.passes:
-            self._say(f"keeper.step() without a forward pass before it: {_WHAT_COUNTS}")
+            self._say(f"keeper.step() without a forward pass before it: {self._what_counts}")
         if self._taken and not self._optimized.taken:
             kinds = " and ".join(type(optimizer).__name__ for optimizer in self._held.optimizers)
             self._say(
@@ -297,15 +296,14 @@ class Keeper:
 
     def _drawing(self, model: nn.Module) -> Network:
         """The network of a model that changed, drawn anew as before if the function for that still builds it."""
-        network = Network(purified(model))
-        if self._fresh is None:
-            return network
-        fresh = self._fresh
-        drawn, shapes = Network(lambda: purified(fresh())), {name: p.shape for name, p in self._params.items()}
-        if {name: p.shape for name, p in drawn.module.named_parameters()} == shapes:
-            return drawn
-        self._say("fresh builds another model than this is by now: from here on, each layer's reset_parameters draws")
-        return network
+        pure = purified(model, self._call)
+        try:
+            return Network(pure, fresh=self._fresh)
+        except ValueError:
+            self._say(
+                "fresh builds another model than this is by now: from here on, each layer's reset_parameters draws"
+            )
+            return Network(pure)
 
     def _restricted(self) -> Network:
         names = self._held.params
@@ -329,7 +327,7 @@ class Keeper:
                 return [member.init(self._network, values) for member in self.chain]
         except Exception as error:
             if self._whole.example is None or not isinstance(error, ValueError):
-                raise ValueError(f"a forward pass must come first: {_WHAT_COUNTS} ({error})") from error
+                raise ValueError(f"a forward pass must come first: {self._what_counts} ({error})") from error
             raise
 
     def _restore(self) -> None:
@@ -416,7 +414,7 @@ class Keeper:
             params = {name: p.detach() for name, p in module.named_parameters()}
             if all(name in params and params[name].shape == p.shape for name, p in self._params.items()):
                 return params
-        found = dict(uncompiled(copied).named_parameters())
+        found = dict(bare(copied).named_parameters())
         name, p = next((n, p) for n, p in self._params.items() if n not in found or found[n].shape != p.shape)
         raise ValueError(
             f"expected a tied copy to have the parameters of the model, got one without {name} of {tuple(p.shape)}"
@@ -445,10 +443,22 @@ class Keeper:
     def _refuse_unseen(self, member: Intervention, shown: dict[str, Any], method: str) -> None:
         for name in sorted(member.needs & WATCHED):
             if name not in shown:
-                raise ValueError(f"{member} needs the {name} of a forward pass before {method}(): {_WHAT_COUNTS}")
+                raise ValueError(f"{member} needs the {name} of a forward pass before {method}(): {self._what_counts}")
 
     def _idle(self, member: Intervention) -> None:
         self._say(f"{member} touches nothing in this model")
+
+    @property
+    def _what_counts(self) -> str:
+        """What to write where no forward pass was seen."""
+        model = self._held.model
+        if self._call is None and not has_forward(model):
+            return f"write recipe.attach(model, optimizer, {how_to_call(model)})"
+        called = "the attached model" if self._call is None else f"{self._call} of the attached model"
+        return (
+            f"call {called} in train mode and with gradients on, between two steps; if it is compiled, write "
+            "recipe.attach(torch.compile(model), optimizer), or model.compile() before the attach"
+        )
 
     def _say(self, message: str) -> None:
         if message not in self._said:
@@ -462,9 +472,3 @@ def _cast(example: Any, was: torch.dtype, now: torch.dtype) -> Any:
 
 def _example(x: Any) -> Any:
     return tree_map(lambda t: t.detach().cpu().clone() if isinstance(t, Tensor) else t, x)
-
-
-_WHAT_COUNTS = (
-    "call the attached model in train mode and with gradients on, between two steps; if it is compiled, write "
-    "recipe.attach(torch.compile(model), optimizer), or model.compile() before the attach"
-)

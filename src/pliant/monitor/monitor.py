@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from pliant.adapter import How
 from pliant.diagnostics import Diagnostic
 from pliant.monitor.choice import schedule
 from pliant.monitor.sinks import Row, Sink, table
@@ -51,6 +52,8 @@ class Monitor:
             of the features and output bias, duplicate units) are due every tenth time only.
         initial: the parameters before training, by name, where it began elsewhere; else those at this moment.
         purify: measure without dropout, and batch normalisation by the statistics of the probe.
+        call: what the model computes where that is not its `forward` (an agent without one): the name of another
+            method, or a function of the model and its inputs, as in `call=lambda agent, x: agent.actor(x)`.
         sinks: where the rows go, beside `rows`; see `pliant.monitor.sinks`.
 
     Attributes:
@@ -77,6 +80,7 @@ class Monitor:
         tier: str | None = None,
         initial: Mapping[str, Tensor] | None = None,
         purify: bool = False,
+        call: How | None = None,
         sinks: Iterable[Sink] = (),
     ):
         self.rows: list[Row] = []
@@ -86,7 +90,7 @@ class Monitor:
         self._idle = not _first_process()
         if self._idle:
             return
-        self._subject = Subject(model, probe, loss, purify)
+        self._subject = Subject(model, probe, loss, purify, call)
         self._optimizer = optimizer
         if optimizer is not None:
             _refuse_stranger(optimizer, self._subject.model)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
-from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
+from pliant.adapter import How, bare
 from pliant.diagnostics import Observation
-from pliant.modules import purified, refuse_impure
+from pliant.modules import Impure, purified
 from pliant.network import Network, Params, Trace
-from pliant.sites import Inputs, uncompiled, uncompiled_parts
+from pliant.sites import Inputs, uncompiled_parts
 
 Loss = Callable[[Any, Any], Tensor]
 PURIFY = (
     "write Monitor(model, ..., purify=True) to measure without dropout and with batch normalisation by the statistics "
     "of the probe"
 )
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Subject:
@@ -36,16 +33,21 @@ class Subject:
         probe: `(inputs, targets)`, or inputs alone.
         loss: of output and targets, a scalar.
         purify: without dropout, and batch normalisation by the statistics of the batch.
+        call: how the model is called, as in `Network`.
     """
 
-    def __init__(self, model: nn.Module, probe: Any, loss: Loss | None, purify: bool):
+    def __init__(self, model: nn.Module, probe: Any, loss: Loss | None, purify: bool, call: How | None = None):
         self.model = bare(model)
         if next(self.model.parameters(), None) is None:
             raise ValueError(f"expected a model with parameters, {type(self.model).__name__} has none")
         self.x, self.y = self._here(batch(probe))
         self.loss = loss
         with self.undisturbed():
-            self._network = Network(_copied(self.model, purify), example=self.x)
+            pure = purified(model, call).to(next(self.model.parameters()).device) if purify else model
+            try:
+                self._network = Network(pure, self.x, None if purify else call)
+            except Impure as error:
+                raise ValueError(f"{error.problem}: {PURIFY}") from None
 
     def params(self) -> Params:
         """The live parameters: views, not copies."""
@@ -136,19 +138,6 @@ class Subject:
         return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, tree)
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """What `torch.compile` and distributed training wrap.
-
-    >>> model = nn.Linear(1, 1)
-    >>> bare(nn.DataParallel(model)) is model
-    True
-    """
-    inner = uncompiled(model)
-    if isinstance(inner, (nn.DataParallel, DistributedDataParallel)):
-        inner = inner.module
-    return model if inner is model else bare(inner)
-
-
 def batch(probe: Any) -> tuple[Any, Any]:
     """Inputs and targets (None if there are none), copied; named inputs in a mapping become `Inputs`."""
     pair = isinstance(probe, (tuple, list)) and not isinstance(probe, Inputs)
@@ -167,31 +156,3 @@ def _own(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _copied(model: nn.Module, purify: bool) -> nn.Module:
-    """A copy that can be called without anyone noticing: hooks of others would be told of our forward passes."""
-    try:
-        if not purify:
-            refuse_impure(model)
-    except ValueError as error:
-        raise ValueError(f"{str(error).rpartition(': write ')[0]}: {PURIFY}") from None
-    kept = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
-    copied = copy.deepcopy(model, {id(t): t.detach() for t in kept})  # what a forward pass left behind has a graph
-    for module in copied.modules():
-        for kind in HOOKS:
-            hooks = getattr(module, kind)
-            for key in [key for key, hook in hooks.items() if not _of_torch(hook)]:
-                del hooks[key]
-        forward = module.__dict__.get("forward")
-        wrapped = "_original_forward" in module.__dict__ or not (
-            isinstance(forward, MethodType) and forward.__self__ is module
-        )
-        if forward is not None and wrapped and type(module).forward is not nn.Module.forward:
-            del module.__dict__["forward"]  # compiled, or autocast by accelerate: it would run the original
-    return purified(copied).to(next(model.parameters()).device) if purify else copied
-
-
-def _of_torch(hook: Any) -> bool:
-    """Weight norm, spectral norm and pruning of the older kind are hooks that compute the weights."""
-    return (getattr(hook, "__module__", None) or "").split(".")[0] == "torch"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from pliant.adapter import How, bare
 from pliant.functional.statistics import Interval, interval
 from pliant.modules import purified
 from pliant.network import Network, Params
@@ -19,7 +20,6 @@ from pliant.optim.torch_optimizer import several
 from pliant.probe.refit import Refits, Start, refit
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Sines, Taken, outputs, part, samples
-from pliant.sites import uncompiled
 
 FRESH = "fresh"
 MARGIN = 0.05
@@ -125,6 +125,7 @@ def plasticity(
     batch_size: int = 128,
     carry: bool = False,
     purify: bool = False,
+    call: How | None = None,
     seed: int = 0,
 ) -> Plasticity:
     """Refits copies of a network to fresh targets for a fixed budget, next to networks that were never trained.
@@ -149,6 +150,8 @@ def plasticity(
         batch_size: of the refits.
         carry: whether the optimizer's present state is carried into the refits of the checkpoints; else it is fresh.
         purify: measure a copy without dropout, with batch normalisation by each batch.
+        call: what the model computes where that is not its `forward` (an agent without one): the name of another
+            method, or a function of the model and its inputs, as in `call=lambda agent, x: agent.actor(x)`.
         seed: of targets, fresh networks and minibatches.
 
     Raises `ValueError` where these do not fit.
@@ -165,8 +168,8 @@ def plasticity(
     >>> found.curves["fresh"].shape
     (3, 11)
     """
-    network, params = pure(model, inputs, fresh, purify, optimizer)
-    how = training(optimizer, uncompiled(model), carry)
+    network, params = pure(model, inputs, fresh, purify, optimizer, call)
+    how = training(optimizer, bare(model), carry)
     if carry and not how.moments:
         got = "a fresh one: leave carry out, or take steps"
         if not how.optimizer.init(params):
@@ -214,6 +217,7 @@ def pure(
     fresh: Callable[[], nn.Module] | None,
     purify: bool,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizer | Training | None = None,
+    call: How | None = None,
 ) -> tuple[Network, Params]:
     """The model as a pure function on its own device, with the unit map's example, and a copy of its parameters.
 
@@ -228,19 +232,12 @@ def pure(
             f"expected tensors as inputs, got a {type(fixed[0]).__name__} ({fixed[0]!r}) among them: write "
             "torch.tensor(...) for a number, or a module that holds what is no tensor"
         )
-    original = uncompiled(model)
+    original = bare(model)
     if not list(original.parameters()):
         raise ValueError(f"expected a model with parameters, got a {type(original).__name__} without any")
-    module = purified(original).to(next(original.parameters()).device) if purify else original
-    if purify and fresh is not None:
-        build = fresh
-        fresh = lambda: purified(build())  # noqa: E731
-    network = Network(module if fresh is None else fresh, example=None)
-    params = {name: p.detach().clone() for name, p in original.named_parameters()}
-    alike(network, params, "the model")
-    if fresh is not None:
-        network = _on(network, module)
-    network.example = part(inputs, slice(0, 4))
+    module = purified(original, call).to(next(original.parameters()).device) if purify else original
+    network = Network(module, part(inputs, slice(0, 4)), None if purify else call, fresh)
+    params = network.params()
     trained = _trained(original, optimizer)
     return (network if len(trained) == len(params) else network.restricted(trained)), params
 
@@ -278,15 +275,6 @@ def alike(network: Network, params: Mapping[str, Tensor], what: str) -> Params:
                 "and measure each by itself, or purify=True for batch statistics"
             )
     return {name: params[name].detach().clone() for name in built}
-
-
-def _on(network: Network, module: nn.Module) -> Network:
-    """A network made by a factory, with the buffers of the model that is measured."""
-    network.module.load_state_dict(module.state_dict())
-    like = next(module.parameters())
-    network.module.to(like.device)
-    network._buffers = {n: b for n, b in network.module.named_buffers() if n in network._buffers}
-    return network
 
 
 def refuse_nonfinite(network: Network, measured: Mapping[str, Params], inputs: Any) -> None:
