@@ -16,13 +16,13 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
-    {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "formats", "outline"},
+    {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline"},
     {"sites"},
     {"units", "modules", "results", "cutting"},
     {"codes", "generic"},
     {"claims", "numbers"},
     {"plots"},
-    {"poking"},
+    {"poking", "unread"},
     {"network"},
     {"optim", "heads"},
     {"interventions", "diagnostics"},

@@ -186,6 +186,7 @@ def outputs(module, params, x):
 
 
 @every_structure
+@pytest.mark.filterwarnings("ignore:no nonlinearity is seen between")  # which is so
 def test_a_dead_unit_drawn_anew_changes_nothing(structure):
     make, shape, exact, _ = structure
     module, x, params = prepared(make, shape)

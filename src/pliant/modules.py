@@ -13,21 +13,36 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from pliant.adapter import How, adapted, bare, inexact, tensors_of, uncheckpointed
-from pliant.sites import CONVOLUTIONS, arguments, uncompiled_parts
+from pliant.sites import CONVOLUTIONS, arguments, rows, uncompiled_parts
 
+PRODUCTS = (
+    CONVOLUTIONS
+    | {F.linear, F.bilinear, F.embedding, F.embedding_bag, torch.einsum}
+    | {
+        getattr(place, name)
+        for place in (torch, Tensor)
+        for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "__matmul__", "__rmatmul__")
+        if hasattr(place, name)
+    }
+)
 NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 
 
-def penultimate(features: Tensor | None, module: nn.Module) -> Tensor:
-    """What the last linear or convolution call of a watched forward pass read, as `(batch, features)`."""
+def penultimate(features: Tensor | None, module: nn.Module, unit_dim: int = -1, mask: Tensor | None = None) -> Tensor:
+    """What the last linear or convolution call of a watched forward pass read, as `(samples, features)`.
+
+    Tokens are samples, but for those that `mask` leaves out. Of an image that a convolution reads (whose units are
+    along `unit_dim` 1), all positions are features of one sample.
+    """
     if features is None:
         raise ValueError(
             f"no linear or convolution call was seen in {type(module).__name__}, so it has no features: "
             "write nn.Linear or F.linear(x, weight) for x @ weight.T"
         )
-    return features.flatten(1) if features.ndim > 1 else features
+    return rows(features, mask) if unit_dim == -1 else features.flatten(1)
 
 
 class _Calls(TorchFunctionMode):
@@ -57,6 +72,35 @@ def convolution_flops(module: Callable[..., Any], *args: Any) -> int:
         module(*args)
     found = ((own[0], min(x[:, 0].numel(), out[:, 0].numel())) for x, own, out in mode.calls if own[0].ndim > 2)
     return sum(2 * weight.numel() * places for weight, places in found)
+
+
+class _Products(TorchFunctionMode):
+    """Collects the storages of all tensors that enter a matrix product, a convolution or an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: set[int] = set()
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in PRODUCTS:
+            tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            self.storages |= {t.untyped_storage().data_ptr() for t in tensors}
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def factors(module: nn.Module, example: Any) -> set[str]:
+    """Names of the parameters that enter a matrix product, a convolution or an embedding, also as a view (transposed).
+
+    >>> factors(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), torch.ones(1, 2))
+    {'0.weight'}
+    """
+    args, kwargs = arguments(example)
+    module = adapted(module)
+    with seeded(0), uncompiled_parts(), _Products() as seen:
+        module(*args, **kwargs)
+    named = module.named_parameters()
+    return {name for name, p in named if p.ndim > 1 and p.untyped_storage().data_ptr() in seen.storages}
 
 
 @torch.enable_grad()

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pliant.adapter import How, adapted, aliases, bare, copied, inexact, uncheckpointed
-from pliant.modules import NORMALISERS, output_layers, penultimate, redraw, refuse_another, refuse_impure, seeded
+from pliant.modules import (
+    NORMALISERS,
+    factors,
+    output_layers,
+    penultimate,
+    redraw,
+    refuse_another,
+    refuse_impure,
+    seeded,
+)
 from pliant.nets.dropout import Dropout
 from pliant.sites import (
     NAMES,
@@ -39,7 +48,8 @@ Forward = Callable[[Params, Any, Tensor | None], Any]
 class Trace(NamedTuple):
     """What one forward pass showed: the output, the penultimate features and every nonlinearity by name.
 
-    `features` is the input of the last linear (or convolution) call, flattened to `(batch, features)`.
+    `features` is the input of the last linear (or convolution) call as `(samples, features)`: the tokens of a sequence
+    are samples, an image that a convolution reads is one.
     """
 
     output: Any
@@ -50,8 +60,8 @@ class Trace(NamedTuple):
 class Watched(NamedTuple):
     """What one forward pass left on its way, with its graph: the penultimate features and what left every site.
 
-    `features` is the input of the last linear (or convolution) call, flattened to `(batch, features)`; the activations
-    keep the shape they had.
+    `features` is the input of the last linear (or convolution) call as `(samples, features)`, as in `Trace`; the
+    activations keep the shape they had.
     """
 
     output: Any
@@ -84,7 +94,8 @@ class Network:
         module: the copy.
         names: of all parameters.
         normalisers: names of the scales and offsets of normalisation layers.
-        weights: names of the weight matrices and kernels.
+        trained: names of the parameters that are trained: all but frozen ones (`requires_grad=False`), or all where all
+            are frozen, as those of a target network.
         head: names of the parameters of the output layer; needs `example`.
 
     >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
@@ -126,10 +137,11 @@ class Network:
             for name, _ in layer.named_parameters(recurse=False)
         )
         self.names = tuple(name for name, _ in self.module.named_parameters())
-        self.weights = tuple(n for n, p in self.module.named_parameters() if p.ndim > 1 and n not in self.normalisers)
+        self.trained = tuple(n for n, p in self.module.named_parameters() if p.requires_grad) or self.names
         self._spare: nn.Module | None = None  # what fresh draws are made in
         self._order: Sequence[str] | None = None  # of the sites, once seen; empty where only hooks can tell
         self._part_of: Network | None = None
+        self._said_unread = False
         self._whole_units = False
 
     @property
@@ -155,7 +167,44 @@ class Network:
             biases = [{weight: bias for weight, bias in u.biases.items() if bias in names} for u in whole]
             pairs = zip(whole, biases, strict=True)
             return tuple(replace(u, biases=mine) for u, mine in pairs if names.issuperset(u.touched))
-        return find_units(self.module, self.example)
+        found = find_units(self.module, self.example)
+        self.say_unread()
+        return found
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the matrices and kernels that a layer multiplies its input with.
+
+        By the convention of torch: parameters of two axes and more called `weight`, alone or with more to the name
+        (`in_proj_weight`, `weight_ih_l0`, that of a parametrisation), but for those of normalisation layers. With an
+        `example`, also those of another name that enter a matrix product (the matrices of LoRA, say). Learned
+        deviations, class tokens, position embeddings and layer scales are none: they are added, or scale.
+
+        >>> Network(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))).weights
+        ('0.weight', '2.weight')
+        """
+        if self._part_of is not None:
+            return tuple(name for name in self._part_of.weights if name in self.names)
+        known = set() if self.example is None else factors(self.module, self.example)
+        known |= {name for name in self.names if "weight" in _own_name(name)}
+        several = {name for name, p in self.module.named_parameters() if p.ndim > 1}
+        return tuple(name for name in self.names if name in known & several - self.normalisers)
+
+    def say_unread(self) -> None:
+        """Warns, once, of the layers whose output no nonlinearity reads that is seen; needs `example`."""
+        from pliant.unread import unread
+
+        if self._part_of is not None:
+            self._part_of.say_unread()
+        elif not self._said_unread:
+            self._said_unread = True
+            if names := unread(self.module, self.example):
+                warnings.warn(
+                    f"no nonlinearity is seen between {_listed(names)} and the next layer, so units there are neither "
+                    "measured nor reset: where there is one, write it as torch.relu(x) or the like, or as an nn.Module "
+                    "without parameters",
+                    stacklevel=3,
+                )
 
     @property
     def head(self) -> tuple[str, ...]:
@@ -197,9 +246,10 @@ class Network:
         """
         part = copy.copy(self)
         part.__dict__.pop("units", None)
+        part.__dict__.pop("weights", None)
         part._part_of, part._whole_units = self, whole_units
         part.names = tuple(name for name in self.names if name in names)
-        part.weights = tuple(name for name in self.weights if name in names)
+        part.trained = tuple(name for name in self.trained if name in names)
         part.normalisers = frozenset(name for name in self.normalisers if name in names)
         return part
 
@@ -263,7 +313,7 @@ class Network:
 
         return call, dict(leaves)
 
-    def trace(self, params: Params, x: Any, axes: Mapping[str, int] | None = None) -> Trace:
+    def trace(self, params: Params, x: Any, axes: Mapping[str, int] | None = None, mask: Tensor | None = None) -> Trace:
         """The output with every nonlinearity's preactivation, activation and slope, by name; dropout is off.
 
         A site is named after the module it runs in: `"act"` for an `nn.ReLU` stored as `act`, `"block.relu"` for a
@@ -271,11 +321,13 @@ class Network:
         parameters that act elementwise (a GELU written out) are one site. Works under `torch.vmap`.
 
         Units run along the channels after a convolution and along the last axis else; `axes` names, by site, where they
-        run otherwise (a convolution whose output was permuted; the unit map knows).
+        run otherwise (a convolution whose output was permuted; the unit map knows). For sequences, `mask`, `(batch,
+        tokens)` and boolean, is False at padding: features and sites are of the other tokens alone, where they have
+        these two axes. A site that no sample reaches (an expert that gets no token) is named in a warning.
 
         Raises `ValueError` if no nonlinearity was seen.
         """
-        recorder = Recorder(self._composites, axes)
+        recorder = Recorder(self._composites, axes, mask)
         with recorder.over(self.module):
             output = self._called(params, x, None)
         unseen = [n for n, m in self.module.named_modules() if isinstance(m, UNSEEN)]
@@ -287,7 +339,10 @@ class Network:
                 f"({', '.join(NAMES[:6])}, ...) called in the forward pass; call one of these, or wrap your own "
                 "elementwise function in an nn.Module without parameters"
             )
-        return Trace(output, penultimate(recorder.features, self.module).detach(), recorder.sites)
+        if idle := [name for name, site in recorder.sites.items() if not len(site.pre)]:
+            warnings.warn(f"no sample of this batch reaches {_listed(idle)}: not measured there", stacklevel=2)
+        features = penultimate(recorder.features, self.module, recorder.unit_dim, mask)
+        return Trace(output, features.detach(), recorder.sites)
 
     def watch(self, params: Params, x: Any, key: Tensor | None = None, forward: Forward | None = None) -> Watched:
         """The output with the features and activations on the way, not detached: for penalties and resets.
@@ -300,12 +355,12 @@ class Network:
             with activity.over(self.module):
                 output = self(params, x, key)
             self._order = activity.order or ()
-            return Watched(output, penultimate(activity.features, self.module), activity.posts)
+            return Watched(output, penultimate(activity.features, self.module, activity.unit_dim), activity.posts)
         calls = Calls()
         with uncompiled_parts(), calls:
             output = (forward or self)(params, x, key)
         activations = dict(zip(self._order, calls.posts, strict=True))
-        return Watched(output, penultimate(calls.features, self.module), activations)
+        return Watched(output, penultimate(calls.features, self.module, calls.unit_dim), activations)
 
     def _called(self, params: Params, x: Any, key: Tensor | None) -> Any:
         return functional_call(self.module, self._tensors(params, key), *arguments(x), tie_weights=False)
@@ -327,3 +382,15 @@ class Network:
         if key is None or not self._stochastic:
             return params
         return {**params, **{f"{name}.key".lstrip("."): key for name in self._stochastic}}
+
+
+def _own_name(name: str) -> str:
+    """What a parameter is called in its layer: `weight` for `0.weight` and for `0.parametrizations.weight.original`."""
+    _, parametrised, own = name.rpartition("parametrizations.")
+    return own.split(".")[0] if parametrised else name.rpartition(".")[2]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(map(repr, names[:4])) + more

@@ -19,6 +19,7 @@ from torch.func import vjp
 from torch.overrides import TorchFunctionMode
 
 from pliant.adapter import uncheckpointed
+from pliant.written import Masks, rectifies
 
 # fmt: off
 NAMES = [
@@ -40,6 +41,11 @@ FLAGGED = {  # where the argument `inplace` is
 }
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 UNSEEN = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
+
+
+def is_nonlinearity(func: Callable, args: tuple, kwargs: dict[str, Any], features: Tensor | None) -> bool:
+    """Whether a call is one by itself; a clamp from 0 on only after a layer (which read `features`), not of inputs."""
+    return func in NONLINEARITIES or (features is not None and rectifies(func, args, kwargs))
 
 
 class Inputs(NamedTuple):
@@ -118,6 +124,7 @@ class Watch(TorchFunctionMode, ABC):
         self.inside: tuple[nn.Module, int] | None = None  # the composite whose inner calls are being skipped
         self.pending: tuple[str, Tensor, Tensor, Tensor] | None = None  # its name, input, what was kept, what it got
         self.names: Counter[str] = Counter()
+        self.masks = Masks()
         self.features: Tensor | None = None
         self.unit_dim = -1
         self.hidden = 0
@@ -156,19 +163,27 @@ class Watch(TorchFunctionMode, ABC):
             self.unit_dim = -1 if func is F.linear else 1
             self.hidden = self.names.total()
             return func(*args, **kwargs)
-        x = (args[0] if args else kwargs["input"]) if func in NONLINEARITIES and self.inside is None else None
+        x, function = self._nonlinearity(func, args, kwargs) if self.inside is None else (None, None)
         before = self.keep(x) if x is not None and _has_units(x) else None
         if target is not None:
             self.spare(target)
-        if x is None or before is None:
-            return func(*args, **kwargs)
-        rest = {k: v for k, v in kwargs.items() if k != "input"}
+        if x is None or function is None or before is None:
+            found = func(*args, **kwargs)
+            self.masks.note(func, args, found)
+            return found
         apart = self.replaces and target is not None
-        post = func(x.clone(), *args[1:], **rest) if apart else func(*args, **kwargs)
+        post = function(x) if apart else func(*args, **kwargs)
         path, module = self.stack[-1] if self.stack else ("", None)
-        name = path if module in self.composites and path else f"{path}.{func.__name__}".lstrip(".").rstrip("_")
-        found = self.saw(self._numbered(name), x, before, post, lambda t: func(t.clone(), *args[1:], **rest))
+        name = path if module in self.composites and path else f"{path}.{func.__name__.strip('_')}".lstrip(".")
+        found = self.saw(self._numbered(name), x, before, post, function)
         return x.copy_(found) if apart else found
+
+    def _nonlinearity(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """What a call is a nonlinear function of, and that function; two of None for another call."""
+        if is_nonlinearity(func, args, kwargs, self.features):
+            rest = {k: v for k, v in kwargs.items() if k != "input"}
+            return args[0] if args else kwargs["input"], lambda t: func(t.clone(), *args[1:], **rest)
+        return self.masks.function(func, args) or (None, None)
 
     def enter(self, path: str, module: nn.Module, args: tuple) -> tuple[Tensor] | None:
         self.stack.append((path, module))
@@ -202,9 +217,9 @@ class Recorder(Watch):
     Units run along the channels after a convolution and along the last axis else, unless `axes` names another one.
     """
 
-    def __init__(self, composites: set[nn.Module], axes: Mapping[str, int] | None = None):
+    def __init__(self, composites: set[nn.Module], axes: Mapping[str, int] | None = None, mask: Tensor | None = None):
         super().__init__(composites)
-        self.axes = axes or {}
+        self.axes, self.mask = axes or {}, mask
         self.sites: dict[str, Site] = {}
         self.outputs: list[tuple[str, Tensor]] = []  # of every linear and convolution module, until overwritten
         self.fed: dict[str, str | None] = {}  # site -> the module whose output it reads
@@ -217,7 +232,7 @@ class Recorder(Watch):
         value, pullback = vjp(function, before)  # type: ignore[misc]
         (slope,) = pullback(torch.ones_like(before))
         dim = self.axes.get(name, self.unit_dim if before.ndim > 2 else -1)
-        self.sites[name] = Site(*(_by_units(t.detach(), dim) for t in (before, value, slope)))
+        self.sites[name] = Site(*(_by_units(t.detach(), dim, self.mask) for t in (before, value, slope)))
         self.fed[name] = self.source
         return post
 
@@ -230,9 +245,25 @@ class Recorder(Watch):
         self.outputs = [(path, output) for path, output in self.outputs if _memory(output) is not _memory(target)]
 
 
-def _by_units(t: Tensor, dim: int) -> Tensor:
+def rows(t: Tensor, mask: Tensor | None = None) -> Tensor:
+    """As `(samples, units)`, of a tensor with the units last; samples at which a mask of the first axes is False go.
+
+    A tensor without these axes, such as the mean over tokens, keeps all samples.
+
+    >>> rows(torch.arange(6.0).reshape(1, 3, 2), torch.tensor([[True, False, True]]))
+    tensor([[0., 1.],
+            [4., 5.]])
+    """
+    if mask is not None and t.ndim > mask.ndim and t.shape[: mask.ndim] == mask.shape:
+        t = t[mask]
+    return t.flatten(0, -2) if t.ndim > 1 else t[None]
+
+
+def _by_units(t: Tensor, dim: int, mask: Tensor | None) -> Tensor:
     """As `(samples, units)`; of channels, each one's numbers lie side by side, which reductions over samples like."""
-    return t.flatten(0, -2) if dim in (-1, t.ndim - 1) else t.movedim(dim, 0).flatten(1).T
+    if dim in (-1, t.ndim - 1):
+        return rows(t, mask)
+    return t.movedim(dim, 0).flatten(1).T if mask is None else rows(t.movedim(dim, -1), mask)
 
 
 class Activity(Watch):
@@ -250,7 +281,7 @@ class Activity(Watch):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         found = super().__torch_function__(func, types, args, kwargs)
-        if func in NONLINEARITIES:
+        if is_nonlinearity(func, args, kwargs or {}, self.features):
             self.calls.append(found)
         return found
 
@@ -276,6 +307,7 @@ class Calls(TorchFunctionMode):
         super().__init__()
         self.posts: list[Tensor] = []
         self.features: Tensor | None = None
+        self.unit_dim = -1
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if (target := overwritten(func, args, kwargs or {})) is not None:
@@ -285,7 +317,8 @@ class Calls(TorchFunctionMode):
         found = func(*args, **(kwargs or {}))
         if func is F.linear or func in CONVOLUTIONS:
             self.features = args[0] if args else (kwargs or {})["input"]
-        elif func in NONLINEARITIES:
+            self.unit_dim = -1 if func is F.linear else 1
+        elif is_nonlinearity(func, args, kwargs or {}, self.features):
             self.posts.append(found)
         return found
 

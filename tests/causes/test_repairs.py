@@ -62,6 +62,7 @@ def dead_share(network, params, x):
     "structure",
     [pytest.param(s, id=name) for name, s in STRUCTURES.items()],
 )
+@pytest.mark.filterwarnings("ignore:no nonlinearity is seen between")  # which is so
 def test_dead_units_are_drawn_anew_and_the_function_stays(structure):
     make, shape, _, _ = structure
     module, x = built(make, shape)

@@ -235,3 +235,13 @@ def test_errors_say_what_to_write():
         spectra.extremes(spectra.lanczos(identity, torch.ones(3), 2), 3)
     with pytest.raises(ValueError, match="num_vectors >= 2"):
         spectra.trace(identity, 1)
+
+
+def test_the_share_near_zero_is_an_estimate_that_is_exact_only_with_all_steps():
+    """Eigenvalues 0.9^k, k from 0 to 99: 56 of them are below 0.01. With fewer steps it reads too high or too low."""
+    matrix = torch.diag(0.9 ** torch.arange(100, dtype=torch.float64))
+    operator = spectra.Operator(lambda v: matrix @ v, 100, matrix.dtype, matrix.device)
+    found = {s: spectra.share_near_zero(spectra.quadrature(operator, s, 3)).item() for s in (5, 10, 15, 40, 100)}
+    expected = {5: 0.732, 10: 0.598, 15: 0.513, 40: 0.556, 100: 0.56}
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert found[100] == pytest.approx(0.56, rel=1e-9)

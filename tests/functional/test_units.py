@@ -226,3 +226,39 @@ def test_definitions_of_inactive_differ_on_one_layer():
     assert units.dormant(post, 0.025).tolist() == [True, False, True, False]
     assert (units.gradient_dormancy(rows) <= 0.025).tolist() == [False, True, False, False]
     assert (units.active(post) == 0).tolist() == [True, False, False, False]
+
+
+def test_a_group_of_clones_counts_whole_where_published_code_leaves_one_out():
+    """Five units, of which two are clones: 0.40 here, 0.20 there; three clones: 0.60 and 0.40."""
+
+    def published(post, cosine=0.95):  # asks for a clone among the units before
+        h = post / post.norm(dim=0)
+        return ((h.T @ h) > cosine).triu(1).any(0)
+
+    post = torch.eye(6)[:, :5]
+    post[:, 1] = 2 * post[:, 0]
+    assert units.duplicate(post).double().mean() == 0.4
+    assert published(post).double().mean() == 0.2
+    post[:, 2] = 3 * post[:, 0]
+    assert units.duplicate(post).double().mean() == 0.6
+    assert published(post).double().mean() == 0.4
+
+
+def test_a_silent_unit_is_not_saturated_by_gradient_where_published_code_counts_it():
+    def published(post, gradient, tolerance=1e-4, share=0.99):  # a quotient, kept finite
+        return (gradient.abs() / (post.abs().mean(0) + 1e-12) < tolerance).double().mean(0) > share
+
+    post, gradient = torch.ones(8, 4), torch.ones(8, 4)
+    post[:, 3] = gradient[:, 3] = 0
+    assert units.gradient_saturated(post, gradient).double().mean() == 0
+    assert published(post, gradient).double().mean() == 0.25
+    gradient[:, 0] = 1e-5
+    assert units.gradient_saturated(post, gradient).tolist() == [True, False, False, False]
+    assert published(post, gradient).tolist() == [True, False, False, True]
+
+
+def test_of_no_samples_no_unit_is_dead():
+    none = torch.zeros(0, 3)
+    assert not units.dead(none).any()
+    assert not units.silent(none).any()
+    assert not units.dormant(none, 0.1).any()

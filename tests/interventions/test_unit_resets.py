@@ -43,6 +43,7 @@ def reset(method, network, params, x, moments=None):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES)
+@pytest.mark.filterwarnings("ignore:no nonlinearity is seen between")  # which is so
 def test_redo_of_dead_units_changes_nothing(structure):
     """The residual stream is in: a dead unit there loses its outgoing weights, and that changes nothing, either."""
     make, shape, _, _ = structure

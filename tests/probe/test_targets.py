@@ -100,6 +100,31 @@ def test_labels_want_one_logit_a_class():
         RandomLabels(1)
 
 
+def test_every_token_of_a_sequence_has_a_label():
+    layers = nn.Embedding(9, 4), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)
+    network, probe = Network(nn.Sequential(*layers)), RandomLabels(3)
+    ids = torch.randint(9, (16, 5), generator=torch.Generator().manual_seed(0))
+    y = probe.targets(network, network.params(), ids, seed=0)
+    assert y.shape == (16, 5)
+    output = network(network.params(), ids).requires_grad_()
+    loss = probe.loss(output, y)
+    (gradient,) = torch.autograd.grad(loss, output)
+    assert (gradient.abs().sum(-1) > 0).all()
+    torch.testing.assert_close(loss, F.cross_entropy(output.flatten(0, 1), y.flatten()))
+    with pytest.raises(ValueError, match=r"expected a label for every output \(16, 5\), got \(16,\)"):
+        probe.loss(output, y[:, 0])
+
+
+def test_sines_of_every_token_count():
+    network = Network(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)).double())
+    ids, probe = torch.arange(18).reshape(6, 3) % 9, Sines(frequency=10.0)
+    y = probe.targets(network, network.params(), ids, seed=0)
+    output = network(network.params(), ids).requires_grad_()
+    (gradient,) = torch.autograd.grad(probe.loss(output, y), output)
+    assert y.shape == (6, 3, 2)
+    assert (gradient != 0).all()
+
+
 class Pair(nn.Module):
     def __init__(self):
         super().__init__()

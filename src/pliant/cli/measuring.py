@@ -107,6 +107,7 @@ def measured(model: nn.Module, control: nn.Module, of: Batch, call: str | None =
             model.eval(), (of.x[few], None if of.y is None else of.y[few]), of.loss, purify=False, call=call
         )
         with subject.undisturbed():
+            subject.network().say_unread()
             seen = subject.observe(frozenset[str]().union(*(d.needs for d in some)), {"initial": initial})
             for diagnostic in some:
                 try:

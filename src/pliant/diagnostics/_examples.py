@@ -15,19 +15,36 @@ from pliant.diagnostics.base import Observation
 from pliant.network import Network, Params
 
 
-def outputs_of_one(seen: Observation) -> Callable[[Params, Any], Tensor]:
-    """The network's outputs for one example, flattened.
+def outputs_of_one(seen: Observation) -> Callable[..., Tensor]:
+    """The network's outputs for one example, flattened; padding, as its row of the mask says, is 0.
 
     Raises `ValueError` for a network that normalises over the batch: one example alone has no output there.
     """
     network = per_example(given(seen.network, "network"))
-    return lambda params, x: as_tensor(network(params, batch_of_one(x))).flatten()
+
+    def outputs(params: Params, x: Any, mask: Tensor | None = None) -> Tensor:
+        found = as_tensor(network(seen.params | params, batch_of_one(x)))
+        return unpadded(found, batch_of_one(mask)).flatten()
+
+    return outputs
 
 
 def loss_of_one(seen: Observation) -> Callable[[Params, Any, Any], Tensor]:
     """The loss of one example, a scalar; raises as `outputs_of_one` does."""
     network, loss = per_example(given(seen.network, "network")), given(seen.loss, "loss")
-    return lambda params, x, y: loss(network(params, batch_of_one(x)), batch_of_one(y))
+    return lambda params, x, y: loss(network(seen.params | params, batch_of_one(x)), batch_of_one(y))
+
+
+def trained(seen: Observation) -> Params:
+    """The parameters that are trained: what the functions here are differentiated with respect to."""
+    return {name: seen.params[name] for name in given(seen.network, "network").trained}
+
+
+def unpadded(output: Tensor, mask: Tensor | None) -> Tensor:
+    """The output, 0 at padding."""
+    if mask is None or output.shape[: mask.ndim] != mask.shape:
+        return output
+    return output * mask.reshape(mask.shape + (1,) * (output.ndim - mask.ndim))
 
 
 def as_tensor(output: Any) -> Tensor:

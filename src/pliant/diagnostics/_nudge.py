@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from pliant.diagnostics._shared import given
+from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Observation
-from pliant.sites import Watch
+from pliant.sites import Watch, rows
 
 
 class Sensitivity(NamedTuple):
@@ -37,7 +37,8 @@ class _Nudge(Watch):
 
 
 def sensitivities(seen: Observation) -> dict[str, Sensitivity]:
-    """By site; needs `network`, `x`, `y` and `loss`."""
+    """By site that a sample reached, without padding; needs `network`, `x`, `y` and `loss`."""
+    seen = widened(seen)
     network, x = given(seen.network, "network"), given(seen.x, "x")
     y, loss = given(seen.y, "y"), given(seen.loss, "loss")
 
@@ -51,6 +52,7 @@ def sensitivities(seen: Observation) -> dict[str, Sensitivity]:
     gradients = grad(lambda nudges: run(nudges)[0])(zeros)
 
     def matrix(name: str, tensor: Tensor) -> Tensor:
-        return tensor.movedim(plain.axes[name], -1).flatten(0, -2)
+        return rows(tensor.movedim(plain.axes[name], -1), seen.mask)
 
-    return {name: Sensitivity(matrix(name, plain.posts[name]), matrix(name, g)) for name, g in gradients.items()}
+    found = {name: Sensitivity(matrix(name, plain.posts[name]), matrix(name, g)) for name, g in gradients.items()}
+    return {name: site for name, site in found.items() if len(site.post)}

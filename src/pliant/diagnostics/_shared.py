@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from pliant.diagnostics.base import Observation
+from pliant.functional.precision import wide
+from pliant.sites import Site
 
 T = TypeVar("T")
 
@@ -18,26 +24,72 @@ def given(value: T | None, field: str) -> T:
     return value
 
 
-def by_site(name: str, verdicts: dict[str, Tensor]) -> dict[str, Tensor]:
+def sites(seen: Observation) -> dict[str, Site]:
+    """The sites that a sample reached: of an expert without tokens nothing is known, and nothing is counted."""
+    return {name: site for name, site in given(seen.trace, "trace").sites.items() if len(site.pre)}
+
+
+def by_site(name: str, verdicts: dict[str, Tensor], read: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
     """The share of units with a verdict among all units (`name`), at each site (`name/site`), and their number.
 
+    `read` holds what each site's verdicts were read from: where that is not finite, all three are NaN.
+
     >>> verdicts = {"1": torch.tensor([True]), "3": torch.tensor([True, False, False])}
-    >>> {name: value.item() for name, value in by_site("dead", verdicts).items()}
-    {'dead': 0.5, 'dead_count': 2, 'dead/1': 1.0, 'dead/3': 0.3333333432674408}
+    >>> read = {"1": [torch.ones(2, 1)], "3": [torch.ones(2, 3)]}
+    >>> {name: value.item() for name, value in by_site("dead", verdicts, read).items()}
+    {'dead': 0.5, 'dead_count': 2.0, 'dead/1': 1.0, 'dead/3': 0.3333333432674408}
     """
-    count = torch.cat(list(verdicts.values())).sum()
-    shares = average(name, {site: units.float() for site, units in verdicts.items()})
-    return {name: shares.pop(name), f"{name}_count": count, **shares}
+    shares = average(name, {site: units.float() for site, units in verdicts.items()}, read)
+    whole, count = shares.pop(name), torch.cat(list(verdicts.values())).sum()
+    return {name: whole, f"{name}_count": torch.where(whole.isnan(), torch.nan, count), **shares}
 
 
-def average(name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+def average(name: str, values: dict[str, Tensor], read: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
     """The mean of a number a unit over all units (`name`) and at each site (`name/site`).
 
-    >>> average("size", {"1": torch.tensor([1.0]), "3": torch.tensor([2.0, 4.0, 5.0])})
+    `read` holds what each site's numbers were read from: where that is not finite, the means are NaN.
+
+    >>> one = torch.ones(1)
+    >>> average("size", {"1": torch.tensor([1.0]), "3": torch.tensor([2.0, 4.0, 5.0])}, {"1": [one], "3": [one]})
     {'size': tensor(3.), 'size/1': tensor(1.), 'size/3': tensor(3.6667)}
     """
-    sites = {f"{name}/{site}": units.mean() for site, units in values.items()}
-    return {name: torch.cat(list(values.values())).mean(), **sites}
+    if not values:
+        raise ValueError("expected samples that reach a nonlinearity, got none: take another batch")
+    known = {site: torch.where(finite(*read[site]), units, torch.nan) for site, units in values.items()}
+    each = {f"{name}/{site}": units.mean() for site, units in known.items()}
+    return {name: torch.cat(list(known.values())).mean(), **each}
+
+
+def finite(*matrices: Tensor) -> Tensor:
+    """Whether all numbers are: a scalar. The largest and the smallest tell, at a tenth of the time that all take."""
+    return torch.stack([end for m in matrices for end in (m.amax(), m.amin())]).isfinite().all()
+
+
+def widened(seen: Observation) -> Observation:
+    """With the network, and what it is run on, in float32 where its parameters are of half precision.
+
+    In half precision, derivatives of single examples and second derivatives are noise. A network that runs in its own
+    precision alone is measured in that, with a warning.
+    """
+    network, _ = given(seen.network, "network"), given(seen.x, "x")
+    if all(wide(p) is p for p in seen.params.values()):
+        return seen
+    fields = ("params", "gradients", "x", "y")
+    found = seen._replace(**{field: tree_map(_wide, getattr(seen, field)) for field in fields})
+    try:
+        with torch.no_grad():
+            output = network(found.params, found.x)
+            if seen.loss is not None and seen.y is not None:
+                seen.loss(output, found.y)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"the network runs in half precision alone, and so do its derivatives: {reason}", stacklevel=3)
+        return seen
+    return found
+
+
+def _wide(leaf: Any) -> Any:
+    return wide(leaf) if isinstance(leaf, Tensor) else leaf
 
 
 def by_tensor(name: str, number: Callable[..., Tensor], *dicts: dict[str, Tensor]) -> dict[str, Tensor]:

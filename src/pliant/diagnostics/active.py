@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pliant.diagnostics._shared import average, by_site, given
+from pliant.diagnostics._shared import average, by_site, sites
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import units
 
@@ -29,8 +29,8 @@ class ActiveUnits(Diagnostic):
     reference: ClassVar[str] = "ma2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        sites = given(seen.trace, "trace").sites
-        return average("active", {name: units.active(site.post) for name, site in sites.items()})
+        found = sites(seen)
+        return average("active", {name: units.active(site.post) for name, site in found.items()}, found)
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class DuplicateUnits(Diagnostic):
     `pliant.functional.units.duplicate`. The activations are not centred, so that a small batch, or units that are
     always on, make even healthy ones look alike.
 
+    Deviation: the code of Joudaki et al. 2025 counts one unit of each group of clones less.
+
     >>> import torch
     >>> from pliant.network import Site, Trace
     >>> h = torch.tensor([[1.0, 2.0, 0.0, 1.0], [2.0, 4.0, 1.0, 0.0]])
     >>> DuplicateUnits().measure(Observation({}, trace=Trace(h, h, {"act": Site(h, h, h)})))
-    {'duplicate': tensor(0.5000), 'duplicate_count': tensor(2), 'duplicate/act': tensor(0.5000)}
+    {'duplicate': tensor(0.5000), 'duplicate_count': tensor(2.), 'duplicate/act': tensor(0.5000)}
     """
 
     cosine: float = 0.95
@@ -55,5 +57,6 @@ class DuplicateUnits(Diagnostic):
     reference: ClassVar[str] = "joudaki2025"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        sites = given(seen.trace, "trace").sites
-        return by_site("duplicate", {name: units.duplicate(site.post, self.cosine) for name, site in sites.items()})
+        found = sites(seen)
+        alike = {name: units.duplicate(site.post, self.cosine) for name, site in found.items()}
+        return by_site("duplicate", alike, found)

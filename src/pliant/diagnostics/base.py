@@ -16,8 +16,10 @@ class Observation(NamedTuple):
     """One network as diagnostics see it, on one batch; what no diagnostic asked for is None.
 
     `initial` are the parameters before training, `gradients` those of the training loss on the batch, `update` the
-    latest change of the parameters, `earlier` a trace of the same inputs at an earlier moment. `network`, `x`, `y` and
-    `loss` are the function itself and its batch, for what differentiates it anew.
+    latest change of the parameters, both of the trained ones alone; `earlier` is a trace of the same inputs at an
+    earlier moment. `network`, `x`, `y` and `loss` are the function itself and its batch, for what differentiates it
+    anew, with respect to `network.trained`. For sequences, `mask`, `(batch, tokens)` and boolean, is False at padding,
+    which traces leave out as well (see `Network.trace`).
 
     >>> import torch
     >>> Observation({"weight": torch.ones(1)}).trace is None
@@ -34,6 +36,7 @@ class Observation(NamedTuple):
     x: Any = None
     y: Any = None
     loss: Callable[[Any, Any], Tensor] | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

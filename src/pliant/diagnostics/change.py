@@ -5,11 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from pliant.diagnostics._examples import as_tensor, batch_of_one
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import change
+from pliant.functional.precision import wide
+from pliant.sites import rows
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Churn(Diagnostic):
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         now, before = given(seen.trace, "trace").output, given(seen.earlier, "earlier").output
-        return {"churn": change.churn(as_tensor(now), as_tensor(before))}
+        both = as_tensor(now), as_tensor(before)
+        return {"churn": change.churn(*both if seen.mask is None else [rows(output, seen.mask) for output in both])}
 
 
 @dataclass(frozen=True)
@@ -59,4 +63,5 @@ class SamplePlasticity(Diagnostic):
         now, before = given(seen.trace, "trace").output, given(seen.earlier, "earlier").output
         loss, y = given(seen.loss, "loss"), given(seen.y, "y")
         each = vmap(lambda output, target: loss(batch_of_one(output), batch_of_one(target)))
+        now, before = (tree_map(lambda t: wide(t) if isinstance(t, Tensor) else t, output) for output in (now, before))
         return {"sample_plasticity": change.sample_plasticity(each(now, y), each(before, y), self.eps).mean()}

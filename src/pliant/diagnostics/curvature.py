@@ -1,12 +1,13 @@
 """How sharply the loss surface bends around a network."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from pliant.diagnostics._shared import given
+from pliant.diagnostics._examples import trained, unpadded
+from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import curvature, spectra
 from pliant.network import Params
@@ -23,7 +24,8 @@ class Curvature(Diagnostic):
     - `"expected_perturbation"`: its mean over the noise, (2/n) J^T J, without negative eigenvalues and cheaper;
     - `"loss"`: the Hessian of the training loss on the batch; `"gauss_newton"`: that without the network's curvature.
 
-    The last two need `y` and `loss`, and their names begin with `loss_` and `gauss_newton_`.
+    With respect to the trained parameters. The last two need `y` and `loss`, and their names begin with `loss_` and
+    `gauss_newton_`.
     See `pliant.functional.curvature`. Raises `ValueError` for another matrix.
     """
 
@@ -42,18 +44,20 @@ class Curvature(Diagnostic):
 
     def operator(self, seen: Observation) -> spectra.Operator:
         """The matrix, by its products with vectors."""
-        network, x = given(seen.network, "network"), given(seen.x, "x")
+        seen = widened(seen)
+        network, x, params = given(seen.network, "network"), given(seen.x, "x"), trained(seen)
 
-        def forward(params: Params) -> Tensor:
-            return network(params, x)
+        def forward(params: Params) -> Any:
+            return network(seen.params | params, x)
 
         if self.of in ("perturbation", "expected_perturbation"):
             antithetic = self.of == "expected_perturbation"
-            return curvature.perturbation_hessian(forward, seen.params, self.seed, antithetic)
+            outputs = forward if seen.mask is None else lambda p: unpadded(forward(p), seen.mask)
+            return curvature.perturbation_hessian(outputs, params, self.seed, antithetic)
         y, loss = given(seen.y, "y"), given(seen.loss, "loss")
         if self.of == "loss":
-            return curvature.hessian(lambda params: loss(forward(params), y), seen.params)
-        return curvature.gauss_newton(forward, lambda output: loss(output, y), seen.params)
+            return curvature.hessian(lambda params: loss(forward(params), y), params)
+        return curvature.gauss_newton(forward, lambda output: loss(output, y), params)
 
     def named(self, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
         """The numbers under names that tell the matrices apart."""
@@ -119,8 +123,12 @@ class HessianSpectrum(Curvature):
 
     `hessian_largest` and `hessian_smallest` eigenvalue, `hessian_residual` (the larger of theirs, as a share of the
     largest size) and `hessian_conditioning`, largest over smallest; `hessian_near_zero`, the share of eigenvalues below
-    1 % of the largest size, an estimate that still moves a little with `steps`. Fields `of` and `seed` as in
-    `Sharpness`; for a plot of the density see `pliant.functional.spectra.spectral_density`.
+    1 % of the largest size. Fields `of` and `seed` as in `Sharpness`; for a plot of the density see
+    `pliant.functional.spectra.spectral_density`.
+
+    Deviation: with a dense decomposition `hessian_near_zero` is exact, here it is an estimate. At 80 steps, on fresh
+    networks of 1,000 to 2,700 parameters, it is up to 23 % too high (`of="loss"`) or 8 % too low, on trained ones
+    within 4 %; at 40 steps up to 24 % too high.
 
     >>> import torch
     >>> from pliant.network import Network

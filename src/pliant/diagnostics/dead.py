@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pliant.diagnostics._shared import by_site, given
+from pliant.diagnostics._shared import by_site, sites
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import units
 
@@ -23,7 +23,7 @@ class DeadUnits(Diagnostic):
     >>> params = net.params() | {"0.weight": torch.ones(2, 1), "0.bias": torch.tensor([-4.0, -8.0])}
     >>> x = torch.tensor([[3.0], [5.0], [7.0]])
     >>> DeadUnits().measure(Observation(params, trace=net.trace(params, x)))
-    {'dead': tensor(0.5000), 'dead_count': tensor(1), 'dead/1': tensor(0.5000)}
+    {'dead': tensor(0.5000), 'dead_count': tensor(1.), 'dead/1': tensor(0.5000)}
     """
 
     tolerance: float = 0.0
@@ -33,8 +33,8 @@ class DeadUnits(Diagnostic):
     reference: ClassVar[str] = "lyle2023"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        sites = given(seen.trace, "trace").sites
-        return by_site("dead", {name: units.dead(site.slope, self.tolerance) for name, site in sites.items()})
+        found = sites(seen)
+        return by_site("dead", {name: units.dead(site.slope, self.tolerance) for name, site in found.items()}, found)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class InactiveUnits(Diagnostic):
     >>> h = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.5, 2.0]])
     >>> found = InactiveUnits().measure(Observation({}, trace=Trace(h, h, {"act": Site(h, h, h)})))
     >>> found["silent_count"], found["constant_count"]
-    (tensor(1), tensor(2))
+    (tensor(1.), tensor(2.))
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"trace"})
@@ -58,6 +58,6 @@ class InactiveUnits(Diagnostic):
     reference: ClassVar[str] = "joudaki2025"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        sites = given(seen.trace, "trace").sites
-        silent = by_site("silent", {name: units.silent(site.post) for name, site in sites.items()})
-        return silent | by_site("constant", {name: units.constant(site.post) for name, site in sites.items()})
+        found = sites(seen)
+        silent = by_site("silent", {name: units.silent(site.post) for name, site in found.items()}, found)
+        return silent | by_site("constant", {name: units.constant(site.post) for name, site in found.items()}, found)

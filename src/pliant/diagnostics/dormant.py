@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pliant.diagnostics._shared import by_site, given
+from pliant.diagnostics._shared import by_site, sites
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import units
 
@@ -22,7 +22,7 @@ class DormantUnits(Diagnostic):
     >>> h = torch.tensor([[0.0, 3.0], [0.0, 1.0]])
     >>> trace = Trace(h, h, {"act": Site(h, h, h.sign())})
     >>> DormantUnits(tau=0.025).measure(Observation({}, trace=trace))
-    {'dormant': tensor(0.5000), 'dormant_count': tensor(1), 'dormant/act': tensor(0.5000)}
+    {'dormant': tensor(0.5000), 'dormant_count': tensor(1.), 'dormant/act': tensor(0.5000)}
     """
 
     tau: float
@@ -32,5 +32,5 @@ class DormantUnits(Diagnostic):
     reference: ClassVar[str] = "sokar2023"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        sites = given(seen.trace, "trace").sites
-        return by_site("dormant", {name: units.dormant(site.post, self.tau) for name, site in sites.items()})
+        found = sites(seen)
+        return by_site("dormant", {name: units.dormant(site.post, self.tau) for name, site in found.items()}, found)

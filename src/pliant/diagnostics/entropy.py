@@ -8,6 +8,7 @@ from torch import Tensor
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional.distributions import entropy
+from pliant.sites import rows
 
 
 @dataclass(frozen=True)
@@ -36,4 +37,4 @@ class PredictiveEntropy(Diagnostic):
                 f"expected logits of shape (samples, classes) as the network's output, got {got}: "
                 "leave PredictiveEntropy out, or make the model return its logits"
             )
-        return {"entropy": entropy(logits)}
+        return {"entropy": entropy(logits if seen.mask is None else rows(logits, seen.mask))}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pliant.diagnostics._layers import Layer, hidden_layers
 from pliant.diagnostics._nudge import sensitivities
-from pliant.diagnostics._shared import average, by_site, given
+from pliant.diagnostics._shared import average, by_site, given, widened
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import units
 from pliant.functional.preactivations import sign_agreement
@@ -42,14 +42,15 @@ class GradientDormantUnits(Diagnostic):
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         gradients = given(seen.gradients, "gradients")
         layers = {layer.name: layer for layer in hidden_layers(seen)}  # once, also where its weight is used twice
-        scores = {name: units.gradient_dormancy(_rows(layer, gradients)) for name, layer in layers.items()}
-        return by_site("gradient_dormant", {name: score <= self.tau for name, score in scores.items()})
+        rows = {name: _rows(layer, gradients) for name, layer in layers.items()}
+        dormant = {name: units.gradient_dormancy(row) <= self.tau for name, row in rows.items()}
+        return by_site("gradient_dormant", dormant, {name: [row] for name, row in rows.items()})
 
 
 def _rows(layer: Layer, gradients: Params) -> Tensor:
     """The gradient of what feeds each unit, `(units, incoming)`."""
     weight = layer.rows(gradients[layer.weight])
-    return weight if layer.bias is None else torch.cat([weight, gradients[layer.bias][:, None]], 1)
+    return weight if layer.bias not in gradients else torch.cat([weight, gradients[layer.bias][:, None]], 1)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class GradientSaturatedUnits(Diagnostic):
     |dL/dh| < `tolerance` times mean |h| on more than `share` of the samples, see
     `pliant.functional.units.gradient_saturated`. It depends on the scale of the loss: compare like with like, and
     expect it to rise as a task is fitted.
+
+    Deviation: the code of Joudaki et al. 2025 also counts silent units whose gradient is 0; here they are dead alone.
 
     >>> import torch
     >>> from pliant.network import Network
@@ -83,7 +86,7 @@ class GradientSaturatedUnits(Diagnostic):
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         found = sensitivities(seen)
         flat = {name: units.gradient_saturated(*site, self.tolerance, self.share) for name, site in found.items()}
-        return by_site("gradient_saturated", flat)
+        return by_site("gradient_saturated", flat, found)
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,10 @@ class GradientAlignment(Diagnostic):
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        gradients = given(seen.gradients, "gradients")
+        given(seen.gradients, "gradients")
+        seen = widened(seen)
         moves: dict[str, list[Tensor]] = {}
         for layer in hidden_layers(seen):
-            moves.setdefault(layer.name, []).append(layer.apply(gradients[layer.weight]))
-        return average("alignment", {name: sign_agreement(torch.cat(parts)) for name, parts in moves.items()})
+            moves.setdefault(layer.name, []).append(layer.apply(given(seen.gradients, "gradients")[layer.weight]))
+        agreed = {name: sign_agreement(torch.cat(parts)) for name, parts in moves.items()}
+        return average("alignment", agreed, moves)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from pliant.diagnostics._examples import outputs_of_one
-from pliant.diagnostics._shared import given
+from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import jacobians, ranks
 
@@ -39,11 +39,14 @@ class InputOutputJacobian(Diagnostic):
     reference: ClassVar[str] = "pennington2017"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
+        seen = widened(seen)
         function, x = outputs_of_one(seen), given(seen.x, "x")
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"expected floating-point inputs to differentiate by, got {got}: leave it out")
-        each = vmap(jacrev(lambda one: function(seen.params, one)))(x[: self.num_samples])
+        mask = None if seen.mask is None else seen.mask[: self.num_samples]
+        jacobian = jacrev(lambda one, mask: function(seen.params, one, mask))
+        each = vmap(jacobian, in_dims=(0, None if mask is None else 0))(x[: self.num_samples], mask)
         s = vmap(ranks.singular_values)(each.flatten(2))
         gap = jacobians.isometry_gap(s).mean()
         return {"jacobian_largest": s[:, 0].mean(), "jacobian_smallest": s[:, -1].mean(), "jacobian_gap": gap}

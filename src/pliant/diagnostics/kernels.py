@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from pliant.diagnostics._examples import as_tensor, loss_of_one, outputs_of_one
-from pliant.diagnostics._shared import given
+from pliant.diagnostics._examples import as_tensor, loss_of_one, outputs_of_one, trained
+from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import kernels, ranks
 
@@ -49,9 +50,10 @@ class EmpiricalNTK(Diagnostic):
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
+        seen = widened(seen)
         function, x = outputs_of_one(seen), given(seen.x, "x")
-        outputs = as_tensor(given(seen.network, "network")(seen.params, x))
-        total, trace = kernels.ntk(function, seen.params, x, num_outputs=outputs[0].numel())
+        num_outputs = as_tensor(given(seen.network, "network")(seen.params, x))[0].numel()
+        total, trace = kernels.ntk(lambda p, one: function(p, *one), trained(seen), (x, seen.mask), num_outputs)
         return self._numbers("ntk", trace) | self._numbers("ntk_sum", total)
 
     def _numbers(self, name: str, kernel: Tensor) -> dict[str, Tensor]:
@@ -97,9 +99,10 @@ class GradientCovariance(Diagnostic):
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         cosine = gradient_cosines(seen)
+        against = torch.where(cosine.isnan(), cosine, (cosine < 0).to(cosine))
         return {
             "gradient_cosine": kernels.mean_off_diagonal(cosine),
-            "gradient_interference": kernels.mean_off_diagonal((cosine < 0).to(cosine)),
+            "gradient_interference": kernels.mean_off_diagonal(against),
             "gradient_degeneracy": kernels.mean_off_diagonal(cosine.abs()),
             "gradient_rank": ranks.effective_rank(ranks.singular_values(cosine)),
         }
@@ -116,6 +119,8 @@ def gradient_cosines(seen: Observation) -> Tensor:
     >>> gradient_cosines(seen)[0, 1].item()
     0.7071...
     """
-    function = loss_of_one(seen)
-    gradients = kernels.per_example_gradients(function, seen.params, given(seen.x, "x"), given(seen.y, "y"))
+    given(seen.loss, "loss")
+    seen = widened(seen)
+    x, y = given(seen.x, "x"), given(seen.y, "y")
+    gradients = kernels.per_example_gradients(loss_of_one(seen), trained(seen), x, y)
     return kernels.cosines(kernels.gram(gradients))

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pliant.diagnostics._shared import by_site, given
+from pliant.diagnostics._shared import by_site, sites
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import units
 
@@ -35,13 +35,13 @@ class LinearizedUnits(Diagnostic):
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        sites = given(seen.trace, "trace").sites
-        affine = {name: units.linearized(s.pre, s.post, s.slope, self.tolerance) for name, s in sites.items()}
-        beside = {name: units.off_branch(s.pre, s.slope) for name, s in sites.items()}
-        slope = {name: units.slope_linear(s.slope) for name, s in sites.items()}
+        found = sites(seen)
+        affine = {name: units.linearized(s.pre, s.post, s.slope, self.tolerance) for name, s in found.items()}
+        beside = {name: units.off_branch(s.pre, s.slope) for name, s in found.items()}
+        slope = {name: units.slope_linear(s.slope) for name, s in found.items()}
         return (
-            by_site("linearized", affine)
-            | by_site("linearized_by_sign", {name: share <= 0 for name, share in beside.items()})
-            | by_site("linearized_by_sign_99", {name: share <= 0.01 for name, share in beside.items()})
-            | by_site("linearized_by_slope", slope)
+            by_site("linearized", affine, found)
+            | by_site("linearized_by_sign", {name: share <= 0 for name, share in beside.items()}, found)
+            | by_site("linearized_by_sign_99", {name: share <= 0.01 for name, share in beside.items()}, found)
+            | by_site("linearized_by_slope", slope, found)
         )

@@ -37,6 +37,8 @@ class ParameterNorm(Diagnostic):
 class GradientNorm(Diagnostic):
     """The Euclidean norm of the gradient of the training loss on the batch: `gradient_norm`, `gradient_norm/<tensor>`.
 
+    Of the trained parameters: frozen ones have no part in it.
+
     >>> import torch
     >>> seen = Observation({"weight": torch.ones(2)}, gradients={"weight": torch.tensor([0.6, 0.8])})
     >>> GradientNorm().measure(seen)
@@ -56,7 +58,7 @@ class GradientNorm(Diagnostic):
 class RelativeUpdate(Diagnostic):
     """The latest update's norm as a share of the parameters': `relative_update`, `relative_update/<tensor>`.
 
-    NaN where the parameters are all zero.
+    Of the trained parameters, as `GradientNorm` is. NaN where the parameters are all zero.
 
     >>> import torch
     >>> seen = Observation({"weight": torch.tensor([0.0, 10.0])}, update={"weight": torch.tensor([0.1, 0.0])})
@@ -69,7 +71,8 @@ class RelativeUpdate(Diagnostic):
     reference: ClassVar[str] = "lyle2024nap"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        return by_tensor("relative_update", norms.relative_update, given(seen.update, "update"), seen.params)
+        update = given(seen.update, "update")
+        return by_tensor("relative_update", norms.relative_update, update, {name: seen.params[name] for name in update})
 
 
 @dataclass(frozen=True)

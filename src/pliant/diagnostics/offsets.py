@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from pliant.diagnostics._layers import layers
-from pliant.diagnostics._shared import given
+from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import offsets
+from pliant.functional.precision import wide
+from pliant.sites import rows
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,13 @@ class FeatureOffset(Diagnostic):
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
+        seen = widened(seen)
         last = layers(seen)[-1]
         weight = seen.params[last.weight]
         if weight.ndim != 2:
             got = f"{last.weight} of shape {tuple(weight.shape)}"
             raise ValueError(f"expected a linear output layer, got {got}: leave FeatureOffset out")
-        top = offsets.top_direction(last.input.reshape(-1, weight.shape[1]))
+        top = offsets.top_direction(rows(last.input, seen.mask))
         return {
             "feature_top": top.s[0],
             "feature_gap": offsets.gap(top.s, self.eps),
@@ -98,4 +101,4 @@ class OutputBiasNorm(Diagnostic):
         last = layers(seen)[-1]
         if last.bias is None:
             return {"output_bias_norm": torch.zeros_like(last.input.flatten()[0])}
-        return {"output_bias_norm": torch.linalg.vector_norm(seen.params[last.bias])}
+        return {"output_bias_norm": torch.linalg.vector_norm(wide(seen.params[last.bias]))}

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pliant.diagnostics._shared import average, by_site, given
+from pliant.diagnostics._shared import average, by_site, finite, given, sites
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import preactivations
 from pliant.functional.preactivations import Moments
@@ -32,9 +32,9 @@ class PreactivationMoments(Diagnostic):
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        found = unit_moments(seen)
-        means = average("preactivation_mean", {site: m.mean for site, m in found.items()})
-        return means | average("preactivation_variance", {site: m.variance for site, m in found.items()})
+        read, found = sites(seen), unit_moments(seen)
+        means = average("preactivation_mean", {site: m.mean for site, m in found.items()}, read)
+        return means | average("preactivation_variance", {site: m.variance for site, m in found.items()}, read)
 
 
 def unit_moments(seen: Observation) -> dict[str, Moments]:
@@ -46,7 +46,7 @@ def unit_moments(seen: Observation) -> dict[str, Moments]:
     >>> unit_moments(Observation({}, trace=Trace(a, a, {"act": Site(a, a, a)})))["act"].mean
     tensor([2., 0.])
     """
-    return {name: preactivations.moments(site.pre) for name, site in given(seen.trace, "trace").sites.items()}
+    return {name: preactivations.moments(site.pre) for name, site in sites(seen).items()}
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,14 @@ class PreactivationShift(Diagnostic):
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         found = unit_shifts(seen)
-        everywhere = {"shift": torch.cat(list(found.values()))} | {f"shift/{site}": s for site, s in found.items()}
-        return {name: shifts.nansum() / (~shifts.isnan()).sum().clamp(min=1) for name, shifts in everywhere.items()}
+        now, before = sites(seen), sites(seen._replace(trace=given(seen.earlier, "earlier")))
+        known = {site: finite(now[site].pre, before[site].pre) for site in found}
+
+        def mean(shifts: Tensor, known: Tensor) -> Tensor:
+            return torch.where(known, shifts.nansum() / (~shifts.isnan()).sum().clamp(min=1), torch.nan)
+
+        whole = mean(torch.cat(list(found.values())), torch.stack(list(known.values())).all())
+        return {"shift": whole} | {f"shift/{site}": mean(shifts, known[site]) for site, shifts in found.items()}
 
 
 def unit_shifts(seen: Observation) -> dict[str, Tensor]:
@@ -84,8 +90,8 @@ def unit_shifts(seen: Observation) -> dict[str, Tensor]:
     >>> unit_shifts(Observation({}, trace=traces[0], earlier=traces[1]))["act"]
     tensor([4., nan])
     """
-    now, before = given(seen.trace, "trace").sites, given(seen.earlier, "earlier").sites
-    return {name: preactivations.z_shift(site.pre, before[name].pre) for name, site in now.items()}
+    now, before = sites(seen), sites(seen._replace(trace=given(seen.earlier, "earlier")))
+    return {name: preactivations.z_shift(site.pre, before[name].pre) for name, site in now.items() if name in before}
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class OneSidedUnits(Diagnostic):
     >>> from pliant.network import Site, Trace
     >>> a = torch.tensor([[1.0, -1.0], [2.0, 1.0]])
     >>> OneSidedUnits().measure(Observation({}, trace=Trace(a, a, {"act": Site(a, a, a)})))
-    {'one_sided': tensor(0.5000), 'one_sided_count': tensor(1), 'one_sided/act': tensor(0.5000)}
+    {'one_sided': tensor(0.5000), 'one_sided_count': tensor(1.), 'one_sided/act': tensor(0.5000)}
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"trace"})
@@ -107,5 +113,5 @@ class OneSidedUnits(Diagnostic):
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        sites = given(seen.trace, "trace").sites
-        return by_site("one_sided", {name: preactivations.one_sided(site.pre) for name, site in sites.items()})
+        found = sites(seen)
+        return by_site("one_sided", {name: preactivations.one_sided(site.pre) for name, site in found.items()}, found)

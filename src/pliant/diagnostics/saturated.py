@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pliant.diagnostics._shared import by_site, given
+from pliant.diagnostics._shared import by_site, sites
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import units
 
@@ -23,7 +23,7 @@ class SaturatedUnits(Diagnostic):
     >>> a = torch.tensor([[9.0, 0.1], [-9.0, 9.0], [8.0, 0.2], [0.1, -0.1]])
     >>> trace = Trace(a, a, {"act": Site(a, a.tanh(), 1 - a.tanh() ** 2)})
     >>> SaturatedUnits(tolerance=1e-3, share=0.25).measure(Observation({}, trace=trace))
-    {'saturated': tensor(0.5000), 'saturated_count': tensor(1), 'saturated/act': tensor(0.5000)}
+    {'saturated': tensor(0.5000), 'saturated_count': tensor(1.), 'saturated/act': tensor(0.5000)}
     """
 
     tolerance: float
@@ -34,6 +34,6 @@ class SaturatedUnits(Diagnostic):
     reference: ClassVar[str] = "lyle2024"
 
     def measure(self, seen: Observation) -> dict[str, Tensor]:
-        sites = given(seen.trace, "trace").sites
-        flat = {name: units.saturated(site.slope, self.tolerance, self.share) for name, site in sites.items()}
-        return by_site("saturated", flat)
+        found = sites(seen)
+        flat = {name: units.saturated(site.slope, self.tolerance, self.share) for name, site in found.items()}
+        return by_site("saturated", flat, found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pliant.functional.precision import wide
+
 
 def churn(now: Tensor, before: Tensor) -> Tensor:
     """How far outputs moved: E_x |f_now(x) - f_before(x)|, the mean over inputs and outputs.
@@ -14,7 +16,7 @@ def churn(now: Tensor, before: Tensor) -> Tensor:
     >>> churn(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 1.0], [3.0, 7.0]]))
     tensor(1.)
     """
-    return (now - before).abs().mean()
+    return (wide(now) - wide(before)).abs().mean()
 
 
 def sample_plasticity(after: Tensor, before: Tensor, eps: float = 1e-8) -> Tensor:
@@ -26,4 +28,4 @@ def sample_plasticity(after: Tensor, before: Tensor, eps: float = 1e-8) -> Tenso
     >>> sample_plasticity(torch.tensor([1.0, 3.0, 0.0]), torch.tensor([4.0, 2.0, 2.0]))
     tensor([0.7500, 0.0000, 1.0000])
     """
-    return (1 - after / before.clamp(min=eps)).clamp(min=0)
+    return (1 - wide(after) / wide(before).clamp(min=eps)).clamp(min=0)

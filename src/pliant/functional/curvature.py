@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pliant.functional.precision import wide
 from pliant.functional.spectra import Operator
 
 Params = dict[str, Tensor]
@@ -30,13 +31,13 @@ def flat(tensors: Params) -> Tensor:
 
 
 def unflat(vector: Tensor, like: Params) -> Params:
-    """The vector's entries as a dict of tensors with the names and shapes of `like`.
+    """The vector's entries as a dict of tensors with the names, shapes and dtypes of `like`.
 
     >>> unflat(torch.tensor([1.0, 2.0, 3.0]), {"weight": torch.zeros(1, 2), "bias": torch.zeros(1)})
     {'weight': tensor([[1., 2.]]), 'bias': tensor([3.])}
     """
     parts = vector.split([t.numel() for t in like.values()])
-    return {name: part.view(t.shape) for (name, t), part in zip(like.items(), parts, strict=True)}
+    return {name: part.view(t.shape).to(t.dtype) for (name, t), part in zip(like.items(), parts, strict=True)}
 
 
 def hessian(objective: Callable[[Params], Tensor], params: Params) -> Operator:
@@ -117,7 +118,7 @@ def _leaves(params: Params) -> Params:
 def _operator(product: Callable[[Params], Params], params: Params) -> Operator:
     def of_vector(vector: Tensor) -> Tensor:
         with torch.no_grad():
-            return flat(product(unflat(vector, params)))
+            return wide(flat(product(unflat(vector, params))))
 
     like = next(iter(params.values()))
-    return Operator(of_vector, sum(p.numel() for p in params.values()), like.dtype, like.device)
+    return Operator(of_vector, sum(p.numel() for p in params.values()), wide(like).dtype, like.device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pliant.functional.precision import wide
+
 
 def entropy(logits: Tensor) -> Tensor:
     """The mean entropy of the predicted class distributions, in nats: from 0 (certain) to ln(classes).
@@ -16,6 +18,6 @@ def entropy(logits: Tensor) -> Tensor:
     >>> entropy(torch.tensor([[0.0, 0.0], [0.0, -torch.inf]]))
     tensor(0.3466)
     """
-    log_p = logits.log_softmax(-1)
+    log_p = wide(logits).log_softmax(-1)
     p = log_p.exp()
     return -torch.where(p == 0, 0.0, p * log_p).sum(-1).mean()

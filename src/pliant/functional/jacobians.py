@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pliant.functional.precision import wide
+
 
 def isometry_gap(s: Tensor) -> Tensor:
     """How far singular values are from 1: sqrt(mean_i (s_i - 1)^2), 0 for a map that keeps lengths and angles.
@@ -14,4 +16,4 @@ def isometry_gap(s: Tensor) -> Tensor:
     >>> isometry_gap(torch.tensor([[1.0, 1.0], [3.0, 1.0]]))
     tensor([0.0000, 1.4142])
     """
-    return (s - 1).square().mean(-1).sqrt()
+    return (wide(s) - 1).square().mean(-1).sqrt()

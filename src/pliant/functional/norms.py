@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pliant.functional.precision import wide
+
 
 def norm(tensors: dict[str, Tensor]) -> Tensor:
     """The Euclidean length of all entries of all tensors as one vector: sqrt(sum_j t_j^2).
@@ -42,6 +44,7 @@ def feature_norm(features: Tensor) -> Tensor:
     >>> feature_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     tensor(3.)
     """
+    features = wide(features)
     top = features.abs().amax()
     return top * (features / torch.where(top == 0, 1.0, top)).square().sum(1).sqrt().mean()
 
@@ -65,5 +68,6 @@ def _length(x: Tensor) -> Tensor:
 
     `torch.linalg.vector_norm` is off by 4e-4 in float32 for 10 million entries; `sum` adds in pairs and is not.
     """
+    x = wide(x)
     top = x.abs().amax()
     return top * (x / torch.where(top == 0, 1.0, top)).square().sum().sqrt()

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pliant.functional.precision import wide
+
 
 class Top(NamedTuple):
     """The singular values of a `(samples, features)` matrix, largest first, and the top left and right directions.
@@ -84,5 +86,6 @@ def offset(y: Tensor) -> Tensor:
     >>> offset(torch.tensor([9.0, 11.0]))
     tensor(10.)
     """
+    y = wide(y)
     mean, std = y.mean(), y.std(correction=0)
     return mean / torch.where((std == 0) & (mean == 0), 1.0, std)

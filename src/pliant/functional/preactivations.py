@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pliant.functional.precision import wide
 from pliant.functional.units import centred
 
 
@@ -27,7 +28,7 @@ def moments(pre: Tensor) -> Moments:
     ([2.0, 0.0], [1.0, 0.0])
     """
     deviation, size = centred(pre)
-    return Moments(pre.mean(0), size.square() * deviation.square().mean(0))
+    return Moments(wide(pre).mean(0), size.square() * deviation.square().mean(0))
 
 
 def z_shift(pre: Tensor, before: Tensor) -> Tensor:
@@ -42,7 +43,8 @@ def z_shift(pre: Tensor, before: Tensor) -> Tensor:
     """
     deviation, size = centred(before)
     std = size * deviation.square().mean(0).sqrt()
-    return torch.where(std == 0, torch.nan, (pre.mean(0) - before.mean(0)).abs() / torch.where(std == 0, 1.0, std))
+    moved = (wide(pre).mean(0) - wide(before).mean(0)).abs()
+    return torch.where(std == 0, torch.nan, moved / torch.where(std == 0, 1.0, std))
 
 
 def one_sided(pre: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ def one_sided(pre: Tensor) -> Tensor:
     >>> one_sided(torch.tensor([[1.0, -1.0, 1.0], [2.0, -2.0, -1.0]]))
     tensor([ True,  True, False])
     """
-    return (pre >= 0).all(0) | (pre <= 0).all(0)
+    return ((pre >= 0).all(0) | (pre <= 0).all(0)) & (len(pre) > 0)
 
 
 def sign_agreement(moves: Tensor) -> Tensor:
@@ -66,4 +68,4 @@ def sign_agreement(moves: Tensor) -> Tensor:
     >>> sign_agreement(torch.tensor([[0.1, 1.0], [2.0, -1.0], [3.0, 5.0], [1.0, -4.0]]))
     tensor([1., 0.])
     """
-    return moves.sign().mean(0).abs()
+    return wide(moves).sign().mean(0).abs()

@@ -9,19 +9,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pliant.functional.precision import wide
+
 
 def singular_values(features: Tensor) -> Tensor:
     """The singular values of a `(samples, units)` matrix, largest first, `(min(samples, units),)`.
 
-    In float32 from the smaller Gram matrix in float64, which is several times faster and exact to 1e-8 of the largest
-    (a Gram matrix in float32 would lose what is below 3e-4 of it); in float64 from the matrix itself. All NaN if the
-    matrix is not finite: raising would take the rest of a population with it.
+    In float32 (half precision, too) from the smaller Gram matrix in float64, which is several times faster and exact to
+    1e-8 of the largest (a Gram matrix in float32 would lose what is below 3e-4 of it); in float64 from the matrix
+    itself. All NaN if the matrix is not finite: raising would take the rest of a population with it.
 
     >>> singular_values(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
     tensor([4., 3.])
     """
     finite = features.isfinite().all()
-    x = torch.where(finite, features, 0.0)
+    x = torch.where(finite, wide(features), 0.0)
     if x.dtype == torch.float64:
         return torch.where(finite, torch.linalg.svdvals(x), torch.nan)
     small = (x if x.shape[0] < x.shape[1] else x.T).double()
@@ -62,6 +64,7 @@ def feature_rank(s: Tensor, num_samples: int, eps: float = 0.01) -> Tensor:
     >>> feature_rank(torch.tensor([5.0, 0.2, 0.05]), num_samples=100)
     tensor(2.)
     """
+    s = wide(s)
     noise = 32 * torch.finfo(s.dtype).eps * s.amax()
     return _count((s / num_samples**0.5 > eps) & (s > noise), s)
 
@@ -112,6 +115,7 @@ def rank_bound(num_samples: int, num_units: int) -> int:
 
 def _relative(s: Tensor) -> Tensor:
     """In units of the largest, so that squares neither over- nor underflow; zeros stay zeros."""
+    s = wide(s)
     top = s.amax()
     return s / torch.where(top == 0, 1.0, top)
 

@@ -78,8 +78,7 @@ class _Finder(Recorder):
         self.function = ""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func in NONLINEARITIES:
-            self.function = _name(func)
+        self.function = _name(func)
         return super().__torch_function__(func, types, args, kwargs)
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -124,6 +123,12 @@ def replaced(
     chosen = [call for call in hidden if wanted(call)]
     if not chosen:
         raise ValueError(f"{method} found no hidden nonlinearity to replace in {kind}")
+    for call in chosen:
+        if call.function not in {None, *map(_name, NONLINEARITIES)}:
+            raise ValueError(
+                f"{method} cannot replace {call.site!r} of {kind}, which is written as {call.function}: write "
+                "torch.relu(x), or an nn.Module of its own"
+            )
     places: dict[tuple[str, str | None], list[Call]] = {}
     for call in chosen:
         places.setdefault((call.path, call.function), []).append(call)
@@ -195,4 +200,4 @@ class _Swap(TorchFunctionMode):
 
 
 def _name(func: Callable) -> str:
-    return func.__name__.rstrip("_")
+    return func.__name__.strip("_")

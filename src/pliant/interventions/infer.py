@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pliant.adapter import adapted
 from pliant.interventions._building import Among, prepared
 from pliant.interventions.base import Intervention, Seen, State, everything
-from pliant.modules import seeded
+from pliant.modules import penultimate, seeded
 from pliant.network import Network, Params
 from pliant.sites import Activity, arguments
 
@@ -84,7 +84,7 @@ class InFeR(Intervention):
             probed(*args, **kwargs)
         if activity.features is None:
             raise ValueError(f"InFeR found no linear or convolution call in {kind}, so no features")
-        features = activity.features.flatten(1)
+        features = penultimate(activity.features, built, activity.unit_dim)
         with seeded(torch.initial_seed()):  # other heads where the caller's seed is another; their stream is kept
             heads = Heads(features.shape[1], self.num_heads, device=features.device, dtype=features.dtype)
         built.register_module("infer", heads)

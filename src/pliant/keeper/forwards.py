@@ -242,7 +242,7 @@ class Forwards:
         if isinstance(watch, Activity):
             shown["activations"] = {site: self._exact(post) for site, post in watch.posts.items()}
         if watch is not None and "features" in self._watched:
-            shown["features"] = self._exact(penultimate(watch.features, self.original))
+            shown["features"] = self._exact(penultimate(watch.features, self.original, watch.unit_dim))
         self.passes += 1
         self.latest = {name: value for name, value in shown.items() if name in self._for_penalty | {"x"}}
         if self._for_step is not None:

@@ -6,7 +6,15 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping
 
-from pliant.diagnostics import Diagnostic, DuplicateUnits, FeatureOffset, OutputBiasNorm, WeightRanks, registered
+from pliant.diagnostics import (
+    Diagnostic,
+    DuplicateUnits,
+    FeatureOffset,
+    OutputBiasNorm,
+    TargetOffset,
+    WeightRanks,
+    registered,
+)
 
 TIERS = ("economy", "business", "full")
 RARER = (WeightRanks, FeatureOffset, OutputBiasNorm, DuplicateUnits)  # the dear ones among the cheap
@@ -14,12 +22,16 @@ Schedule = dict[Diagnostic, int]
 
 
 def schedule(
-    diagnostics: Iterable[Diagnostic] | Mapping[Diagnostic, int] | None, tier: str | None, every: int, absent: set[str]
+    diagnostics: Iterable[Diagnostic] | Mapping[Diagnostic, int] | None,
+    tier: str | None,
+    every: int,
+    absent: set[str],
+    classes: bool = False,
 ) -> Schedule:
     """Each diagnostic with its period in steps; what needs something `absent` is left out, aloud if it was asked for.
 
     With neither diagnostics nor tier, the economy tier, and the business tier where there is a loss. Of what nobody
-    asked for by name, `RARER` is due only every tenth time.
+    asked for by name, `RARER` is due only every tenth time, and targets that are classes have no offset.
     """
     if tier is not None and tier not in TIERS:
         raise ValueError(f"expected a tier of {', '.join(TIERS)}, got {tier!r}")
@@ -28,6 +40,7 @@ def schedule(
     if diagnostics is None:
         costs = TIERS[: TIERS.index(tier or "business") + 1]
         ready = [cls for cls in registered() if cls.cost in costs and _complete(cls)]
+        ready = [cls for cls in ready if not (classes and cls is TargetOffset)]
         diagnostics = {cls(): every * (10 if cls in RARER else 1) for cls in ready}
         asked = tier in ("business", "full")
     else:

@@ -43,8 +43,11 @@ class Monitor:
     Args:
         model: any module.
         probe: `(inputs, targets)`, or inputs alone; copied. For ranks, two samples a feature or more.
+        mask: for sequences, `(batch, tokens)` and boolean: False at padding, which is left out of what is measured. The
+            loss leaves it out by itself (`ignore_index`, say).
         loss: of output and targets, for what needs gradients.
-        optimizer: of the model; its learning rate (the first group's) becomes the column `learning_rate`.
+        optimizer: of the model; what it does not hold, or what is frozen, is no part of gradients, updates, kernels and
+            curvature. Its learning rate (the first group's) becomes the column `learning_rate`.
         every: steps between two measurements.
         diagnostics: what to measure, or a mapping from each diagnostic to a period of its own.
         tier: instead of diagnostics, all that need no settings up to a cost: `"economy"` (a forward pass), `"business"`
@@ -73,6 +76,7 @@ class Monitor:
         model: nn.Module,
         probe: Any,
         *,
+        mask: Tensor | None = None,
         loss: Loss | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         every: int = 1_000,
@@ -90,13 +94,14 @@ class Monitor:
         self._idle = not _first_process()
         if self._idle:
             return
-        self._subject = Subject(model, probe, loss, purify, call)
+        self._subject = Subject(model, probe, loss, purify, call, mask)
         self._optimizer = optimizer
         if optimizer is not None:
             _refuse_stranger(optimizer, self._subject.model)
+            self._subject.optimizers = [optimizer]
         absent = {"loss": loss, "gradients": loss, "y": self._subject.y}
         without = {name for name, value in absent.items() if value is None}
-        self._schedule = schedule(diagnostics, tier, every, without)
+        self._schedule = schedule(diagnostics, tier, every, without, classes=_classes(self._subject.y))
         self._initial = self._begin(initial) if self._wanting("initial") else None
         self._before = self._copies() if self._wanting("update") else None
         self._kept = True  # whether `_before` are the parameters at the call before
@@ -161,7 +166,7 @@ class Monitor:
         return {name: initial[name].detach().to(p, copy=True) for name, p in now.items()}
 
     def _try(self, asked: bool) -> None:
-        """Measures once all but the costly: what fails is left out, unless it was asked for by name."""
+        """Measures once all but the costly: what fails is left out with a warning, or refused if asked for by name."""
         cheap = [diagnostic for diagnostic in self._schedule if diagnostic.cost != "full"]
         with self._subject.undisturbed():
             self._subject.check()
@@ -172,6 +177,9 @@ class Monitor:
             if asked:
                 raise ValueError(f"{diagnostic} cannot be measured on this probe: {_line(error)}") from error
             del self._schedule[diagnostic]
+        if failed:
+            what = "; ".join(f"{type(diagnostic).__name__}: {_line(error)}" for diagnostic, error in failed.items())
+            warnings.warn(f"left out, as this probe cannot measure it: {what}", stacklevel=2)
         owners: dict[str, Diagnostic] = {}
         for diagnostic, numbers in found.items():
             for column in numbers:
@@ -277,6 +285,11 @@ def not_finite(trace: Trace) -> str:
         if not site.post.isfinite().all():
             return f"in what leaves {name!r}"
     return "in the features or the output"
+
+
+def _classes(y: Any) -> bool:
+    """Whether targets are class labels."""
+    return isinstance(y, Tensor) and not y.is_floating_point()
 
 
 def _first_process() -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.adapter import How, bare
 from pliant.diagnostics import Observation
+from pliant.diagnostics._shared import widened
 from pliant.modules import Impure, purified
 from pliant.network import Network, Params, Trace
 from pliant.sites import Inputs, uncompiled_parts
@@ -34,14 +35,28 @@ class Subject:
         loss: of output and targets, a scalar.
         purify: without dropout, and batch normalisation by the statistics of the batch.
         call: how the model is called, as in `Network`.
+        mask: of sequences, `(batch, tokens)`: False at padding, which is left out.
+
+    Attributes:
+        optimizers: that train the model; with none, all that requires a gradient counts as trained.
     """
 
-    def __init__(self, model: nn.Module, probe: Any, loss: Loss | None, purify: bool, call: How | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Any,
+        loss: Loss | None,
+        purify: bool,
+        call: How | None = None,
+        mask: Tensor | None = None,
+    ):
+        self.optimizers: Sequence[torch.optim.Optimizer] = ()
         self.model = bare(model)
         if next(self.model.parameters(), None) is None:
             raise ValueError(f"expected a model with parameters, {type(self.model).__name__} has none")
         self.x, self.y = self._here(batch(probe))
         self.loss = loss
+        self.mask = None if mask is None else self._here(_fitting(mask, self.x))
         with self.undisturbed():
             pure = purified(model, call).to(next(self.model.parameters()).device) if purify else model
             try:
@@ -55,13 +70,23 @@ class Subject:
         return {name: live[name].detach() for name in self._network.names}
 
     def network(self) -> Network:
-        """The pure function, with copies of the live buffers (running statistics in eval mode, say)."""
+        """The pure function, with copies of the live buffers (running statistics in eval mode, say).
+
+        Trained are the parameters that require a gradient by now and that an optimizer holds, if one is known.
+        """
+        held = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
+        live = self.model.named_parameters()
+        trained = {name for name, p in live if p.requires_grad and (not self.optimizers or id(p) in held)}
+        self._network.trained = tuple(n for n in self._network.names if n in trained) or self._network.names
         if live := {name: b.detach().clone() for name, b in self.model.named_buffers()}:
             self._network.hold(live)
         return self._network
 
     def check(self) -> None:
-        """Raises `ValueError` for a model that cannot be called on the probe, or that draws random numbers there."""
+        """Raises `ValueError` for a model that cannot be called on the probe, or that draws random numbers there.
+
+        Warns of layers whose nonlinearity is not seen.
+        """
         network, params, x, y = self.network(), self.params(), *self.probe()
         before = self._streams()
         try:
@@ -70,6 +95,7 @@ class Subject:
             raise ValueError(f"the model cannot be called on the probe: {error}") from error
         if not all(map(torch.equal, before, self._streams())):
             raise ValueError(f"the model draws from the global random stream (F.dropout?): {PURIFY}")
+        network.say_unread()
         if self.loss is None:
             return
         try:
@@ -82,7 +108,7 @@ class Subject:
 
     def trace(self) -> Trace:
         """One forward pass on the probe, with everything on its way; of an output with `logits`, these."""
-        trace = self.network().trace(self.params(), self.probe()[0])
+        trace = self.network().trace(self.params(), self.probe()[0], mask=self._here(self.mask))
         return trace._replace(output=getattr(trace.output, "logits", trace.output))
 
     def probe(self) -> tuple[Any, Any]:
@@ -97,7 +123,9 @@ class Subject:
             seen["trace"] = self.trace()
         if "gradients" in needs:
             seen["gradients"] = self._gradients()
-        return Observation(self.params(), **{name: seen.get(name) for name in needs})
+        if seen.get("update") is not None:
+            seen["update"] = {name: seen["update"][name] for name in seen["network"].trained}
+        return Observation(self.params(), mask=self._here(self.mask), **{name: seen.get(name) for name in needs})
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -121,12 +149,13 @@ class Subject:
 
     def _gradients(self) -> Params:
         assert self.loss is not None
-        (x, y), params = self.probe(), self.params()
-        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        (x, y), network = self.probe(), self.network()
+        seen = widened(Observation(self.params(), network=network, x=x, y=y, loss=self.loss))
+        leaves = {name: seen.params[name].detach().requires_grad_() for name in network.trained}
         with torch.enable_grad():
-            loss = self.loss(self.network()(leaves, x), y)
+            loss = self.loss(network(seen.params | leaves, seen.x), seen.y)
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        return {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(params.items(), found, strict=True)}
+        return {k: torch.zeros_like(p) if g is None else g for (k, p), g in zip(leaves.items(), found, strict=True)}
 
     def _streams(self) -> list[Tensor]:
         devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
@@ -136,6 +165,20 @@ class Subject:
         """On the device where the parameters are by now."""
         device = next(self.model.parameters()).device
         return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, tree)
+
+
+def _fitting(mask: Any, x: Any) -> Tensor:
+    """A mask of the probe's tokens, if it is one."""
+    mask = torch.as_tensor(mask)
+    shapes = [tuple(t.shape) for t in tree_leaves(x) if isinstance(t, Tensor)]
+    if mask.dtype != torch.bool or mask.ndim != 2 or not any(shape[:2] == mask.shape for shape in shapes):
+        raise ValueError(
+            f"expected a boolean mask of shape (batch, tokens) for inputs of {', '.join(map(str, shapes))}, got "
+            f"{mask.dtype} {tuple(mask.shape)}: write mask=tokens != padding"
+        )
+    if not mask.any():
+        raise ValueError("expected a mask that is True at some token, got False everywhere")
+    return mask
 
 
 def batch(probe: Any) -> tuple[Any, Any]:

@@ -129,6 +129,8 @@ class Sines(Probe):
 class RandomLabels(Probe):
     """Uniformly random labels, to be memorised: cross-entropy in nats; the baseline is ln(classes).
 
+    One label for every output `(..., classes)`: of a network that answers for each token, every token has its own.
+
     Args:
         classes: how many; the network's outputs are their logits.
 
@@ -151,12 +153,16 @@ class RandomLabels(Probe):
     def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         first = samples(x)[0]
-        return torch.randint(self.classes, (len(first),), generator=generator).to(first.device)
+        few = outputs(network, params, part(x, slice(0, 2)))
+        tokens = few.shape[1:-1] if isinstance(few, Tensor) else ()
+        return torch.randint(self.classes, (len(first), *tokens), generator=generator).to(first.device)
 
     def loss(self, output: Any, y: Tensor) -> Tensor:
         if not isinstance(output, Tensor) or output.shape[-1] != self.classes:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"expected logits (samples, {self.classes}) as the network's output, got {got}")
+        if output.shape[:-1] != y.shape:
+            raise ValueError(f"expected a label for every output {tuple(output.shape[:-1])}, got {tuple(y.shape)}")
         likelihoods = output.flatten(0, -2).log_softmax(-1).gather(-1, y.flatten()[:, None])
         return -likelihoods.mean()  # F.cross_entropy, whose rules under vmap are in Python and slow
 
