@@ -73,7 +73,7 @@ def test_a_read_only_store_can_be_read_and_what_would_write_says_so(readonly: Pa
     assert [code for code, _ in found] == [0, main(["check", ID, "--out", str(readonly)]), 0, 0]
     page = readonly / ID / KEPT[0] / "report.html"
     writing = {
-        f"report {ID}": (1, f"pliant: Permission denied: {page}\n"),
+        f"report {ID} --to {page}": (1, f"pliant: Permission denied: {page}\n"),
         "report --index": (1, f"pliant: Permission denied: {readonly / 'index.html'}\n"),
         f"keep {ID} --to {readonly / 'kept'}": (1, f"pliant: Permission denied: {readonly / 'kept'}\n"),
         f"run {ID} --tier smoke": (2, "Permission denied: choose another folder with --out\n"),

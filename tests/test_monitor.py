@@ -8,6 +8,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -694,3 +695,28 @@ def test_a_distributed_model_is_measured_on_rank_0_alone(monkeypatch: pytest.Mon
 def test_the_public_name() -> None:
     assert pliant.Monitor is Monitor
     assert Monitor.__module__ == "pliant.monitor.monitor"
+
+
+def test_a_line_that_was_cut_off_stays_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    JSONL(path).write({"step": 0, "dead": 0.5})
+    path.write_bytes(path.read_bytes() + b'{"step": 1, "de')
+    JSONL(path).write({"step": 2, "dead": 0.25})
+    whole, cut, last = path.read_text().splitlines()
+    assert (json.loads(whole)["step"], cut, json.loads(last)) == (0, '{"step": 1, "de', {"step": 2, "dead": 0.25})
+    JSONL(path).write({"step": 3})
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_steps_that_are_measured_again_are_not_repeated(tmp_path: Path) -> None:
+    first = Parquet(tmp_path / "rows.parquet")
+    for step in range(0, 100, 10):
+        first.write({"step": step, "dead": float(step)})
+    first.close()
+    resumed = Parquet(tmp_path / "rows.parquet")
+    for step in (50, 60, 100):
+        resumed.write({"step": step, "dead": step + 0.5})
+    resumed.close()
+    rows = pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [row["step"] for row in rows] == list(range(0, 101, 10))
+    assert [row["dead"] for row in rows][4:] == [40.0, 50.5, 60.5, 70.0, 80.0, 90.0, 100.5]

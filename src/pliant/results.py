@@ -22,21 +22,24 @@ class Results:
         tables: for each (arm, seed), columns of equal length, `(rows, *shape)`: `step`, `diverged_at` (-1 where it did
             not), one column a metric (NaN where it was not measured), and for trials on tasks `task` and `end`, whether
             the row closes one.
+        absent: why an arm is not there, where more is known than that it was not run.
     """
 
-    def __init__(self, tables: Mapping[tuple[str, int], Mapping[str, np.ndarray]]):
-        self.tables = dict(tables)
+    def __init__(
+        self, tables: Mapping[tuple[str, int], Mapping[str, np.ndarray]], absent: Mapping[str, str] | None = None
+    ):
+        self.tables, self.absent = dict(tables), dict(absent or {})
         self.arms = list(dict.fromkeys(arm for arm, _ in self.tables))
         self.seeds = sorted({seed for _, seed in self.tables})
 
     def only(self, *arms: str) -> Results:
         """The results of some arms."""
-        return Results({key: table for key, table in self.tables.items() if key[0] in arms})
+        return Results({key: table for key, table in self.tables.items() if key[0] in arms}, self.absent)
 
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds of an arm."""
         if arm not in self.arms:
-            raise Missing(f"arm {arm!r} was not run{near(arm, self.arms)}")
+            raise Missing(self.absent.get(arm) or f"arm {arm!r} was not run{near(arm, self.arms)}")
         return [seed for seed in self.seeds if (arm, seed) in self.tables]
 
     def curve(self, arm: str, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,14 @@
 """A user's own arrays: what is taken, and that each refusal names the argument."""
 
+import io
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from pliant import data
+from pliant.data.arrays import load_npz
 
 X = np.linspace(0, 1, 24).reshape(6, 4)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -100,3 +105,37 @@ def test_a_single_array_is_no_npz_file(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"^data: expected a file of arrays, got .*none.npz', which does not exist"):
         data.load(str(tmp_path / "none.npz"))
+
+
+def archive(path: Path, shape: tuple[int, ...], content: bytes, *, claimed: int | None = None) -> Path:
+    """An .npz file whose x has a header of this shape, and y."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", header.getvalue() + content)
+        file.writestr("y.npy", b"")
+    return path
+
+
+def test_a_header_that_lies_takes_no_memory(tmp_path: Path) -> None:
+    bad = archive(tmp_path / "bad.npz", (1 << 40, 4), bytes(64))
+    with pytest.raises(ValueError, match=r"cannot be read \(x claims shape \(1099511627776, 4\) and has .* bytes\)"):
+        load_npz(bad)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = archive(tmp_path / "bomb.npz", (1 << 17, 8), bytes(1 << 23))
+    assert bomb.stat().st_size < 10_000
+    monkeypatch.setattr("pliant.data.arrays.LARGE", 1 << 20)
+    with pytest.raises(ValueError, match=r"cannot be read \(x would be 8,388,736 bytes, from 8,[0-9]{3}: write np"):
+        load_npz(bomb)
+
+
+def test_fortran_order_and_empty_arrays_are_read_as_numpy_does(tmp_path: Path) -> None:
+    x = np.asfortranarray(np.arange(12.0).reshape(3, 4))
+    np.savez_compressed(tmp_path / "mine.npz", x=x, y=[0, 1, 2])
+    found = load_npz(tmp_path / "mine.npz")
+    np.testing.assert_array_equal(found.x_train, x)
+    np.savez(tmp_path / "empty.npz", x=np.zeros((0, 4)), y=np.zeros(0, int))
+    with pytest.raises(ValueError, match="expected at least one example"):
+        load_npz(tmp_path / "empty.npz")

@@ -13,6 +13,7 @@ from pliant.experiment import Experiment
 from pliant.report.stored import Stored, opened
 from pliant.results import Results
 from pliant.run.files import write_json
+from pliant.run.identity import definition
 from pliant.run.store import Store
 from tests.report.synthetic import EXPERIMENT, RUN, Settings, results
 
@@ -29,6 +30,7 @@ def written(
     made: Results | None = None,
     tier: str = "laptop",
     experiment: Experiment = KNOWN["made/up"],
+    recorded: bool = False,
 ) -> Path:
     """Writes a run, its `missing` cells left out; returns its folder."""
     store = Store(root, experiment, tier, settings or Settings())
@@ -40,6 +42,7 @@ def written(
             seed: dict(made.tables[arm, seed]) for seed in seeds if (arm, seed) not in missing
         }
         how: dict[str, Any] = {"mode": "vmap", "threads": 1, "total_seconds": 1.0, "commit": "abc1234"}
+        how |= {"definition": definition(experiment.setup(store.settings).arms[arm])} if recorded else {}
         store.write(arm, tables, how)
     return store.folder
 

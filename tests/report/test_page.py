@@ -11,6 +11,7 @@ import pytest
 
 from pliant.report.page import page
 from pliant.results import Results
+from pliant.run.identity import definition
 from tests.report.stores import unwritten
 from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, results
 
@@ -49,7 +50,8 @@ def made(root: Path, r: Results | None = None, settings: Settings | None = None,
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("a run")
     how = {"pack": [0, 1, 2], "mode": "vmap", "threads": 1, "total_seconds": 4321.0}
-    cells = {(arm, seed): how for arm in SETUP.arms for seed in range(3)}
+    arms = EXPERIMENT.setup(Settings()).arms
+    cells = {(name, seed): {**how, "definition": definition(arm)} for name, arm in arms.items() for seed in range(3)}
     written = made(root, cells=cells)
     assert made(root, cells=cells) == written
     assert str(root) not in written

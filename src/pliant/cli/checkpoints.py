@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pliant.data.arrays import BROKEN, read_npz
+
 MODEL = ("model", "state_dict", "model_state_dict")
 OPTIMIZER = ("optimizer", "optimizer_state_dict")
 KINDS = {  # torch's optimizers, by settings that they alone have and by their state
@@ -46,9 +48,12 @@ def read(path: Path) -> Checkpoint:
         from safetensors.torch import load_file
 
         try:
-            return Checkpoint(_finite(path, load_file(path)))
+            tensors = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"--checkpoint {path} is a damaged safetensors file: {error}") from None
+        if not tensors:
+            raise ValueError(f"--checkpoint {path} holds no tensors: write a model's state_dict()")
+        return Checkpoint(_finite(path, tensors))
     return _found(path, _loaded(path))
 
 
@@ -110,7 +115,7 @@ def plain(tensors: dict[str, Tensor], wanted: set[str] | None = None) -> dict[st
     if wanted is not None and set(tensors) == wanted:
         return tensors
     names = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
-    while all(name.startswith("module.") for name in names) and set(names) != wanted:
+    while names and all(name.startswith("module.") for name in names) and set(names) != wanted:
         names = {name.removeprefix("module."): tensor for name, tensor in names.items()}
     return names
 
@@ -204,17 +209,13 @@ def ambiguous(state: dict[str, Any]) -> bool:
 def arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The arrays `x` and, if there, `y` of an npz file, with as many samples."""
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array: write np.savez(path, x=x, y=y)")
-        with file:
-            x, y = (file.get(name) for name in ("x", "y"))
-            there = ", ".join(file.files) or "nothing"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        found, names = read_npz(path, ("x", "y"))
+    except zipfile.BadZipFile:
+        raise ValueError(f"--data {path}: it is no npz file: write np.savez(path, x=x, y=y)") from None
+    except (*BROKEN, OSError) as error:
         reason = getattr(error, "strerror", None) or line(error)
-        if "pickle" in reason:
-            reason = "it holds pickled objects or is no npz file: write np.savez(path, x=x, y=y)"
         raise ValueError(f"--data {path}: {reason}") from None
+    x, y, there = found.get("x"), found.get("y"), ", ".join(names) or "nothing"
     if x is None:
         raise ValueError(f"--data {path}: expected an array x, got {there}: write np.savez(path, x=x, y=y)")
     for name, array in (("x", x), ("y", y)):

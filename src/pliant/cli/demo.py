@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rich.console import Console
+from rich.markup import escape
 
 from pliant.cli.parsing import OK, Commands, command, out
 from pliant.cli.results import page_of, run_named
@@ -37,5 +38,5 @@ def show(given: argparse.Namespace, console: Console) -> int:
     assert made.experiment.sentences is not None
     for arm, sentence in made.experiment.sentences(made.results).items():
         console.print(f"[bold]{made.setup.arms[arm].label}[/] {sentence}")
-    console.print(f"\n{page_of(made, given.out / 'demo' / 'report.html')}")
+    console.print("\n" + escape(str(page_of(made, given.out / "demo" / "report.html"))))
     return OK

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command, out, selects
 from pliant.experiment import find
@@ -29,6 +30,7 @@ def add(commands: Commands) -> None:
 
     made = command(commands, "report", report, "write an HTML page: figure, table, claims, settings, references")
     selects(made, None, RUN, nargs="*")
+    made.add_argument("--to", type=Path, metavar="FILE", help="the page; default: beside the run, or below runs/")
     made.add_argument("--index", action="store_true", help="write an index page over all runs instead")
 
     about = "closing values of any runs, their differences over common seeds, one figure"
@@ -91,7 +93,7 @@ def check(given: argparse.Namespace, console: Console) -> int:
             tables = closing_grid(run.setup, run.results), claims_grid(checked)
             print(*(table.text(given.format) for table in tables), sep="\n")
         elif not given.json:
-            console.print(f"[bold]{run.experiment.id}[/]  {run.tier} tier, {len(run.seeds)} seeds, {run.setup.data}")
+            console.print(f"[bold]{run.experiment.id}[/]  {run.tier} tier, {len(run.seeds)} seeds, {escape(run.data)}")
             print_claims(console, checked)
     if given.json:
         print(json.dumps(shown, indent=1))
@@ -107,9 +109,17 @@ def report(given: argparse.Namespace, console: Console) -> int:
     if not given.ids:
         raise ValueError("expected an experiment, got none: pliant report ID, or pliant report --index")
     runs = [run_named(given, name) for name in given.ids]
-    written = [str(page_of(run, run.folder / "report.html")) for run in runs]
+    if given.to is not None and len(runs) > 1:
+        raise ValueError("--to is for the page of one run")
+    written = [str(page_of(run, given.to or _beside(run))) for run in runs]
     print(json.dumps(written) if given.json else "\n".join(written))
     return OK
+
+
+def _beside(run: Stored) -> Path:
+    """Where the page of a run lies: in its folder, but for a kept run, which is committed, below `runs`."""
+    folder = Path("runs", run.experiment.id, run.folder.name) if run.run.get("kept") else run.folder
+    return folder / "report.html"
 
 
 def page_of(run: Stored, path: Path) -> Path:
@@ -146,7 +156,7 @@ def keep(given: argparse.Namespace, console: Console) -> int:
 
     for name in given.runs:
         kept = keep(opened(find_run(name, given.out)), given.to)
-        console.print(f"{kept.folder} ({kept.before:,} bytes -> {kept.after:,})", soft_wrap=True)
+        console.print(f"{escape(str(kept.folder))} ({kept.before:,} bytes -> {kept.after:,})", soft_wrap=True)
     return OK
 
 
@@ -174,5 +184,5 @@ def export(given: argparse.Namespace, console: Console) -> int:
     folder = given.into or given.out / given.to
     folder.mkdir(parents=True, exist_ok=True)
     SINKS[given.to](runs, folder)
-    console.print(f"{len(runs)} runs in {folder}", soft_wrap=True)
+    console.print(f"{len(runs)} runs in {escape(str(folder))}", soft_wrap=True)
     return OK

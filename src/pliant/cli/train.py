@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pliant.cli.parsing import FAILED, INTERRUPTED, OK, Commands, as_json, command, out, selects
@@ -57,6 +58,9 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str]]:
     """Where an experiment's run goes, what it does and its arms; `ValueError` for whatever is wrong with the call."""
+    from pliant.papers.memorisation import Imported
+    from pliant.run.identity import definition
+
     experiment = find(id)
     settings = experiment.settings(given.tier, given.set)
     setup = experiment.setup(settings)
@@ -64,6 +68,9 @@ def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str
     for arm in arms:
         if arm not in setup.arms:
             raise ValueError(unknown("arm", arm, list(setup.arms)))
+        definition(setup.arms[arm])
+        if isinstance(net := getattr(setup.arms[arm].trial, "net", None), Imported):
+            _ = net.function
     if given.engine == "local":
         _check_device(given.device)
     setup.arms[arms[0]].trial.start([0])
@@ -106,7 +113,9 @@ def _plan(given: argparse.Namespace, console: Console, chosen: list[tuple[Store,
         packs = plan(setup, arms, given.seeds)
         todo = [p for p in packs if given.rerun or store.complete(p.arm, list(p.seeds)) is None]
         steps = max(setup.arms[arm].trial.num_steps for arm in arms)
-        console.print(f"[bold]{store.experiment.id}[/]  {steps:,} steps a pack, {store.folder}", soft_wrap=True)
+        console.print(
+            f"[bold]{store.experiment.id}[/]  {steps:,} steps a pack, {escape(str(store.folder))}", soft_wrap=True
+        )
         for pack in packs:
             console.print(
                 f"  {pack.arm} seeds {pack.seeds[0]}-{pack.seeds[-1]}: {'to do' if pack in todo else 'there'}"
@@ -135,18 +144,17 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
             )  # fmt: skip
     except Interrupted:
         again = store.command(arms, given.seeds)
-        told.print(f"stopped; what was done is kept. To go on: {again}", soft_wrap=True)
+        told.print(f"stopped; what was done is kept. To go on: {escape(again)}", soft_wrap=True)
         return INTERRUPTED
     if done.kept:
         told.print(f"{done.kept} of {done.packs} packs were there already")
     for pack, error in done.failed.items():
-        told.print(f"[red]failed[/] {pack.arm} seeds {pack.seeds}: {error.splitlines()[-1]}", soft_wrap=True)
+        told.print(f"[red]failed[/] {pack.arm} seeds {pack.seeds}: {escape(error.splitlines()[-1])}", soft_wrap=True)
         with suppress(OSError):  # of a full disk the line above has told
             (store.folder / f"error-{pack.arm}-{pack.seeds[0]}.txt").write_text(error + "\n")
     if done.failed:
-        told.print(
-            f"{len(done.failed)} of {done.packs} packs failed; their errors are in {store.folder}", soft_wrap=True
-        )
+        folder = escape(str(store.folder))
+        told.print(f"{len(done.failed)} of {done.packs} packs failed; their errors are in {folder}", soft_wrap=True)
         return FAILED
     results = store.results(arms, list(range(given.seeds)))
     if given.json:
@@ -155,7 +163,7 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
         from pliant.report.tables import print_closing
 
         print_closing(console, setup, results)
-        console.print(f"{store.folder}", soft_wrap=True)
+        console.print(escape(str(store.folder)), soft_wrap=True)
     return OK
 
 

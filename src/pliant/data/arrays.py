@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
+import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,12 @@ import numpy as np
 from pliant.data.dataset import Dataset, channel_moments
 
 KEYS = ("x", "y", "x_test", "y_test")
+LARGE, RATIO = 1 << 30, 100  # an array above this many bytes is compressed so many times at most
+BROKEN = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, TypeError, KeyError, OverflowError,
+    NotImplementedError, RuntimeError, SyntaxError, MemoryError,
+)  # fmt: skip
+"""What a damaged or hostile .npz file makes its readers raise."""
 
 
 def load_npz(path: Path) -> Dataset:
@@ -44,15 +53,40 @@ def load_npz(path: Path) -> Dataset:
     return Dataset(path.stem, x, y, x_test, y_test, num_classes, scale, mean, std)
 
 
+def read_npz(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Those of the named arrays that an .npz file holds, and the names of all; raises one of `BROKEN` for a bad file.
+
+    A header is believed only where as many bytes follow it, and no array beyond a gigabyte is more than 100 times as
+    large as in the file: neither a lying header nor a few kilobytes that unpack to terabytes take memory.
+    """
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        found = [name.removesuffix(".npy") for name in archive.namelist()]
+        for name in [name for name in names if name in found]:
+            about = archive.getinfo(f"{name}.npy")
+            size = about.file_size
+            if size > max(LARGE, RATIO * about.compress_size):
+                raise ValueError(f"{name} would be {size:,} bytes, from {about.compress_size:,}: write np.savez")
+            with archive.open(f"{name}.npy") as file:
+                major, _ = np.lib.format.read_magic(file)
+                header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = header(file)
+                if dtype.hasobject:
+                    raise ValueError(f"{name} holds pickled objects")
+                if any(part < 0 for part in shape) or math.prod(shape) * dtype.itemsize > size:
+                    raise ValueError(f"{name} claims shape {shape} and has {size:,} bytes")
+                content = file.read(math.prod(shape) * dtype.itemsize)
+            flat = np.frombuffer(content, dtype) if content else np.zeros(0, dtype)
+            arrays[name] = flat.reshape(shape, order="F" if fortran else "C").copy()
+    return arrays, found
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"data: expected a file of arrays, got {str(path)!r}, which does not exist")
     try:
-        # Opened here: on a broken archive, np.load would leave its own file open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files if key in KEYS}
-            found = archive.files
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, TypeError) as error:
+        arrays, found = read_npz(path, KEYS)
+    except (*BROKEN, OSError) as error:
         raise ValueError(
             f"data: expected an .npz file of plain arrays, got {str(path)!r}, which cannot be read ({error}); "
             f"write np.savez(path, x=x, y=y)"

@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pliant.trackers import experiment_id, local_client, offline_run, tracker
 
@@ -56,14 +56,16 @@ class JSONL(Sink):
         """Adds a line; it is there when the call returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        with open(self.path, "a") as file:
-            file.write(json.dumps(finite) + "\n")
+        with open(self.path, "ab+") as file:
+            begun = file.tell() and not _ends_line(file)  # what a killed process left of its last line stays one line
+            file.write(b"\n" * begun + json.dumps(finite).encode() + b"\n")
 
 
 class Parquet(Sink):
     """A Parquet file with a column a measured quantity, to which rows are added; null where it was not measured.
 
-    It is written whole whenever it has grown by a tenth, and by `close`.
+    It is written whole whenever a tenth of its rows are new, and by `close`. A step has one row: one that is measured
+    again, as after a resume, takes the place of what was there.
 
     >>> import tempfile
     >>> import pyarrow.parquet
@@ -75,34 +77,35 @@ class Parquet(Sink):
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self._rows: list[Row] | None = None
-        self._written = 0
+        self._rows: dict[float, Row] | None = None
+        self._new = 0
 
     def write(self, row: Row) -> None:
         """Adds a row."""
         if self._rows is None:
             self._rows = self._there()
-        self._rows.append(row)
-        if len(self._rows) >= 1.1 * self._written:
+        self._rows[row["step"]] = row
+        self._new += 1
+        if self._new >= 0.1 * (len(self._rows) - self._new):
             self.close()
 
     def close(self) -> None:
         """Writes the file, whole or not at all."""
         import pyarrow.parquet as pq
 
-        if self._rows is None or len(self._rows) == self._written:
+        if self._rows is None or not self._new:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        pq.write_table(table(self._rows), temporary)
+        pq.write_table(table([self._rows[step] for step in sorted(self._rows)]), temporary)
         os.replace(temporary, self.path)
-        self._written = len(self._rows)
+        self._new = 0
 
-    def _there(self) -> list[Row]:
+    def _there(self) -> dict[float, Row]:
         import pyarrow.parquet as pq
 
         rows = pq.read_table(self.path).to_pylist() if self.path.exists() else []
-        return [{name: value for name, value in row.items() if value is not None} for row in rows]
+        return {row["step"]: {name: value for name, value in row.items() if value is not None} for row in rows}
 
 
 class TensorBoard(Sink):
@@ -230,6 +233,11 @@ def table(rows: Sequence[Row]) -> pa.Table:
     names = dict.fromkeys(name for row in rows for name in row)
     kinds = {name: pa.int64() if name == "step" else pa.float64() for name in names}
     return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in kinds.items()})
+
+
+def _ends_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def _named(row: Row) -> Row:

@@ -20,6 +20,25 @@ NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18":
 
 
 @dataclass(frozen=True)
+class Imported:
+    """A user's function at `package.module:function`, imported when it is called: reading settings runs nothing."""
+
+    path: str
+
+    def __call__(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return self.function(shape, outputs)
+
+    @property
+    def function(self) -> Net:
+        """The function; `ValueError` where it cannot be imported."""
+        module, _, name = self.path.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"net={self.path} cannot be imported: {error}") from None
+
+
+@dataclass(frozen=True)
 class Memorisation:
     """Settings of an experiment on random labels that are drawn again at every switch.
 
@@ -59,10 +78,6 @@ class Memorisation:
             return partial(MLP, hidden=self.hidden)
         if self.net in NETS:
             return NETS[self.net]
-        module, colon, function = self.net.partition(":")
-        if not colon:
+        if ":" not in self.net:
             raise ValueError(unknown("net", self.net, [*NETS, "package.module:function"]))
-        try:
-            return getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"net={self.net} cannot be imported: {error}") from None
+        return Imported(self.net)

@@ -227,7 +227,7 @@ def _about(runs: Sequence[Stored]) -> list[tuple[str, list[str]]]:
 
 def name_of(run: Stored, arm: str) -> str:
     """An arm's label."""
-    return run.setup.arms[arm].label if arm in run.setup.arms else arm
+    return run.shown.arms[arm].label
 
 
 def label_of(runs: Sequence[Stored], at: int, arm: str) -> str:

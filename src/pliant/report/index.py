@@ -83,8 +83,8 @@ def _row(root: Path, run: Listed, known: Mapping[str, Experiment]) -> dict[str, 
             row |= {"changes": stored.changes(), "data": stored.data, "arms": _arms(stored)}
             if row["partial"]:
                 raise ValueError("not complete yet")
-            row["tally"] = Counter(one.verdict for one in stored.checked())
-    except (ValueError, KeyError) as error:
+            row["tally"] = Counter(one.verdict for one in stored.verdicts())
+    except Exception as error:  # a store may come from anybody
         row["problem"] = reason(error, root / run.path)
     total = sum(row["tally"].values())
     row["score"] = f"{row['tally']['holds'] / total - row['tally']['fails'] / total / 1000:.6f}" if total else "-1"

@@ -50,7 +50,7 @@ def keep(run: Stored, target: Path) -> Kept:
     if there is not None and not there.get("kept"):
         raise ValueError(f"{folder} is a run of its own, not one that was kept: keep into another folder")
     tables = _thinned(run)
-    _compare(run, Results(tables))
+    _compare(run, run.comparable(Results(tables)))
     content = encoded(_joined(tables), small=True)
     before = sum(path.stat().st_size for path in run.folder.rglob(METRICS))
     about = {name: value for name, value in run.run.items() if name not in ("order", "cells", "sha256_metrics")}

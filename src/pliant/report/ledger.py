@@ -62,12 +62,12 @@ def evidence(root: Path, known: Mapping[str, Experiment] | None = None) -> tuple
             if listed.problem:
                 raise ValueError(listed.problem)
             run = opened(root / listed.path, known)
-            verdicts = [checked for checked in run.checked() if not checked.missing]
+            verdicts = run.verdicts()
             if not verdicts:
                 raise ValueError(f"has none of the arms that claims read, but {', '.join(run.arms)}")
             for checked in verdicts:
                 found.setdefault((run.experiment.id, checked.claim.text), []).append(Verdict(run, checked))
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # a store may come from anybody: one bad run is told, and the others counted
             silent.append(f"{listed.path}: {reason(error, root / listed.path)}")
     claims = {(id, claim.text): claim for id, experiment in known.items() for claim in _claims(experiment)}
     claims |= {key: verdicts[0].checked.claim for key, verdicts in found.items()}
@@ -157,9 +157,9 @@ def _verdict(verdict: Verdict) -> str:
     run, checked = verdict
     reason = f" ({escape_markdown(checked.reason)})" if checked.reason else ""
     seeds = f"{len(run.seeds)} seed{'s' if len(run.seeds) > 1 else ''}"
-    changes = [escape_markdown(f"{name}={value}") for name, value in run.changes().items() if name != "data"]
+    changes = [f"{name}={value}" for name, value in run.changes().items() if name != "data"]
     facts = [f"{run.tier} tier", seeds, run.data, *changes, f"commit {', '.join(run.commits()) or 'unknown'}"]
-    return f"**{checked.verdict}**{reason}: {effect(checked)}; {', '.join(facts)}"
+    return f"**{checked.verdict}**{reason}: {effect(checked)}; {escape_markdown(', '.join(facts))}"
 
 
 def _claims(experiment: Experiment) -> list[Claim]:

@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,14 +15,15 @@ from markupsafe import escape
 
 from pliant import cite
 from pliant.claims import Checked, Claim
-from pliant.experiment import Experiment, Setup
+from pliant.experiment import Setup
 from pliant.numbers import plain
 from pliant.plots import Look, Plot
 from pliant.plots.base import colour
 from pliant.report import figures, tables
 from pliant.report.html import SIGNS, template, uri
-from pliant.report.stored import Stored, text
+from pliant.report.stored import Gone, Stored, readable, text
 from pliant.results import Results
+from pliant.run.identity import Definition
 from pliant.run.store import Store
 
 PAPERS = {"P1": "lyle2023", "P2": "lyle2024"}  # as figures and deviations call them
@@ -38,9 +39,10 @@ def page(run: Stored, checked: list[Checked]) -> str:
         run: what is shown, of all arms, or of some.
         checked: its claims, empty where arms are missing.
     """
-    experiment, setup, store, results = run.experiment, run.setup, run.store, run.results
+    experiment, setup, store, results = run.experiment, run.shown, run.store, run.results
     said = " ".join([experiment.figure, *setup.deviations])
-    used = list(dict.fromkeys([*cite.references_used(experiment, setup), *(k for p, k in PAPERS.items() if p in said)]))
+    cited = [*cite.references_used(experiment, run.setup), *(key for name, key in PAPERS.items() if name in said)]
+    used = list(dict.fromkeys(cited))
     run_command, report_command = _commands(store, setup, results, run.environment)
     made = template("page.html.jinja").render(
         experiment=experiment,
@@ -48,13 +50,13 @@ def page(run: Stored, checked: list[Checked]) -> str:
         tier=store.tier,
         seeds=results.seeds,
         figures=[_shown(experiment.title, plots, results, setup.look) for plots in figures.sheets(setup.plots)],
-        arms=_arms(experiment, setup, results),
-        missing=[arm.label for name, arm in setup.arms.items() if name not in results.arms],
+        arms=_arms(run),
+        missing=[arm.label for name, arm in run.setup.arms.items() if name not in results.arms],
         closing=tables.closing(setup, results),
-        claims=[_claim(one, results) for one in checked],
+        claims=[_claim(one, run.comparable(results)) for one in checked],
         tally=tables.tally(checked),
         settings=_settings(store),
-        trial=_fields(setup, results)[0],
+        trial=_fields(run)[0],
         environment=run.environment,
         packs=_packs(run),
         csv=uri("text/csv", _csv(setup, results)),
@@ -91,32 +93,37 @@ def _shown(title: str, plots: Sequence[Plot], results: Results, look: Look) -> d
     }
 
 
-def _arms(experiment: Experiment, setup: Setup, results: Results) -> list[dict[str, Any]]:
+def _arms(run: Stored) -> list[dict[str, Any]]:
+    experiment, setup, results = run.experiment, run.shown, run.results
     sentences = experiment.sentences(results) if experiment.sentences and set(results.arms) >= set(setup.arms) else {}
-    own = _fields(setup, results)[1]
+    own = _fields(run)[1]
     return [
         {
             "label": arm.label,
             "colour": colour(at),
             "sentence": sentences.get(name, ""),
-            "fields": own[name],
+            "fields": own.get(name, []),
         }
         for at, (name, arm) in enumerate(setup.arms.items())
         if name in results.arms
     ]
 
 
-def _fields(setup: Setup, results: Results) -> tuple[list[tuple[str, str]], dict[str, list[tuple[str, str]]]]:
-    """The fields of the trials as text: those that all arms share, and for each arm the others."""
-    found = {name: _values(setup.arms[name].trial) for name in results.arms}
-    first = next(iter(found.values()))
+def _fields(run: Stored) -> tuple[list[tuple[str, str]], dict[str, list[tuple[str, str]]]]:
+    """The parts of the recorded definitions: those that all arms share, and for each arm the others."""
+    found = {arm: _parts(made) for arm, made in run.definitions.items()}
+    first = next(iter(found.values()), {})
     shared = {name for name, value in first.items() if all(each.get(name) == value for each in found.values())}
     own = {arm: [(n, v) for n, v in each.items() if n not in shared] for arm, each in found.items()}
+    for arm, told in run.changed.items():
+        own[arm].append(("differs from this version", told))
     return [(name, value) for name, value in first.items() if name in shared], own
 
 
-def _values(trial: Any) -> dict[str, str]:
-    return {"trial": type(trial).__name__} | {field.name: repr(getattr(trial, field.name)) for field in fields(trial)}
+def _parts(made: Definition | None) -> dict[str, str]:
+    if made is None:
+        return {"definition": "not recorded"}
+    return {name: readable(value) for name, value in made.items()}
 
 
 def _claim(one: Checked, results: Results) -> dict[str, Any]:
@@ -166,7 +173,7 @@ def _text(value: Any) -> str:
 def _packs(run: Stored) -> list[dict[str, Any]]:
     """How each population was trained, as its cells say."""
     made = {
-        (arm, *facts["pack"]): {"label": run.setup.arms[arm].label, **facts} for (arm, _), facts in run.cells.items()
+        (arm, *facts["pack"]): {"label": run.shown.arms[arm].label, **facts} for (arm, _), facts in run.cells.items()
     }
     return list(made.values())
 
@@ -191,7 +198,7 @@ def _commands(store: Store, setup: Setup, results: Results, environment: Mapping
     written = {name: value for name, value in asdict(store.settings).items() if isinstance(value, str)}
     settings = replace(store.settings, **{name: text(value) for name, value in written.items()})
     made = replace(store, root=Path("runs"), settings=settings)
-    some = results.arms if set(results.arms) < set(setup.arms) else []
+    some = [arm for arm in results.arms if not isinstance(setup.arms[arm].trial, Gone)]
     device = environment.get("device", "cpu")
     run = made.command(some, len(results.seeds), *([] if device == "cpu" else ["--device", device]))
     report = re.sub(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,18 @@ from typing import Any
 
 from pliant.cite import bibtex, references_used
 from pliant.claims import Checked, check
-from pliant.experiment import Experiment, Setup, experiments
+from pliant.experiment import Arm, Experiment, Setup, experiments
 from pliant.results import Results
 from pliant.run.cells import Cells, Facts, cells
+from pliant.run.identity import Definition, definition, differences
 from pliant.run.names import RUN, SETTINGS, asked
 from pliant.run.store import Store, described, folder_name, latest
 from pliant.words import unknown
+
+
+@dataclass(frozen=True)
+class Gone:
+    """What stands for the trial of an arm that this version does not have."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,38 @@ class Stored:
         """The numbers of all arms and seeds; `ValueError` where some are missing or damaged."""
         return Results({key: self.stored.columns(*key) for key in self.cells})
 
+    @cached_property
+    def definitions(self) -> dict[str, Definition | None]:
+        """What was trained as each arm, as its cells say; None where they were stored before that was recorded."""
+        found: dict[str, Definition | None] = {}
+        for (arm, seed), facts in self.cells.items():
+            recorded = facts.get("definition")
+            made = {str(name): str(value) for name, value in recorded.items()} if isinstance(recorded, dict) else None
+            if found.setdefault(arm, made) != made:
+                raise ValueError(f"{self.folder} has an arm {arm} of several definitions (seed {seed}): --rerun it")
+        return found
+
+    @cached_property
+    def changed(self) -> dict[str, str]:
+        """By which parts the definition of an arm differs from that of this version, for the arms where it does."""
+        found = {}
+        for arm, made in self.definitions.items():
+            if arm not in self.setup.arms:
+                found[arm] = "this version has no such arm"
+            elif made is not None and (told := differences(made, definition(self.setup.arms[arm]))):
+                found[arm] = readable("; ".join(told))
+        return found
+
+    @cached_property
+    def shown(self) -> Setup:
+        """The setup with the arms that were run as they were: what is of another definition, or gone, says so."""
+        arms = {
+            name: replace(arm, label=f"{arm.label} (another definition)") if name in self.changed else arm
+            for name, arm in self.setup.arms.items()
+        }
+        gone = {name: Arm(f"{name} (not in this version)", Gone()) for name in self.arms if name not in arms}  # type: ignore[arg-type]
+        return replace(self.setup, arms=arms | gone)
+
     @property
     def store(self) -> Store:
         """Where a run of these settings goes: `folder`, unless its experiment has had more settings since."""
@@ -93,7 +132,17 @@ class Stored:
 
     def checked(self) -> list[Checked]:
         """Every claim of the experiment, inconclusive where it reads an arm or a column that is not there."""
-        return check(self.setup.claims, self.results)
+        return check(self.setup.claims, self.comparable(self.results))
+
+    def verdicts(self) -> list[Checked]:
+        """The claims that this run says something about: not those that only read arms or columns it never had."""
+        return [checked for checked in self.checked() if self.changed or not checked.missing]
+
+    def comparable(self, results: Results) -> Results:
+        """The results of arms that are what claims are about: not of those that were trained by another definition."""
+        tables = {key: table for key, table in results.tables.items() if key[0] not in self.changed}
+        absent = {arm: f"arm {arm!r} was trained by another definition: {told}" for arm, told in self.changed.items()}
+        return Results(tables, absent)
 
     def changes(self) -> dict[str, str]:
         """Settings that are not the tier's, as text, without folders of this machine."""
@@ -224,6 +273,15 @@ def reason(error: Exception, folder: Path) -> str:
     for then in (": run ", ": pliant run ", ": delete "):
         said = said.partition(then)[0]
     return said
+
+
+def readable(definition: str) -> str:
+    """A canonical form without the packages of pliant.
+
+    >>> readable("(pliant.interventions.L2(strength=0.001),)")
+    '(L2(strength=0.001),)'
+    """
+    return re.sub(r"\bpliant\.(?:\w+\.)*(?=\w)", "", definition)
 
 
 def text(value: Any) -> str:
