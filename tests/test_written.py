@@ -9,6 +9,7 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from pliant.diagnostics import DeadUnits, Observation
+from pliant.interventions import Chain, ReDo
 from pliant.network import Network
 from pliant.unread import unread
 from tests.diagnostics.nets import NETS, inputs
@@ -125,3 +126,25 @@ def test_a_clamp_of_the_inputs_or_of_a_last_layer_is_none():
 @pytest.mark.parametrize("name", NETS)
 def test_residual_streams_and_attention_are_none(name):
     assert unread(NETS[name](), inputs()) == ()
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_units_of_what_is_written_by_hand_are_known(name):
+    net = Network(Net(SEEN[name]), example=inputs())
+    assert [site for group in net.units for site, _ in group.sites] == list(net.trace(net.params(), inputs()).sites)
+
+
+@pytest.mark.parametrize("name", [n for n in SEEN if n not in ("where leaky", "squared")])  # never dormant; not exact
+def test_a_dead_unit_behind_what_is_written_by_hand_is_drawn_anew(name):
+    torch.manual_seed(0)
+    model, x = Net(SEEN[name]), inputs()
+    with torch.no_grad():
+        model.b.bias[0] = -50
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    keeper = Chain(ReDo(tau=0.0, every=1)).attach(model, optimizer)
+    before = model(x)
+    before.sum().backward()
+    optimizer.step()
+    keeper.step()
+    assert model.b.bias[0] == 0
+    assert torch.allclose(model(x), before, atol=1e-5)

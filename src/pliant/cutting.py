@@ -135,7 +135,11 @@ class Cut(Watch):
             with torch.no_grad():  # one that writes in place would want what it wrote for its derivative
                 return super().__torch_function__(func, types, args, kwargs)
         found = super().__torch_function__(func, types, args, kwargs)
-        return found if self.inside is not None else self._fixed(func, args, kwargs, found)
+        if self.inside is not None:
+            return found
+        fixed = self._fixed(func, args, kwargs, found)
+        self.masks.note(func, args, fixed)
+        return fixed
 
     def _scaled(self, y: Tensor) -> Tensor:
         """What leaves a normaliser that is held fixed, of about size 1."""
