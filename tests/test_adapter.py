@@ -1,6 +1,8 @@
 """A model of a user as the network that is measured: the same function, whatever it is made of; and nobody is told."""
 
+import copy
 import gc
+import pickle
 import types
 import weakref
 
@@ -18,7 +20,7 @@ from pliant.interventions import Activation
 from pliant.interventions._nonlinearities import nonlinearity_calls
 from pliant.optim import SGD
 from pliant.probe import RandomLabels
-from tests.models import MODELS, TWINS, Caching, Statement, after_a_call, assert_same, check_contract, normal
+from tests.models import MODELS, TWINS, Agent, Caching, Statement, after_a_call, assert_same, check_contract, normal
 
 VECTORS = normal(20, 4)
 every_twin = pytest.mark.parametrize(("make", "x"), TWINS.values(), ids=TWINS)
@@ -210,3 +212,130 @@ def test_the_graph_of_a_call_is_not_copied_along():
     net(net.params(), VECTORS)
     gc.collect()
     assert gone() is None
+
+
+# -- agents without forward --------------------------------------------------------------------------------------------
+
+
+def actor(agent, x):
+    return agent.actor(x)
+
+
+def test_an_agent_without_forward_is_measured_by_a_method():
+    agent = Agent()
+    found = Monitor(agent, VECTORS, call="get_value")(0)
+    assert repr(found) == repr(Monitor(WithForward(agent), VECTORS)(0)).replace("agent.", "")
+
+
+class WithForward(nn.Module):
+    """The same agent in a module that has a forward."""
+
+    def __init__(self, agent):
+        super().__init__()
+        self.agent = agent
+
+    def forward(self, x):
+        return self.agent.get_value(x)
+
+
+def test_an_agent_without_forward_is_probed_by_a_function():
+    agent = Agent()
+    x = normal(20, 4)
+    settings = {"inputs": x, "probe": RandomLabels(2), "targets": 2, "steps": 5}
+    for ask in (pliant.plasticity, pliant.disentangle):
+        found = ask(agent, optimizer=SGD(0.1), call=actor, **settings)
+        other = ask(agent.actor, optimizer=SGD(0.1), **settings)
+        assert "verdict" in found.to_dict()
+        assert found.to_dict().keys() == other.to_dict().keys()
+
+
+def test_an_agent_without_forward_is_built_and_kept():
+    """Layer norm and resets, in training through the method; copies and pickles of the agent carry a plain one."""
+    built = Chain(LayerNorm()).build(Agent(), VECTORS, call="get_action_and_value")
+    assert [n for n, _ in built.named_parameters() if "norm" in n] == [
+        "critic.0.norm.weight", "critic.0.norm.bias", "actor.0.norm.weight", "actor.0.norm.bias",
+    ]  # fmt: skip
+    assert "forward" not in vars(built)
+    with torch.no_grad():
+        built.actor[0].norm.weight[:3] = 0.0
+        built.actor[0].norm.bias[:3] = 0.0
+    optimizer = torch.optim.Adam(built.parameters(), lr=0.0)
+    recipe = Chain(LayerNorm(), ReDo(tau=0.0, every=1), L2(0.1))
+    keeper = recipe.attach(built, optimizer, call="get_action_and_value")
+    for twin in (copy.deepcopy(built), pickle.loads(pickle.dumps(built))):
+        assert_same(twin.get_action_and_value(VECTORS)[1:], built.get_action_and_value(VECTORS)[1:])
+    for _ in range(2):
+        _, _, entropy, value = built.get_action_and_value(VECTORS)
+        assert keeper.penalty() > 0
+        (value.square().mean() - entropy.mean() + keeper.penalty()).backward()
+        optimizer.step()
+        keeper.step()
+    assert keeper.steps == 2
+    assert (built.actor[0].norm.weight[:3] != 0).all()  # the dead units were reset
+    keeper.detach()
+    assert "get_action_and_value" not in vars(built)
+
+
+def test_a_method_counts_like_a_forward_pass():
+    """The same numbers as of a model that is called itself."""
+    torch.manual_seed(0)
+    agent = Agent()
+    model = WithForward(copy.deepcopy(agent))
+    for trained, called, call in ((agent, agent.get_value, "get_value"), (model, model, None)):
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+        keeper = Chain(ReDo(tau=0.5, every=1)).attach(trained, optimizer, call=call)
+        called = getattr(trained, call) if call else trained
+        for step in range(3):
+            called(normal(20, 4, seed=step)).square().sum().backward()
+            optimizer.step()
+            keeper.step()
+            optimizer.zero_grad()
+        keeper.detach()
+    assert_same(agent.state_dict(), model.agent.state_dict())
+
+
+NEEDS_CALL = {
+    "Network": lambda agent: Network(agent)(dict(agent.named_parameters()), VECTORS),
+    "units": lambda agent: Network(agent, example=VECTORS).units,
+    "Monitor": lambda agent: Monitor(agent, VECTORS),
+    "plasticity": lambda agent: pliant.plasticity(agent, inputs=VECTORS, optimizer=SGD(0.1), targets=2, steps=2),
+    "build": lambda agent: LayerNorm().build(agent, example=VECTORS),
+    "step": lambda agent: (
+        Chain(ReDo(tau=0.1, every=1)).attach(agent, torch.optim.SGD(agent.parameters(), lr=0.1)).step()
+    ),
+}
+
+
+@pytest.mark.parametrize("ask", NEEDS_CALL.values(), ids=NEEDS_CALL)
+def test_the_error_without_it_names_the_fix(ask):
+    with pytest.raises(ValueError, match=r"write .*call='get_action_and_value' \(or one of get_value\)"):
+        ask(Agent())
+
+
+WRONG = {
+    "near": ("get_valu", r"a method of Agent, got 'get_valu', did you mean 'get_value'\?"),
+    "far": ("predict", r"a method of Agent, got 'predict': it has get_value, get_action_and_value"),
+    "neither": (3, r"the name of a method or a function \(model, \*inputs\), got 3"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_call_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        Network(Agent(), call=call)
+
+
+def test_a_keeper_takes_a_method_only():
+    agent = Agent()
+    with pytest.raises(ValueError, match=r"the name of the method that your loop calls, got <function"):
+        Chain(L2(0.1)).attach(agent, torch.optim.SGD(agent.parameters(), lr=0.1), call=actor)
+
+
+def test_functions_called_in_a_method_cannot_be_replaced():
+    class Functional(Agent):
+        def get_value(self, x):
+            return self.critic[2](torch.relu(self.critic[0](x)))
+
+    with pytest.raises(ValueError, match=r"Activation cannot reach 'relu'.*write an nn.Module for it"):
+        Chain(Activation("tanh")).build(Functional(), VECTORS, call="get_value")
+    assert type(Chain(Activation("elu")).build(Agent(), VECTORS, call="get_value").critic[1]).__name__ == "Replacement"

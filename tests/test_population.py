@@ -538,6 +538,42 @@ def test_refuses_draws_from_the_global_stream(size):
         train(population, range(size), 1)
 
 
+class DrawsLater(nn.Module):
+    """Draws from its third call on; with `decides`, `vmap` has no rule for it."""
+
+    def __init__(self, decides, after):
+        super().__init__()
+        self.a, self.b, self.decides, self.after, self.calls = nn.Linear(4, 6), nn.Linear(6, 3), decides, after, 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = F.relu(self.a(x))
+        if self.decides and x.sum().item() < 0:
+            return self.b(-x)
+        return self.b(F.dropout(x, 0.5) if self.calls > self.after else x)
+
+
+@pytest.mark.parametrize(("size", "decides"), [(2, False), (3, True)], ids=["two members", "no rule"])
+@pytest.mark.parametrize("after", [0, 4])
+@pytest.mark.filterwarnings("ignore:vmap cannot run this network")
+def test_a_loop_refuses_draws_as_vmap_does(size, decides, after):
+    """At the first step, and later."""
+    population = build(Network(DrawsLater(decides, after)), [Member(s, SGD(lr=0.1)) for s in range(size)])
+    with pytest.raises(ValueError, match=r"draws from the global random stream.*write pliant.nets.Dropout\(p\)"):
+        train(population, range(size), 9)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_outputs_that_draw_are_refused(size):
+    population = build(Network(DrawsItself()), [Member(s, SGD(lr=0.1)) for s in range(size)])
+    state, (x, y) = population.init(), batch(range(size), 0)
+    for ask in (population.outputs, lambda params, x: population.trace(state, x)):
+        with pytest.raises(ValueError, match="draws from the global random stream"):
+            ask(state.params, x)
+    with pytest.raises(ValueError, match="draws from the global random stream"):
+        population.gradients(state, x, y)
+
+
 # -- divergence --------------------------------------------------------------------------------------------------------
 
 

@@ -61,7 +61,8 @@ class Gradients:
         """The gradients alone, never compiled, for batches of any shape."""
         args = self._arguments(params, states, *rest)
         if self.members.apart:
-            grads = (self._single if self.members.mode == "single" else self._looped)(*args)[0]
+            one = self._single if self.members.mode == "single" else self._looped
+            grads = self.members.without_draws(one, args)[0]
         else:
             grads = self.members.or_loop(self._stacked, self._looped, args)[0]
         return self._with_penalties(grads, args)
@@ -150,6 +151,10 @@ class Gradients:
         grads, losses, watched = zip(*found, strict=True)
         return stack(grads), torch.stack(losses), list(watched)
 
+    def _unseeded(self, *args: Any) -> Any:
+        """`_looped`; `ValueError` if a forward pass draws, at whatever step."""
+        return self.members.without_draws(self._looped, args)
+
     def _bound_members(self, params: Params) -> list[tuple[Forward, Params]]:
         """Each member's network, which keeps views of the stacked buffers, and these views."""
         buffers = list(params.values())
@@ -184,9 +189,9 @@ class Gradients:
                 self.members.mode = "vmap"
         if self._faster_apart(*args):
             self.members.mode = "loop"
-            return self._looped, self.members.without_draws(self._looped, args)
+            return self._unseeded, self._unseeded(*args)
         result = self.members.or_loop(self._stacked, self._looped, args)
-        return (self._looped if self.members.mode == "loop" else self._stacked), result
+        return (self._unseeded if self.members.mode == "loop" else self._stacked), result
 
     def _faster_apart(
         self, params: Params, states: list, numbers: list, step: Any, lr: Any, x: Any, *rest: Any

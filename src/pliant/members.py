@@ -40,13 +40,13 @@ class Members:
         return self.mode in ("single", "loop")
 
     def map(self, function: Callable, *trees: Any) -> Any:
-        """`function` of each member's part of the trees, its results stacked."""
+        """`function` of each member's part of the trees, its results stacked; `ValueError` if it draws."""
 
         def looped(*trees: Any) -> Any:
             return stack(self._each(function, *trees))
 
         if self.apart:
-            return looped(*trees)
+            return self.without_draws(looped, trees)
         return self.or_loop(vmap(function), looped, trees)
 
     def in_place(self, function: Callable, what: Any, *trees: Any) -> Any:
@@ -57,6 +57,8 @@ class Members:
         if not self.apart and what not in self._tried:
             self._tried.add(what)
             self.or_loop(vmap(function), lambda *trees: self._each(function, *trees), tree_map(_copied, trees))
+        if self.mode == "single":  # as fast as plain PyTorch
+            return stack(self._each(function, *trees))
         return self.map(function, *trees)
 
     def or_loop(self, stacked: Callable, looped: Callable, trees: tuple) -> Any:
@@ -66,14 +68,14 @@ class Members:
         except RuntimeError as error:
             if "randomness" in str(error):
                 raise ValueError(GLOBAL_STREAM) from error
-            result = looped(*trees)  # a real mistake raises here, too, and plainly
+            result = self.without_draws(looped, trees)  # a real mistake raises here, too, and plainly
             reason = str(error).strip().splitlines()[0]
             warnings.warn(f"vmap cannot run this network, its members run in a loop: {reason}", stacklevel=5)
             self.mode = "loop"
             return result
 
     def without_draws(self, function: Callable, trees: tuple) -> Any:
-        """`function` of the trees; `ValueError` if it draws from the global random stream."""
+        """`function` of the trees; `ValueError` if it draws from the global random stream, as under `vmap`."""
         before = torch.get_rng_state()
         result = function(*trees)
         if not torch.equal(before, torch.get_rng_state()):

@@ -161,8 +161,8 @@ def redraw(module: nn.Module, only: Collection[str] | None = None) -> None:
         else:
             continue
         raise ValueError(
-            f"{problem}: write Network(lambda: make_model()) with a function that builds a new model, or "
-            "recipe.attach(model, optimizer, fresh=make_model) in a loop of your own"
+            f"{problem}: write Network(lambda: make_model()), or fresh=make_model where a model is handed over, with a "
+            "function that builds a new one"
         )
 
 

@@ -42,7 +42,7 @@ REFUSED = {
     "NaN in a checkpoint": (
         perceptron, {"checkpoints": {"bad": broken().state_dict()}}, "got NaN or infinity from 'bad'"
     ),
-    "tuple": (Pair, {}, "expected one tensor as the network's output, got tuple: write a module"),
+    "tuple": (Pair, {}, "expected one tensor as the network's output, got tuple: write call=lambda"),
     "tuple, labels": (Pair, {"probe": RandomLabels(2)}, r"expected logits \(samples, 2\).* got tuple"),
     "classes": (perceptron, {"probe": RandomLabels(3)}, r"expected logits \(samples, 3\)"),
     "another architecture": (

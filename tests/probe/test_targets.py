@@ -136,7 +136,7 @@ class Pair(nn.Module):
 
 def test_a_tuple_is_refused_with_the_line_to_write():
     network = Network(Pair())
-    with pytest.raises(ValueError, match="got tuple: write a module that returns the part to probe"):
+    with pytest.raises(ValueError, match="got tuple: write call=lambda model, x: "):
         Sines().targets(network, network.params(), inputs(dtype=torch.float32), seed=0)
     with pytest.raises(ValueError, match="got tuple"):
         RandomLabels(2).loss((torch.zeros(4, 2),), torch.zeros(4, dtype=torch.long))

@@ -139,7 +139,9 @@ def _together(
     trained = tuple(name for name in starts[0].params if name in network.names)
     optimizer = training.optimizer if len(trained) == len(starts[0].params) else Only(training.optimizer, trained)
     members = [Member(seed, optimizer, training.chain)] * len(starts)
-    population = Population(network, probe.loss, members, device=like.device, dtype=like.dtype)
+    kinds = {p.dtype for p in starts[0].params.values() if p.is_floating_point()}
+    dtype = like.dtype if kinds == {like.dtype} else None
+    population = Population(network, probe.loss, members, device=like.device, dtype=dtype)
     moments: Moments = {}
     for kind, group in starts[0].moments.items():
         if kind == "step":

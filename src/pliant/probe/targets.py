@@ -82,8 +82,7 @@ class Sines(Probe):
     head: Head | None = None
 
     def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
-        like = next(iter(params.values()))
-        drawn = {name: p.to(like.device, like.dtype) for name, p in network.fresh(seed).items()}
+        drawn = {name: p.to(params[name]) for name, p in network.fresh(seed).items()}
         drawn_values = self._value(outputs(network, drawn, x))
         if len(drawn_values) > 1 and bool((drawn_values == drawn_values[0]).all()):
             raise ValueError(
@@ -119,8 +118,8 @@ class Sines(Probe):
     def _value(self, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise ValueError(
-                f"expected one tensor as the network's output, got {type(output).__name__}: write a module that "
-                "returns the part to probe, or a Probe of your own"
+                f"expected one tensor as the network's output, got {type(output).__name__}: write "
+                "call=lambda model, x: ... with the part to probe, or a Probe of your own"
             )
         return output if self.head is None else self.head.value(self.head.split(output))
 
