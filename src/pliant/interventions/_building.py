@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pliant.adapter import adapted, bare, duplicate, has_forward, how_to_call
-from pliant.modules import seeded
+from pliant.modules import output_layers, seeded
 from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments
 
 Among = Callable[[str], bool]
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def prepared(method: str, module: nn.Module) -> nn.Module:
@@ -66,11 +68,12 @@ class _Layers(Watch):
     def __init__(self) -> None:
         super().__init__(set())
         self.paths: list[str] = []
+        self.others: list[str] = []
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.linear or func in CONVOLUTIONS:
             path, module = self.stack[-1]
-            self.paths += [path] if isinstance(module, LAYERS) else []
+            (self.paths if isinstance(module, LAYERS) else self.others).append(path or type(module).__name__)
         return func(*args, **(kwargs or {}))
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -83,11 +86,44 @@ def layers_in_order(module: nn.Module, example: Any) -> list[str]:
     >>> layers_in_order(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2))
     ['0', '2']
     """
-    module, layers = adapted(module), _Layers()
+    return linear_maps(module, example)[0]
+
+
+def linear_maps(module: nn.Module, example: Any) -> tuple[list[str], list[str]]:
+    """`layers_in_order`, and the paths of the other modules that multiply with weights, or could.
+
+    The others are modules that call linear functions themselves, transposed convolutions, and layers that the forward
+    pass does not call (an attention's projections).
+
+    >>> net = nn.Sequential(nn.ConvTranspose1d(2, 3, 1), nn.ReLU(), nn.Conv1d(3, 1, 1))
+    >>> linear_maps(net, torch.ones(1, 2, 1))
+    (['2'], ['0'])
+    """
+    layers = _Layers()
+    copied = adapted(module)
     args, kwargs = arguments(example)
-    with torch.no_grad(), seeded(0), layers.over(module):
-        module(*args, **kwargs)
-    return list(dict.fromkeys(layers.paths))
+    with torch.no_grad(), seeded(0), layers.over(copied):
+        copied(*args, **kwargs)
+    called = list(dict.fromkeys(layers.paths))
+    idle = [path for path, layer in module.named_modules() if isinstance(layer, LAYERS) and path not in called]
+    return called, list(dict.fromkeys([*layers.others, *idle]))
+
+
+def last_of(paths: list[str], module: nn.Module, example: Any) -> list[str]:
+    """Those of these layers that give the output, also where their weight has another name (of an embedding).
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> last_of(["0", "2"], net, torch.ones(1, 2))
+    ['2']
+    """
+    last = [module.get_parameter(name) for name in output_layers(module, example)]
+    return [path for path in paths if any(module.get_submodule(path).weight is p for p in last)]
+
+
+def warn_of_others(method: str, others: list[str], among: Among) -> None:
+    """Names what multiplies with weights and is left alone."""
+    if left := [path for path in others if among(path)]:
+        warnings.warn(f"{method} left alone {', '.join(left)}: no plain linear or convolution layers", stacklevel=4)
 
 
 class Reparametrised(metaclass=ABCMeta):

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from pliant.adapter import adapted
-from pliant.interventions._building import Among, prepared
+from pliant.interventions._building import TRANSPOSED, Among, prepared
 from pliant.interventions._nonlinearities import Call, Replacement, check_replaced, nonlinearity_calls, replaced
 from pliant.interventions.infer import Heads
 from pliant.modules import seeded
@@ -159,15 +159,18 @@ def _resize(method: str, built: nn.Module, path: str, shapes: Sizes) -> None:
     """A layer's parameters in their new shapes, drawn anew."""
     layer = built.get_submodule(path)
     known = isinstance(layer, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, nn.Linear))
-    if not known and not (isinstance(layer, LAYERS) and layer.groups == 1):
-        raise ValueError(f"{method} cannot resize {path}, which is {layer}")
+    convolution = isinstance(layer, (*LAYERS, *TRANSPOSED)) and not isinstance(layer, nn.Linear)
+    if not known and not (convolution and layer.groups == 1):
+        what = type(layer).__name__ if any(True for _ in layer.children()) else layer
+        raise ValueError(f"{method} cannot resize {path}, which is {what}")
     for name, p in layer.named_parameters(recurse=False):
         shape = shapes[f"{path}.{name}".lstrip(".")]
         layer.register_parameter(name, nn.Parameter(p.new_empty(shape), requires_grad=p.requires_grad))
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, LAYERS):
-        layer.out_channels, layer.in_channels = layer.weight.shape[:2]
+    elif convolution:
+        sizes = ("in_channels", "out_channels") if isinstance(layer, TRANSPOSED) else ("out_channels", "in_channels")
+        vars(layer).update(zip(sizes, layer.weight.shape, strict=False))  # type: ignore[arg-type]
     layer.reset_parameters()  # type: ignore[operator]
 
 

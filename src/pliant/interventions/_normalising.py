@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pliant.adapter import adapted
-from pliant.interventions._building import Among, exchange, prepared
+from pliant.interventions._building import TRANSPOSED, Among, exchange, prepared
 from pliant.modules import NORMALISERS, seeded
 from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments, elementwise_modules
 
@@ -20,7 +20,7 @@ Axes = Literal["channels_and_space", "channels"]
 AXES = ("channels_and_space", "channels")
 AtBatchNorm = Literal["replace", "before", "after"]
 AT_BATCH_NORM = ("replace", "before", "after")
-FEEDING = (*LAYERS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+FEEDING = (*LAYERS, *TRANSPOSED)
 
 Make = Callable[[int, int], nn.Module]  # of the number of units, and of the axis they run along, from the end
 
@@ -89,6 +89,18 @@ def units_of(layer: nn.Module) -> int:
     (3, 3)
     """
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels  # type: ignore[return-value]
+
+
+def refuse_single_samples(x: Tensor, units: int) -> None:
+    """Statistics over samples need two of them.
+
+    >>> refuse_single_samples(torch.ones(2, 3), units=3)
+    """
+    if x.numel() < 2 * units:
+        raise ValueError(
+            f"expected more than one sample a unit for the statistics of the batch, got {tuple(x.shape)}: take larger "
+            "batches, or LayerNorm where only some samples come by"
+        )
 
 
 class _Norm(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -23,6 +24,21 @@ def refuse_without_units(network: Network, name: str) -> None:
             f"{name} found no hidden units in {type(network.module).__name__} that parameters feed one by one: leave "
             f"{name} out, or look at pliant.poking.find_units(model, x)"
         )
+
+
+def activity(units: Units, activations: dict[str, Tensor]) -> Tensor | None:
+    """What left the units, `(samples, units)`; None where no sample came by (an expert without tokens): not measured.
+
+    >>> from pliant import Network
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> (units,) = Network(net, example=torch.ones(1, 1)).units
+    >>> activity(units, {"1": torch.zeros(3, 2)}).shape, activity(units, {"1": torch.zeros(0, 2)}), activity(units, {})
+    (torch.Size([3, 2]), None, None)
+    """
+    sites = tuple((site, axis) for site, axis in units.sites if site in activations and activations[site].numel())
+    if len(sites) == len(units.sites):
+        return units.activity(activations)
+    return replace(units, sites=sites).activity(activations) if sites else None
 
 
 def recycle(

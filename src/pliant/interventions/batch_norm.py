@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pliant.interventions._building import Among
-from pliant.interventions._normalising import normalised
+from pliant.interventions._normalising import normalised, refuse_single_samples
 from pliant.interventions.base import Intervention, everything
 
 
@@ -68,6 +68,7 @@ class UnitBatchNorm(_BatchNorm):
         self.axis = axis
 
     def forward(self, input: Tensor) -> Tensor:
+        refuse_single_samples(input, self.num_features)
         if input.ndim + self.axis == 1:
             return self._over_samples(input)
         last = input.movedim(self.axis, -1)

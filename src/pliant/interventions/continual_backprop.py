@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pliant.interventions._recycling import recycle, refuse_without_units
+from pliant.interventions._recycling import activity, recycle, refuse_without_units
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -24,6 +24,7 @@ class ContinualBackprop(Intervention):
     1, so many of the lowest utility are replaced: incoming weights drawn anew, incoming biases and outgoing weights 0,
     age 0. The biases that follow take over the unit's mean activation times its outgoing weights.
 
+    A step in which no sample reaches a unit (of an expert without tokens) is none for it: its averages and age stay.
     Nothing is drawn and nothing written while no unit is due. Units on a residual stream lose their outgoing weights
     only; behind a per-sample normaliser incoming weights stay (see `ReDo`), unless `side_effects`.
 
@@ -79,27 +80,32 @@ class ContinualBackprop(Intervention):
 
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
         assert seen.activations is not None
-        activity = [units.activity(seen.activations) for units in network.units]
-        if len({len(h) for h in activity}) == 1:
-            together = torch.cat(activity, 1)  # few calls: they are what takes the time in small batches
+        found = [activity(units, seen.activations) for units in network.units]
+        measured = [h for h in found if h is not None]
+        missing = None
+        if len({len(h) for h in measured}) == 1 and len(measured) == len(found):
+            together = torch.cat(measured, 1)  # few calls: they are what takes the time in small batches
             size, mean = together.abs().mean(0), together.mean(0)
         else:
-            size = torch.cat([h.abs().mean(0) for h in activity])
-            mean = torch.cat([h.mean(0) for h in activity])
+            zeros = [state["age"].new_zeros(units.size) for units in network.units]
+            pairs = list(zip(found, zeros, strict=True))
+            size = torch.cat([zero if h is None else h.abs().mean(0) for h, zero in pairs])
+            mean = torch.cat([zero if h is None else h.mean(0) for h, zero in pairs])
+            if len(measured) < len(found):
+                missing = torch.cat([zero.bool() if h is not None else zero == 0 for h, zero in pairs])
         outgoing = torch.cat([units.outgoing_magnitude(params) for units in network.units])
         age = state["age"] + 1
         groups = _groups(tuple(units.size for units in network.units), age.dtype, age.device)
         mature = groups @ (age > self.maturity).to(age.dtype)
         collected = state["collected"] + self.rho * mature
-        return Change(
-            state={
-                "due": (collected >= 1).any(),
-                "utility": torch.lerp(size * outgoing, state["utility"], self.eta),
-                "mean": torch.lerp(mean, state["mean"], self.eta),
-                "age": age,
-                "collected": collected,
-            }
-        )
+        of_units = {
+            "utility": torch.lerp(size * outgoing, state["utility"], self.eta),
+            "mean": torch.lerp(mean, state["mean"], self.eta),
+            "age": age,
+        }
+        if missing is not None:
+            of_units = {name: torch.where(missing, state[name], value) for name, value in of_units.items()}
+        return Change(state={"due": (collected >= 1).any(), **of_units, "collected": collected})
 
     def renew(self, network: Network, params: Params, moments: Moments, state: State, draw: Draw) -> Change:
         sizes = [units.size for units in network.units]

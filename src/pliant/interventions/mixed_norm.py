@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from pliant.cutting import FROZEN
 from pliant.interventions._building import Among, check_choice
-from pliant.interventions._normalising import AT_BATCH_NORM, AXES, AtBatchNorm, Axes, normalised
+from pliant.interventions._normalising import AT_BATCH_NORM, AXES, AtBatchNorm, Axes, normalised, refuse_single_samples
 from pliant.interventions.base import Intervention, everything
 
 Over = Literal["batch", "layer"]
@@ -93,8 +93,7 @@ class UnitMixedNorm(nn.GroupNorm):
         unit = input.ndim + self.axis
         layer = tuple(range(unit, input.ndim)) if self.settings.axes == "channels_and_space" else (unit,)
         batch = tuple([d for d in range(input.ndim) if d != unit])
-        if input.numel() < 2 * input.shape[unit]:
-            raise ValueError(f"expected more than one sample a unit for the statistics, got {tuple(input.shape)}")
+        refuse_single_samples(input, input.shape[unit])
         over = {"layer": layer, "batch": batch}
         mean = statistic("mean", input, over[self.settings.mean])
         variance = statistic("variance", input, over[self.settings.std])

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pliant.interventions._recycling import none_due, recycle, refuse_without_units
+from pliant.interventions._recycling import activity, none_due, recycle, refuse_without_units
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -76,7 +76,11 @@ class ReDo(Intervention):
 
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
         assert seen.activations is not None
-        dormant = {u.name: _score(u.activity(seen.activations)) <= self.tau for u in network.units}
+        dormant: dict[str, Tensor] = {}
+        for units in network.units:
+            h = activity(units, seen.activations)
+            alive = torch.zeros(units.size, dtype=torch.bool, device=seen.step.device)  # as far as is known
+            dormant[units.name] = alive if h is None else _score(h) <= self.tau
         return Change(state={"due": torch.cat(list(dormant.values())).any(), "units": dormant})
 
     def renew(self, network: Network, params: Params, moments: Moments, state: State, draw: Draw) -> Change:

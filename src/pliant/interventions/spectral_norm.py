@@ -14,12 +14,13 @@ from pliant.interventions._building import (
     Among,
     Reparametrised,
     check_choice,
-    layers_in_order,
+    last_of,
+    linear_maps,
     prepared,
     reparametrise,
+    warn_of_others,
 )
 from pliant.interventions.base import Intervention, everything
-from pliant.modules import output_layers
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SpectralNorm(Intervention):
     of W.
 
     `build` raises `ValueError` if there is no such layer, and for layers that are not plain `nn.Linear` or `nn.Conv1d`
-    to `nn.Conv3d`.
+    to `nn.Conv3d`; with `"hidden"` it names what it leaves alone, as `WeightNorm` does.
 
     Args:
         num_iterations: power iterations in every forward pass, at least 1; each costs two products of W and a vector.
@@ -64,8 +65,9 @@ class SpectralNorm(Intervention):
 
     def build(self, module: nn.Module, example: Any, among: Among = everything) -> nn.Module:
         built = prepared("SpectralNorm", module)
-        outputs = output_layers(built, example)
-        hidden = [path for path in layers_in_order(built, example) if f"{path}.weight".lstrip(".") not in outputs]
+        called, others = linear_maps(built, example)
+        outputs = last_of(called, built, example)
+        hidden = [path for path in called if path not in outputs]
         if self.layers == "first":
             hidden = [path for path in hidden if isinstance(built.get_submodule(path), nn.Linear)][:1]
         paths = [path for path in hidden if among(path)]
@@ -75,6 +77,7 @@ class SpectralNorm(Intervention):
         for path in paths:
             layer = reparametrise("SpectralNorm", built.get_submodule(path), path, KINDS)
             layer.num_iterations = self.num_iterations  # type: ignore[assignment]
+        warn_of_others("SpectralNorm", others if self.layers == "hidden" else [], among)
         return built
 
 

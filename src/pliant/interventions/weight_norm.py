@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pliant.interventions._building import Among, Reparametrised, layers_in_order, prepared, reparametrise
+from pliant.interventions._building import Among, Reparametrised, linear_maps, prepared, reparametrise, warn_of_others
 from pliant.interventions.base import Intervention, everything
 
 
@@ -23,7 +23,8 @@ class WeightNorm(Intervention):
     A unit's outgoing weights are part of other units' directions, so none of them can be set to 0 without a change
     elsewhere: the unit map has none, and methods that reset units reset what feeds them only.
 
-    `build` raises `ValueError` for layers that are not plain `nn.Linear` or `nn.Conv1d` to `nn.Conv3d`.
+    `build` raises `ValueError` for layers that are not plain `nn.Linear` or `nn.Conv1d` to `nn.Conv3d`, and names what
+    it leaves alone: transposed convolutions, modules that multiply with weights of their own. Frozen layers stay so.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1, bias=False))
     >>> [name for name, _ in WeightNorm().build(net, example=torch.ones(1, 2)).named_parameters()]
@@ -37,13 +38,16 @@ class WeightNorm(Intervention):
 
     def build(self, module: nn.Module, example: Any, among: Among = everything) -> nn.Module:
         built = prepared("WeightNorm", module)
-        paths = [path for path in layers_in_order(built, example) if among(path)]
+        called, others = linear_maps(built, example)
+        paths = [path for path in called if among(path)]
         if not paths:
             raise ValueError(f"WeightNorm found no linear or convolution layer in {type(built).__name__}")
         for path in paths:
             layer = built.get_submodule(path)
             reparametrise("WeightNorm", layer, path, KINDS)
-            layer.register_parameter("g", nn.Parameter(_lengths(layer.weight.detach())))  # type: ignore[arg-type]
+            weight: nn.Parameter = layer.weight  # type: ignore[assignment]
+            layer.register_parameter("g", nn.Parameter(_lengths(weight.detach()), requires_grad=weight.requires_grad))
+        warn_of_others("WeightNorm", others, among)
         return built
 
 

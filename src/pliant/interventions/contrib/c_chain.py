@@ -23,13 +23,13 @@ class CChain(Intervention):
     as many as the example that the network was made with. What changes on them is churn: one step's side effect on
     inputs that it did not see. Costs a forward and a backward pass a step, and the memory of `lag + 1` networks.
 
-    Raises `ValueError` for a network that was made without an example.
+    Raises `ValueError` for a network that was made without an example, or returns no tensor (or several, with `"kl"`).
 
     Args:
         strength: at least 0; 0 is no penalty.
         lag: how many steps ago, at least 1; 1 is what the published code calls `reg_his_idx=2`.
-        distance: D: `"squared"`, the sum over outputs of squared differences, or `"kl"`, the Kullback-Leibler
-            divergence of the old softmax from the new one.
+        distance: D: `"squared"`, the sum over outputs of squared differences (of all tensors that the network returns),
+            or `"kl"`, the Kullback-Leibler divergence of the old softmax from the new one.
 
     >>> network = Network(torch.nn.Linear(1, 1, bias=False), example=torch.tensor([[2.0]]))
     >>> chain = CChain(0.5)
@@ -70,12 +70,26 @@ class CChain(Intervention):
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
         then = {name: past[-1] for name, past in state["past"].items()}
         x = _filled(network.example, state["x"])
-        new, old = network(params, x), network(then, x)
+        outputs = [self._outputs(network, network(p, x)) for p in (params, then)]
+        terms = [self._churn(new, old) for new, old in zip(*outputs, strict=True)]
+        return sum(terms[1:], start=terms[0])
+
+    def _churn(self, new: Tensor, old: Tensor) -> Tensor:
         if self.distance == "squared":
             churn = (new - old).square()
         else:
             churn = old.softmax(-1) * (old.log_softmax(-1) - new.log_softmax(-1))
         return self.strength * churn.sum() / len(churn)
+
+    def _outputs(self, network: Network, output: Any) -> list[Tensor]:
+        found = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+        if not found or (self.distance == "kl" and len(found) > 1):
+            wanted = "tensors" if self.distance == "squared" else "one tensor of logits"
+            raise ValueError(
+                f"CChain with distance={self.distance!r} expected {type(network.module).__name__} to return {wanted}, "
+                f"got {type(output).__name__} with {len(found)}"
+            )
+        return found
 
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
         past = {name: torch.cat([params[name][None], past[:-1]]) for name, past in state["past"].items()}

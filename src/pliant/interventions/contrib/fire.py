@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pliant.interventions._building import TRANSPOSED
 from pliant.interventions.base import Change, Draw, Intervention, State
 from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params
@@ -24,6 +25,8 @@ class FIRE(Intervention):
     W <- sqrt(d_out / d_in) X. Of a convolution, this is done to each of its k positions alone, and the scale is divided
     by k. Biases, normalisers and matrices that are not of a linear or convolution layer (embeddings) are left alone.
     Nothing is drawn.
+
+    Raises `ValueError` when training starts if there is no such matrix to be trained.
 
     Args:
         iterations: Newton-Schulz steps. 10, as in the published code, leave singular values that are below about 2 % of
@@ -57,13 +60,23 @@ class FIRE(Intervention):
     def events(self) -> tuple[str, ...]:
         return (self.event,)
 
+    def init(self, network: Network, params: Params) -> State:
+        if not _matrices(network):
+            raise ValueError(
+                f"FIRE found no weight of a linear or convolution layer among {', '.join(network.names)}: leave it out"
+            )
+        return {}
+
     def on_event(
         self, network: Network, event: str, params: Params, moments: Moments, state: State, draw: Draw
     ) -> Change | None:
         if event != self.event:
             return None
-        owners = {name: network.module.get_submodule(name.rpartition(".")[0]) for name in network.weights}
-        new = {name: self._isometry(params[name]) for name, layer in owners.items() if isinstance(layer, LAYERS)}
+        new: Params = {}
+        for name, layer in _matrices(network).items():
+            turned = isinstance(layer, TRANSPOSED)  # inputs come first there
+            w = self._isometry(params[name].transpose(0, 1) if turned else params[name])
+            new[name] = w.transpose(0, 1) if turned else w
         return Change(new, reset_moments(moments, list(new)) if self.moments == "clear" else {})
 
     def _isometry(self, w: Tensor) -> Tensor:
@@ -73,3 +86,9 @@ class FIRE(Intervention):
         for _ in range(self.iterations):
             x = 1.5 * x - 0.5 * (x @ (x.mT @ x) if into <= out else (x @ x.mT) @ x)
         return math.sqrt(out / into) / positions * x.permute(1, 2, 0).reshape(w.shape)
+
+
+def _matrices(network: Network) -> dict[str, nn.Module]:
+    """The weights of linear and convolution layers, with the layer."""
+    owners = {name: network.module.get_submodule(name.rpartition(".")[0]) for name in network.weights}
+    return {name: layer for name, layer in owners.items() if isinstance(layer, (*LAYERS, *TRANSPOSED))}

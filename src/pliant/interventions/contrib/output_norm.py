@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import nn
 
-from pliant.interventions._building import Among, layers_in_order, prepared
+from pliant.interventions._building import Among, last_of, layers_in_order, prepared
 from pliant.interventions.base import Intervention, everything
-from pliant.modules import output_layers
 
 EPS = 1e-12  # added to the mean square, so that features of zeros have a gradient
 
@@ -40,8 +39,7 @@ class OutputNorm(Intervention):
     def build(self, module: nn.Module, example: Any, among: Among = everything) -> nn.Module:
         built = prepared("OutputNorm", module)
         kind = type(built).__name__
-        last = output_layers(built, example)
-        paths = [p for p in layers_in_order(built, example) if f"{p}.weight".lstrip(".") in last and among(p)]
+        paths = [path for path in last_of(layers_in_order(built, example), built, example) if among(path)]
         if not paths:
             raise ValueError(f"OutputNorm found no output layer of {kind} that is an nn.Linear")
         for path in paths:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from pliant.interventions._recycling import none_due, recycle, refuse_without_units
+from pliant.interventions._recycling import activity, none_due, recycle, refuse_without_units
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -17,9 +17,10 @@ from pliant.optim import Moments
 class SelfNormalizedResets(Intervention):
     """A hidden unit is drawn anew when it has been silent for longer than its own history makes likely.
 
-    A unit fires in a step if any sample of the batch gives it a positive activation. Its last `history` times between
-    firings are kept; once there are so many, it is reset when the steps since its last firing exceed their
-    (1 - p) quantile (the k-th smallest with k = ceil((1 - p) history)). After a reset its history starts again.
+    A unit fires in a step if any sample of the batch gives it a positive activation; a step without a sample (of an
+    expert without tokens) does not count. Its last `history` times between firings are kept; once there are so many, it
+    is reset when the steps since its last firing exceed their (1 - p) quantile (the k-th smallest with
+    k = ceil((1 - p) history)). After a reset its history starts again.
 
     A unit whose times between firings stay alike is reset all the same, for chance: in a share
     1 - k / (history + 1) of these times or a little more, so that p buys 2 p with the shortest history, 1 / p, and p
@@ -76,8 +77,12 @@ class SelfNormalizedResets(Intervention):
         assert seen.activations is not None
         new: State = {"units": {}, "times": {}, "count": {}, "silent": {}}
         for units in network.units:
-            fired = (units.activity(seen.activations) > 0).any(0)
             silent, count, times = (state[kind][units.name] for kind in ("silent", "count", "times"))
+            h = activity(units, seen.activations)
+            if h is None:
+                new["units"][units.name] = torch.zeros(units.size, dtype=torch.bool, device=count.device)
+                continue
+            fired = (h > 0).any(0)
             silent = silent + 1
             place = torch.arange(self.history, device=count.device) == (count % self.history)[:, None]
             times = torch.where(fired[:, None] & place, silent[:, None], times)
