@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pliant.interventions import BatchNorm, Chain, LayerNorm, MixedNorm, NormalizeAndProject, Only, RMSNorm
+from pliant.interventions import Activation, BatchNorm, Chain, LayerNorm, MixedNorm, NormalizeAndProject, Only, RMSNorm
 from pliant.nets import ResNet18
 from pliant.network import Network
 
@@ -342,3 +342,68 @@ def test_a_mixed_dtype_stays_so():
 def test_refuses_a_word_that_is_none():
     with pytest.raises(ValueError, match="expected at_batch_norm of RMSNorm to be 'replace' or 'before' or 'after'"):
         RMSNorm(at_batch_norm="instead")
+
+
+class TokenNorm(nn.Module):
+    """A batch norm over the units of tokens: it reads a view of what the layer made, and so does the nonlinearity."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.bn, self.output = nn.Linear(3, 5, bias=False), nn.BatchNorm1d(5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        x = self.linear(x)
+        return self.output(F.relu(self.bn(x.flatten(0, 1)).reshape_as(x)))
+
+
+def test_views_are_seen_through():
+    net, tokens = TokenNorm(), X[:, 0, :, :3]
+    built = LayerNorm().build(net, tokens)
+    torch.testing.assert_close(built(tokens), net.output(F.layer_norm(net.linear(tokens), (5,)).relu()))
+    part = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(-1, (2, 2)), nn.ReLU(), nn.Flatten(-2), nn.Linear(4, 2))
+    assert hasattr(LayerNorm().build(part, tokens)[0], "norm")
+
+
+class Rotary(nn.Module):
+    """Cosines of positions beside a hidden layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        angle = torch.arange(x.shape[1])[:, None] * torch.ones(4)
+        return self.output(F.gelu(self.hidden(x * torch.cos(angle) + x.flip(-1) * angle.sin())))
+
+
+def test_cosines_of_positions_are_no_hidden_nonlinearity():
+    net, x, angle = Rotary(), X[:, 0, :, :4], torch.arange(8)[:, None] * torch.ones(4)
+    hidden = net.hidden(x * torch.cos(angle) + x.flip(-1) * torch.sin(angle))
+    torch.testing.assert_close(Activation("relu").build(net, x)(x), net.output(hidden.relu()))
+    torch.testing.assert_close(LayerNorm().build(net, x)(x), net.output(F.gelu(F.layer_norm(hidden, (4,)))))
+
+
+def test_a_forward_pass_without_gradients_is_seen_all_the_same():
+    class Acting(nn.Sequential):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    acting = Acting(*image_net())
+    assert not batch_norms(LayerNorm().build(acting, X))
+    assert type(Activation("gelu").build(acting, X)[2]).__name__ == "Replacement"
+
+
+def test_calls_of_one_name_are_counted():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.step, self.output = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            for _ in range(3):
+                x = torch.tanh(x + self.step(x))
+            return self.output(x)
+
+    with pytest.raises(ValueError, match=r"\(left alone tanh \(3 calls\): no layer feeds them directly\)$"):
+        LayerNorm().build(Recurrent(), X[:, 0, 0])

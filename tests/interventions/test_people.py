@@ -182,7 +182,10 @@ def test_frozen_layers_stay_frozen():
     built = ONE_EACH[next(k for k in ONE_EACH if k.__name__ == "WeightNorm")].intervention.build(model, x)
     assert not any(p.requires_grad for p in built.parameters())
     for method, why in (
-        (Reset("last"), r"Reset\('last'\) would draw an output layer of which nothing is trained: write a pattern"),
+        (
+            Reset("last"),
+            r"layers of Reset to be .* some of 0.A, 0.B, 2.A, 2.B, got 'last': the output layer is not among them",
+        ),
         (FIRE(), "FIRE found no weight of a linear or convolution layer among 0.A, 0.B, 2.A, 2.B"),
     ):
         lora = nn.Sequential(LoRA(nn.Linear(3, 4)), nn.ReLU(), LoRA(nn.Linear(4, 2)))

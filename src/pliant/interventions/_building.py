@@ -154,7 +154,8 @@ def reparametrise(method: str, layer: nn.Module, path: str, kinds: dict[type, ty
         raise ValueError(f"{method} cannot follow PlasticityInjection at {path}: build it before")
     if kind not in kinds:
         raise ValueError(
-            f"{method} takes plain {', '.join(f'nn.{k.__name__}' for k in kinds)}, but {path} is {kind.__name__}: "
+            f"{method} takes plain {', '.join(f'nn.{k.__name__}' for k in kinds)}, but {path} is "
+            f"{kind.__module__}.{kind.__name__}: "
             f"leave it out with Only(pattern, {method}(...)), or build {method} before what changed it"
         )
     layer.__class__ = kinds[kind]

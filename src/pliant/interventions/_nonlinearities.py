@@ -65,6 +65,7 @@ class Call(NamedTuple):
     function: str | None
     source: str | None  # the path of the layer whose output it reads
     ndim: int
+    moved: bool  # whether parameters move what it reads
 
     def within(self, among: Among) -> bool:
         """Whether its module or the layer that feeds it may be changed."""
@@ -84,12 +85,15 @@ class _Finder(Recorder):
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         path, module = self.stack[-1]
         by = None if module in self.composites else self.function
-        self.calls.append(Call(name, path, by, self.source, before.ndim))
+        self.calls.append(Call(name, path, by, self.source, before.ndim, x.requires_grad))
         return super().saw(name, x, before, post, function)
 
 
 def nonlinearity_calls(module: nn.Module, example: Any) -> tuple[list[Call], list[Call]]:
-    """The hidden calls of a forward pass, and those after the last linear or convolution call: of the output.
+    """The hidden calls of a forward pass, and the others.
+
+    The others are those after the last linear or convolution call, of the output, and those of what no parameter moves,
+    such as the cosines of positions.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.Tanh())
     >>> [[call.site for call in calls] for calls in nonlinearity_calls(net, torch.ones(1, 2))]
@@ -98,9 +102,13 @@ def nonlinearity_calls(module: nn.Module, example: Any) -> tuple[list[Call], lis
     module = adapted(module)
     finder = _Finder(elementwise_modules(module))
     args, kwargs = arguments(example)
-    with torch.no_grad(), seeded(0), uncompiled_parts(), finder.over(module):
+    for p in module.parameters():
+        p.requires_grad_(p.is_floating_point())
+    with torch.enable_grad(), seeded(0), uncompiled_parts(), finder.over(module):
         module(*args, **kwargs)
-    return finder.calls[: finder.hidden], finder.calls[finder.hidden :]
+    hidden = finder.calls[: finder.hidden]
+    hidden = [call for call in hidden if call.moved] or hidden  # none in a forward pass without gradients
+    return hidden, [call for call in finder.calls if call not in hidden]
 
 
 def replaced(

@@ -128,13 +128,22 @@ class _Source(NamedTuple):
     path: str
 
 
+class _Site(NamedTuple):
+    """A nonlinearity call: its name, the path of the module, what it reads, whether parameters move what it reads."""
+
+    name: str
+    path: str
+    source: _Source | None
+    moved: bool
+
+
 class _Looking(Watch):
     """Notes which module's output each nonlinearity and each batch norm reads, if it is one of those that matter."""
 
     def __init__(self, composites: set[nn.Module]):
         super().__init__(composites)
         self.made: list[tuple[Tensor, int, _Source]] = []
-        self.sites: list[tuple[str, str, _Source | None]] = []  # name, path of the module that calls it, what it reads
+        self.sites: list[_Site] = []
         self.norms: list[_Norm] = []  # a call each
         self.hidden_norms = 0  # as `hidden`, of these
         self.composed: dict[int, tuple[Tensor, Tensor | None]] = {}  # what was normalised, what the module returned
@@ -160,7 +169,7 @@ class _Looking(Watch):
         return x
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        self.sites.append((name, self.stack[-1][0], self.source))
+        self.sites.append(_Site(name, self.stack[-1][0], self.source, x.requires_grad))
         return post
 
     def done(self, path: str, module: nn.Module, output: Any) -> None:
@@ -179,12 +188,20 @@ class _Looking(Watch):
         self.made.append((output, output._version, _Source(kind, path)))
 
     def _source(self, x: Tensor) -> _Source | None:
-        """What returned this tensor, if nothing wrote into it since."""
-        return next((source for t, version, source in reversed(self.made) if t is x and t._version == version), None)
+        """What returned this tensor, or the one that it is a view of all of, if nothing wrote into it since."""
+        for t, version, source in reversed(self.made):
+            if _memory(t) is _memory(x) and t.numel() == x.numel() and t._version == version:
+                return source
+        return None
+
+    def hidden_sites(self) -> list[_Site]:
+        """The nonlinearities of hidden layers: cosines of positions, which no parameter moves, are none."""
+        hidden = self.sites[: self.hidden]
+        return [site for site in hidden if site.moved] or hidden  # none in a forward pass without gradients
 
     def sources(self, kind: str) -> list[str]:
         """Paths of the modules of a kind that a hidden nonlinearity reads."""
-        read = [source for _, _, source in self.sites[: self.hidden]]
+        read = [site.source for site in self.hidden_sites()]
         return list(dict.fromkeys(s.path for s in read if s is not None and s.kind == kind))
 
     def beside(self) -> list[_Norm]:
@@ -195,12 +212,12 @@ class _Looking(Watch):
 
     def left_alone(self, among: Among) -> list[str]:
         """What no normaliser comes before, with the reason."""
-        hidden = [(name, source) for name, path, source in self.sites[: self.hidden] if among(path)]
+        hidden = [site for site in self.hidden_sites() if among(site.path)]
         said = []
-        if unfed := [name for name, source in hidden if source is None]:
-            said.append(f"{', '.join(unfed)}: no layer feeds them directly")
+        if unfed := [site.name for site in hidden if site.source is None]:
+            said.append(f"{_counted(unfed)}: no layer feeds them directly")
         for norm in self.sources("normaliser"):
-            sites = ", ".join(name for name, source in hidden if source is not None and source.path == norm)
+            sites = _counted([site.name for site in hidden if site.source is not None and site.source.path == norm])
             said += [f"{sites}: normalised by {norm}"] if sites else []
         beside = {norm.path for norm in self.beside()}
         others = dict.fromkeys(
@@ -211,13 +228,27 @@ class _Looking(Watch):
         )
 
 
+def _memory(t: Tensor) -> Tensor:
+    return t if t._base is None else t._base
+
+
+def _counted(names: list[str]) -> str:
+    """Sites by name; several calls of one, as of the steps of a recurrence, by their number."""
+    calls: dict[str, list[str]] = {}
+    for name in names:
+        calls.setdefault(name.partition("#")[0], []).append(name)
+    return ", ".join(each[0] if len(each) == 1 else f"{name} ({len(each)} calls)" for name, each in calls.items())
+
+
 def _looked_at(module: nn.Module, example: Any) -> _Looking:
     module = adapted(module)
     looking = _Looking(elementwise_modules(module))
     args, kwargs = arguments(example)
-    with torch.no_grad(), seeded(0):
-        with looking.over(module):
-            module(*args, **kwargs)
+    for p in module.parameters():
+        p.requires_grad_(p.is_floating_point())
+    with seeded(0), torch.enable_grad(), looking.over(module):
+        module(*args, **kwargs)
+    with torch.no_grad():
         for i, (y, output) in looking.composed.items():
             children = dict(module.get_submodule(looking.norms[i].path).named_children())
             for child in children.values():

@@ -50,15 +50,11 @@ class Reset(Intervention):
         return (self.event,)
 
     def init(self, network: Network, params: Params) -> State:
-        if self.layers == "last" and not network.head:
-            raise ValueError(
-                "Reset('last') would draw an output layer of which nothing is trained: write a pattern that matches "
-                f"some of {', '.join(network.names)}"
-            )
         if not self._meant(network):
             raise ValueError(
                 f"expected layers of Reset to be 'last', 'all' or a pattern that matches some of "
                 f"{', '.join(network.names)}, got {self.layers!r}"
+                f"{': the output layer is not among them' if self.layers == 'last' else ''}"
             )
         return {}
 
