@@ -11,7 +11,7 @@ from transformers import TrainerCallback  # pyright: ignore[reportMissingImports
 from pliant.monitor import Monitor
 
 
-class MonitorCallback(TrainerCallback):
+class MonitorCallback(TrainerCallback):  # pyright: ignore[reportGeneralTypeIssues]
     """`pliant.Monitor` on the model of a Trainer; steps are the Trainer's `global_step`.
 
     Most of these models have dropout: measure without it by `purify=True`.
