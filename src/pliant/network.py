@@ -221,6 +221,11 @@ class Network:
             raise ValueError("expected a batch of inputs to find the output layer: write Network(module, example=x)")
         return self._part_of._last if self._part_of is not None else output_layers(self.module, self.example)
 
+    @property
+    def whole(self) -> Network:
+        """The network of which this is a part, or itself."""
+        return self if self._part_of is None else self._part_of.whole
+
     def only(self, pattern: str) -> Network:
         """The same network, of which interventions touch only the parameters that match, such as `"hidden.*"`.
 

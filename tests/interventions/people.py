@@ -189,6 +189,7 @@ KINDS = {
         numbers(3),
     ),
     "tied language model": Kind(TiedLanguageModel, lambda g: torch.randint(11, (8, 3), generator=g)),
+    "mixed precision": Kind(MixedPrecision, numbers(3, dtype=torch.bfloat16)),
     "residual": Kind(lambda: image_net(ResidualBlock()), numbers(1, 4, 4)),
     "separable": Kind(
         lambda: image_net(

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import pliant
-from pliant.interventions import Chain, Reset, WeightClipping, registered
+from pliant.interventions import Chain, Parseval, Reset, SpectralNorm, WeightClipping, WeightNorm, registered
 from pliant.interventions.contrib import FIRE, CChain
 from tests.interventions.examples import EXAMPLES
 from tests.interventions.people import KINDS, LoRA, TiedLanguageModel
@@ -49,14 +50,19 @@ REFUSES = {  # what is refused, by the kind of network, with the reason
     "policy": dict.fromkeys(DRAWN, r"no reset_parameters\(\) draws 'log_std' of Policy: write .*fresh=make_model"),
 }
 SAYS = {  # and what is said of those that work
+    "VAE": dict.fromkeys(UNITS, "no nonlinearity is seen between .* and the next layer"),
+    "separable": dict.fromkeys(UNITS, "no nonlinearity is seen between '7' and the next layer"),
+    "LoRA": {"WeightNorm": "WeightNorm left alone 0.A, 0.B, 2.A, 2.B: "},
     "LSTM": dict.fromkeys(UNITS, "no weights feed the units of tanh#2, tanh#4, tanh#6 one by one"),
-    "U-Net": {"WeightNorm": "WeightNorm left alone up: "},
+    "U-Net": {"WeightNorm": "WeightNorm left alone up.weight: "},
     "tied language model": dict.fromkeys(
         (kind.__name__ for kind in registered()), "embedding.weight and head.weight are"
     ),
     "mixed precision": dict.fromkeys(NORMALISERS, ".*Norm left alone relu: no layer feeds"),
     "residual": dict.fromkeys(NORMALISERS, r".*Norm left alone 3\.relu#2: no layer feeds them directly"),
-    "encoder": {"WeightNorm": "WeightNorm left alone layer.self_attn.out_proj: "},
+    "encoder": {
+        "WeightNorm": "WeightNorm left alone layer.self_attn.in_proj_weight, layer.self_attn.out_proj.weight: "
+    },
 }
 
 
@@ -228,3 +234,77 @@ def test_churn_of_several_outputs_is_their_sum():
     assert method.penalty(network, moved, method.init(network, params), None).item() == pytest.approx(0.5 * 4 * 9)
     with pytest.raises(ValueError, match="distance='kl' expected Two to return one tensor of logits, got dict with 2"):
         CChain(0.5, distance="kl").penalty(network, moved, method.init(network, params), None)
+
+
+def test_nonlinearities_in_place_are_replaced_and_nothing_after_them():
+    kind = KINDS["in place"]
+    x = kind.inputs(torch.Generator().manual_seed(0))
+    for method, new in (("Activation", "Replacement"), ("CReLU", "Doubled")):
+        built = next(e for k, e in ONE_EACH.items() if k.__name__ == method).intervention.build(kind.make(), x)
+        kinds = [type(layer).__name__ for layer in built]
+        assert kinds == ["Conv2d", new, "Dropout", "Flatten", "Identity", "Linear", new, "Dropout", "Linear"]
+
+
+class Thrown(nn.Module):
+    """Nonlinearities in place whose results nobody takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        F.relu(x, inplace=True)
+        x = self.second(x)
+        F.leaky_relu(x, 0.1, True)
+        return self.output(x)
+
+
+def test_functions_in_place_are_replaced_in_place():
+    net, x = Thrown(), torch.randn(5, 3)
+    expected = net.output(net.second(net.first(x).tanh()).tanh())
+    torch.testing.assert_close(EXAMPLES["Activation tanh"].intervention.build(net, x)(x), expected)
+
+
+WEIGHTS_ALONE = (
+    "FIRE",
+    "NormalizeAndProject",
+    "Parseval",
+    "SpectralRegulariser",
+    "WeightClipping",
+    "WeightNormRescale",
+)
+
+
+@pytest.mark.parametrize("intervention", [k for k in ONE_EACH if k.__name__ in WEIGHTS_ALONE], ids=lambda k: k.__name__)
+def test_a_log_std_is_no_weight(intervention, plain):
+    """Its gradient depends on itself alone, so that it goes where it goes without them."""
+    example = ONE_EACH[intervention]
+    chain = Chain(STRONGER.get(intervention, example.intervention))
+    after, _ = train(*KINDS["policy"], chain, example.event)
+    assert torch.equal(after["log_std"], plain["policy"]["log_std"])
+    assert not torch.equal(after["actor.0.weight"], plain["policy"]["actor.0.weight"])
+
+
+def test_parseval_of_an_embedding_takes_the_smaller_product():
+    tall = torch.randn(7, 3, dtype=torch.float64)
+    network = pliant.Network(nn.Embedding(7, 3))
+    penalty = Parseval(0.5, scale=2.0).penalty(network, {"weight": tall}, {}, None)
+    torch.testing.assert_close(penalty, 0.5 * (tall @ tall.T - 2 * torch.eye(7)).square().sum())
+
+
+def test_what_multiplies_with_weights_and_is_left_alone_is_named():
+    class Conv1D(nn.Module):  # as GPT-2 spells a linear layer
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), nn.Parameter(torch.zeros(outputs))
+
+        def forward(self, x):
+            return torch.addmm(self.bias, x, self.weight)
+
+    net = nn.Sequential(
+        nn.Embedding(5, 3), nn.Flatten(), Conv1D(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+    )
+    for method in (WeightNorm(), SpectralNorm(5, layers="hidden")):
+        with pytest.warns(UserWarning, match=r"Norm left alone 2\.weight: no plain linear or convolution layers$"):
+            method.build(net, torch.arange(4)[:, None])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pliant.adapter import adapted, bare, duplicate, has_forward, how_to_call
-from pliant.modules import output_layers, seeded
+from pliant.modules import NORMALISERS, factors, output_layers, seeded
 from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments
 
 Among = Callable[[str], bool]
@@ -68,12 +68,11 @@ class _Layers(Watch):
     def __init__(self) -> None:
         super().__init__(set())
         self.paths: list[str] = []
-        self.others: list[str] = []
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.linear or func in CONVOLUTIONS:
             path, module = self.stack[-1]
-            (self.paths if isinstance(module, LAYERS) else self.others).append(path or type(module).__name__)
+            self.paths += [path] if isinstance(module, LAYERS) else []
         return func(*args, **(kwargs or {}))
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -90,23 +89,28 @@ def layers_in_order(module: nn.Module, example: Any) -> list[str]:
 
 
 def linear_maps(module: nn.Module, example: Any) -> tuple[list[str], list[str]]:
-    """`layers_in_order`, and the paths of the other modules that multiply with weights, or could.
+    """`layers_in_order`, and the names of the weights of other modules.
 
-    The others are modules that call linear functions themselves, transposed convolutions, and layers that the forward
-    pass does not call (an attention's projections).
+    Those are weights that a forward pass multiplies with by itself (the matrices of LoRA, an attention's projections)
+    and those of transposed convolutions; embeddings are none of them.
 
     >>> net = nn.Sequential(nn.ConvTranspose1d(2, 3, 1), nn.ReLU(), nn.Conv1d(3, 1, 1))
     >>> linear_maps(net, torch.ones(1, 2, 1))
-    (['2'], ['0'])
+    (['2'], ['0.weight'])
     """
-    layers = _Layers()
-    copied = adapted(module)
+    layers, watched = _Layers(), adapted(module)
     args, kwargs = arguments(example)
-    with torch.no_grad(), seeded(0), layers.over(copied):
-        copied(*args, **kwargs)
+    with torch.no_grad(), seeded(0), layers.over(watched):
+        watched(*args, **kwargs)
     called = list(dict.fromkeys(layers.paths))
-    idle = [path for path, layer in module.named_modules() if isinstance(layer, LAYERS) and path not in called]
-    return called, list(dict.fromkeys([*layers.others, *idle]))
+    used, others = factors(module, example), []
+    for name, p in module.named_parameters():
+        path, _, own = name.rpartition(".")
+        owner = module.get_submodule(path)
+        product = name in used or (p.ndim > 1 and "weight" in own and not isinstance(owner, NORMALISERS))
+        if product and path not in called and not isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
+            others.append(name)
+    return called, others
 
 
 def last_of(paths: list[str], module: nn.Module, example: Any) -> list[str]:
@@ -122,7 +126,7 @@ def last_of(paths: list[str], module: nn.Module, example: Any) -> list[str]:
 
 def warn_of_others(method: str, others: list[str], among: Among) -> None:
     """Names what multiplies with weights and is left alone."""
-    if left := [path for path in others if among(path)]:
+    if left := [name for name in others if among(name.rpartition(".")[0])]:
         warnings.warn(f"{method} left alone {', '.join(left)}: no plain linear or convolution layers", stacklevel=4)
 
 

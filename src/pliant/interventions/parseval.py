@@ -48,8 +48,15 @@ class Parseval(Intervention):
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
         total = torch.zeros(())
         for w in (params[name].flatten(1) for name in network.weights):
-            total = total + (w @ w.T - self.scale * torch.eye(len(w)).to(w)).square().sum()
+            total = total + self._distance(w)
         return self.strength * total
+
+    def _distance(self, w: Tensor) -> Tensor:
+        """||W W^T - scale I||^2; of a matrix with more rows than columns (an embedding) through the smaller W^T W."""
+        rows, columns = w.shape
+        if rows <= columns:
+            return (w @ w.T - self.scale * torch.eye(rows).to(w)).square().sum()
+        return (w.T @ w - self.scale * torch.eye(columns).to(w)).square().sum() + (rows - columns) * self.scale**2
 
     def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:
         return {name: Scaled(4 * self.strength, self._residual(params[name])) for name in network.weights}

@@ -22,7 +22,8 @@ class WeightClipping(Intervention):
     The bound is s_l = max(1 / sqrt(fan_in), the largest |w| of the layer at the start). The first is the bound of
     PyTorch's uniform initialisation, which biases share; where a layer is drawn from a wider distribution, one without
     a bound perhaps, the second is larger. So nothing is clipped at the start if kappa is at least 1, and a layer that
-    starts at 0 can still learn. Scales and offsets of normalisers, and vectors of no layer, are left alone.
+    starts at 0 can still learn. Scales and offsets of normalisers, and what belongs to no layer with weights (a
+    policy's log-std), are left alone.
 
     Args:
         kappa: width of the range in bounds; above 0.
@@ -47,10 +48,11 @@ class WeightClipping(Intervention):
             raise ValueError(f"expected kappa of WeightClipping to be above 0 and finite, got {self.kappa!r}")
 
     def init(self, network: Network, params: Params) -> State:
-        layers: dict[str, list[Tensor]] = {}
+        layers: dict[str, list[Tensor]] = {name.rpartition(".")[0]: [] for name in network.whole.weights}
         for name, p in params.items():
-            layers.setdefault(name.rpartition(".")[0], []).append(p)
-        bounds = {path: _bound(tensors) for path, tensors in layers.items() if any(p.ndim > 1 for p in tensors)}
+            if (path := name.rpartition(".")[0]) in layers:
+                layers[path].append(p)
+        bounds = {path: _bound(tensors) for path, tensors in layers.items()}
         owners = {name: name.rpartition(".")[0] for name in network.names if name not in network.normalisers}
         return {name: bounds[path].clone() for name, path in owners.items() if path in bounds}
 
