@@ -7,7 +7,13 @@ from torch import nn
 from torch.func import functional_call
 
 from pliant import generic
+from pliant.diagnostics import DeadUnits, Observation
+from pliant.diagnostics._nudge import sensitivities
+from pliant.monitor import Monitor
+from pliant.network import Network
+from pliant.optim import SGD
 from pliant.poking import Poked, find_units
+from pliant.population import Member, Population
 from pliant.sites import Inputs, arguments
 from tests.test_units import BIAS, redrawn
 
@@ -310,6 +316,70 @@ def test_a_hard_choice_made_of_units_is_something_that_they_move():
 
     (units,) = find_units(Hard(), draws(6, 4))
     assert not units.exact
+
+
+class GatedConvolution(nn.Module):
+    """Channels last: the gate is made by a layer before a convolution that acts beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.depth = nn.Linear(6, 12), nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.second, self.output = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        gate, value = self.first(x).chunk(2, -1)
+        value = self.depth(value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.output(self.second(F.relu(gate) * value).mean((1, 2)))
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.output = nn.Conv2d(3, 6, 3), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.output(F.relu(self.first(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+class Einsum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.bias, self.second = (nn.Parameter(torch.randn(*n)) for n in ((6, 4), (6, 1), (3, 6)))
+        self.output = nn.Linear(3, 2)
+
+    def forward(self, x):
+        h = F.relu(torch.einsum("oi,bit->bot", self.first, x) + self.bias)
+        return self.output(torch.einsum("ko,bot->bk", self.second, h))
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "axis"),
+    [(GatedConvolution, draws(4, 5, 5, 6), 3), (ChannelsLast, draws(4, 3, 8, 8), 3), (Einsum, draws(5, 4, 7), 1)],
+)
+def test_units_run_along_one_axis_everywhere(make, x, axis):
+    """In the unit map, in a trace, in the Monitor, under vmap and in what differentiates by activations."""
+    module, params = prepared(make)
+    (units,) = find_units(module, x)
+    ((site, found),) = units.sites
+    assert found == axis
+    assert units.size == 6
+    dead = torch.tensor([True, True, False, True, False, True])
+    for name, entries in units.incoming.items():
+        if "bias" in name:
+            params[name] = torch.where(entries.mask(dead), BIAS, params[name])
+    module.load_state_dict(params)
+    network = Network(module)
+    sites = network.trace(params, x).sites[site]
+    assert (sites.post == 0).all(0).tolist() == dead.tolist()
+    row = Monitor(module, probe=x, diagnostics=[DeadUnits()], every=1)(0)
+    assert row["dead"] == pytest.approx(4 / 6)
+    y = torch.zeros(len(x), dtype=torch.int64)
+    seen = Observation(params, network=network, x=x, y=y, loss=F.cross_entropy)
+    torch.testing.assert_close(sensitivities(seen)[site].post.sort(0).values, sites.post.sort(0).values)
+    population = Population(network, F.cross_entropy, [Member(0, SGD(lr=0.1)), Member(1, SGD(lr=0.1))], dtype=x.dtype)
+    both = {name: torch.stack([p, p]) for name, p in params.items()}
+    shown = population.trace(population.init(both), torch.stack([x, x])).sites[site]
+    torch.testing.assert_close(shown.post[1], sites.post)
 
 
 def test_the_number_of_passes_does_not_grow_with_depth(monkeypatch):

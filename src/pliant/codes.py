@@ -56,3 +56,8 @@ def along(code: Tensor, axis: int, ndim: int) -> Tensor:
     shape = [1] * ndim
     shape[axis] = len(code)
     return code.reshape(shape)
+
+
+def some_half(size: int) -> Tensor:
+    """A random half of the units, the same whenever there are so many."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(0)) < (size + 1) // 2

@@ -28,6 +28,7 @@ PRODUCTS = {
     torch.tensordot, Tensor.__matmul__, Tensor.__rmatmul__,
 }
 # fmt: on
+GROUPED = {getattr(place, name) for place, name in ((F, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(place, name)}
 DROPOUTS = {getattr(F, name) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")} | {
     F.feature_alpha_dropout,
     torch.dropout,
@@ -73,42 +74,47 @@ class Cut(Watch):
         point: what passes have in common.
         leaves: what leaves the sites, instead of what is in `point`; None for the first pass, which is not cut.
         freeze: whether statistics are held fixed.
+        weights: ids of parameters, if the pass is to be cut behind every product with one, too.
 
     Attributes:
+        layers: what left the products with parameters, and the axis of their units; where these are cut.
         pieces: what enters every site, by name, and every decision.
         axes: where the units of a site are by `unit_dim`.
         last: how many sites came before the last product.
     """
 
-    def __init__(self, composites: set[nn.Module], point: Point, leaves: dict[str, Any] | None, freeze: bool):
+    replaces = True
+
+    def __init__(self, composites: set[nn.Module], point: Point, leaves: dict[str, Any] | None, freeze: bool,
+                 weights: frozenset[int] = frozenset()):  # fmt: skip
         super().__init__(composites)
+        self.weights = weights
+        self.layers: list[tuple[Tensor, int]] = []
         self.point, self.leaves, self.freeze = point, leaves, freeze
         self.pieces: Tensors = {}
         self.axes: dict[str, int] = {}
         self.last = self.decided = self.scaled = self.drawn = 0
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        with torch.enable_grad():
-            self.pieces[name], wraps = _whole(before)
-            self.axes[name] = self.unit_dim % before.ndim + len(wraps)
-            if self.leaves is None:
-                self.point.leaves[name] = _whole(post)[0].shape
-                return post
-            leaf = self.leaves.get(name, self.point.leaves[name])
-            leaf = leaf.clone()
-            for level in reversed(wraps):
-                leaf = _functorch._add_batch_dim(leaf, 0, level)
-            return x.copy_(leaf) if post is x else leaf
+        self.pieces[name], wraps = _whole(before)
+        self.axes[name] = self.unit_dim % before.ndim + len(wraps)
+        if self.leaves is None:
+            self.point.leaves[name] = _whole(post)[0].shape
+            return post
+        leaf = self.leaves.get(name, self.point.leaves[name])
+        leaf = leaf.clone()  # what comes after may be in place
+        for level in reversed(wraps):
+            leaf = _functorch._add_batch_dim(leaf, 0, level)
+        return leaf
 
     def keep(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            return x.clone()
+        return x.clone()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         return self._called(func, types, tree_map(_double, args), tree_map(_double, kwargs or {}))
 
     def _called(self, func: Callable, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if func in PRODUCTS:
+        if func in PRODUCTS or func in GROUPED:
             self.last = self.names.total()
         if (func is F.linear or func in CONVOLUTIONS) and args and args[0].is_floating_point():
             args = (args[0].to(args[1].dtype if len(args) > 1 else torch.float64), *args[1:])  # it was cast on its way
@@ -131,15 +137,32 @@ class Cut(Watch):
             return self._scaled(found) if func in NORMALISING else found
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
-        if func in NONLINEARITIES:
-            with torch.no_grad():  # one that writes in place would want what it wrote for its derivative
-                return super().__torch_function__(func, types, args, kwargs)
+        if func in GROUPED:
+            func = _grouped
         found = super().__torch_function__(func, types, args, kwargs)
-        if self.inside is not None:
+        axis = self._units(func, args, kwargs) if func in PRODUCTS and self.weights else None
+        if axis is not None and not _functorch.is_batchedtensor(found):
+            self.layers.append((found.detach().requires_grad_(), axis))
+            found = self.layers[-1][0].clone()
+        if func in NONLINEARITIES or self.inside is not None:
             return found
         fixed = self._fixed(func, args, kwargs, found)
         self.masks.note(func, args, fixed)
         return fixed
+
+    def _units(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> int | None:
+        """The axis of the units of a product with a parameter; None of another product, or where nothing tells."""
+        if func is F.linear or func in CONVOLUTIONS:
+            return -1 if func is F.linear else 1
+        own = [i for i, t in enumerate(args) if id(t) in self.weights]
+        if func is torch.einsum and own and isinstance(args[0], str):
+            *terms, out = args[0].replace("->", ",").replace(" ", "").split(",")
+            others = "".join(term for i, term in enumerate(terms, 1) if i not in own)
+            units = [place for place, letter in enumerate(out) if letter not in others]
+            return units[-1] if units else None
+        if func in (torch.addmm, torch.baddbmm):
+            own = [i - 1 for i in own if i]
+        return None if len(own) != 1 or own[0] > 1 else (-2, -1)[own[0]]
 
     def _scaled(self, y: Tensor) -> Tensor:
         """What leaves a normaliser that is held fixed, of about size 1."""
@@ -185,6 +208,15 @@ def noise(shape: Sequence[int], seed: int = 3) -> Tensor:
     """Standard normal numbers that depend on shape and seed alone; also inside `torch.vmap`."""
     with torch._C._DisableFuncTorch():
         return torch.randn(tuple(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _grouped(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = None, out_dtype: Any = None) -> Tensor:
+    """A grouped product of rows and matrices, which torch has in single precision only."""
+    if offs is None or a.ndim != 2 or b.ndim != 3:
+        raise ValueError(f"expected grouped_mm(rows, matrices, offs=ends), got shapes {a.shape} and {b.shape}")
+    starts = [0, *offs.tolist()]
+    parts = [a[start:end] @ matrix for start, end, matrix in zip(starts, starts[1:], b, strict=False)]
+    return torch.cat([*parts, a.new_zeros(len(a) - starts[-1], b.shape[-1])])
 
 
 def _double(value: Any) -> Any:

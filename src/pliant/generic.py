@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.adapter import adapted, aliases, tensors_of
+from pliant.codes import along, some_half
 from pliant.cutting import Cut, Point, Tensors, noise
 from pliant.modules import NORMALISERS
 from pliant.nets.dropout import Dropout
@@ -62,6 +65,40 @@ class Generic:
         self.called(cut, self.x, params or {})
         return cut
 
+    def axes(self) -> dict[str, int]:
+        """Where the units of each site run: along the channels or last axis of the layers that feed it.
+
+        Found by cutting behind the layers, too: where some indices of an axis and the others move with other units of
+        every layer. Where there is no such axis, it is that of the latest layer.
+        """
+        weights = frozenset(map(id, self.params.values()))
+        cut = Cut(self.composites, self.point, {}, freeze=True, weights=weights)
+        self.called(cut, self.x, {})
+        found = {}
+        for site, usual in cut.axes.items():
+            pre = cut.pieces[site]
+            candidates = dict.fromkeys([usual, pre.ndim - 1, *range(1, pre.ndim)])
+            found[site] = next((axis for axis in candidates if self.apart(pre, axis, cut.layers)), usual)
+        return found
+
+    def apart(self, pre: Tensor, axis: int, layers: list[tuple[Tensor, int]]) -> bool:
+        """Whether indices of an axis are each made of other units of the layers behind it."""
+        if pre.shape[axis] < 2:
+            return False
+        mask, told = some_half(pre.shape[axis]), False
+        tensors = {str(i): layer for i, (layer, _) in enumerate(layers)}
+        ones, others = (
+            self.gradient((pre * noise(pre.shape) * along(half.double(), axis, pre.ndim)).sum(), tensors)
+            for half in (mask, ~mask)
+        )
+        for i in ones.keys() & others.keys():
+            unit = layers[int(i)][1]
+            one, other = (g.movedim(unit, -1).flatten(0, -2).abs().amax(0) > 0 for g in (ones[i], others[i]))
+            if (one & other).any():
+                return False
+            told |= bool(one.any() and other.any())
+        return told
+
     def called(self, cut: Cut, x: Any, params: Tensors) -> Any:
         """The output of a forward pass as `cut` lets it be."""
         if self.patient and time.monotonic() - self.started > PATIENCE:
@@ -72,7 +109,7 @@ class Generic:
         tensors = {**self.params, **buffers, **params}
         tensors |= {alias: tensors[name] for alias, name in self.aliases.items() if name in tensors}
         with cut.over(self.module):
-            output = functional_call(self.module, tensors, *arguments(x), tie_weights=False)
+            output = functional_call(self.module, tensors, *arguments(tree_map(_own, x)), tie_weights=False)
         leaves = tensors_of(output)
         cut.pieces |= {f"output {i}": t for i, t in enumerate(leaves) if t.is_floating_point()}
         return leaves
@@ -148,6 +185,13 @@ def _generic(example: Any) -> Any:
     return tree_map(one, example)
 
 
+def _own(value: Any) -> Any:
+    """A copy, which may be written into; with a graph, which tells what is made of inputs from constants."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().requires_grad_().clone()
+    return value.clone() if isinstance(value, Tensor) else value
+
+
 def _rows(example: Any) -> int:
     """How many examples there are: the length of the first input."""
     return next((len(x) for x in tree_leaves(example) if isinstance(x, Tensor) and x.ndim), 0)
@@ -171,3 +215,14 @@ def _in_proportion(some: Cut, many: Cut, num: int, of: int) -> bool:
     """Whether some examples bring as many samples to every site as they should."""
     sizes, all_sizes = ({name: cut.pieces[name].numel() for name in cut.axes} for cut in (some, many))
     return sizes.keys() == all_sizes.keys() and all(n and n * of == all_sizes[name] * num for name, n in sizes.items())
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """What a forward pass makes itself is float64, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -35,6 +35,7 @@ from pliant.sites import (
     Site,
     arguments,
     elementwise_modules,
+    mapped,
     uncompiled_parts,
 )
 
@@ -142,6 +143,7 @@ class Network:
         self._order: Sequence[str] | None = None  # of the sites, once seen; empty where only hooks can tell
         self._part_of: Network | None = None
         self._said_unread = False
+        self._axes: dict[str, int] | None = None  # of the sites, once asked for
         self._whole_units = False
 
     @property
@@ -325,16 +327,18 @@ class Network:
         call of `F.relu` in the forward of `block`; the second call under one name is `"act#2"`. Modules without
         parameters that act elementwise (a GELU written out) are one site. Works under `torch.vmap`.
 
-        Units run along the channels after a convolution and along the last axis else; `axes` names, by site, where they
-        run otherwise (a convolution whose output was permuted; the unit map knows). For sequences, `mask`, `(batch,
+        Units run along `axes`, by site; by default, where `Network.axes` finds them. For sequences, `mask`, `(batch,
         tokens)` and boolean, is False at padding: features and sites are of the other tokens alone, where they have
         these two axes. A site that no sample reaches (an expert that gets no token) is named in a warning.
 
         Raises `ValueError` if no nonlinearity was seen.
         """
-        recorder = Recorder(self._composites, axes, mask)
-        with recorder.over(self.module):
-            output = self._called(params, x, None)
+        known = axes if axes is not None else self._axes
+        recorder, output = self._recorded(params, x, known or {}, mask)
+        if known is None and recorder.taken:
+            found = self.axes(x)
+            if any(found.get(site, axis) != axis for site, axis in recorder.taken.items()):
+                recorder, output = self._recorded(params, x, found, mask)
         unseen = [n for n, m in self.module.named_modules() if isinstance(m, UNSEEN)]
         if unseen:
             warnings.warn(f"the nonlinearities inside {', '.join(map(repr, unseen))} cannot be seen", stacklevel=2)
@@ -348,6 +352,32 @@ class Network:
             warnings.warn(f"no sample of this batch reaches {_listed(idle)}: not measured there", stacklevel=2)
         features = penultimate(recorder.features, self.module, recorder.unit_dim, mask)
         return Trace(output, features.detach(), recorder.sites)
+
+    def _recorded(self, params: Params, x: Any, axes: Mapping[str, int], mask: Tensor | None) -> tuple[Recorder, Any]:
+        recorder = Recorder(self._composites, axes, mask)
+        with recorder.over(self.module):
+            return recorder, self._called(params, x, None)
+
+    def axes(self, x: Any) -> dict[str, int]:
+        """The axis of the activations of each site along which units run: along those of the layers that feed it.
+
+        Found once, on a first batch outside `torch.vmap`; `x` is one. A site that is not named has its units along the
+        channels after a convolution, along the last axis else.
+
+        >>> net = Network(nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)))
+        >>> net.axes(torch.ones(1, 1, 2, 2))
+        {'1': 1}
+        """
+        if self._axes is None and not mapped():
+            from pliant.poking import find_axes
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    self._axes = find_axes(self.module, x)
+                except Exception:  # of the module in double precision, say: measuring goes on
+                    self._axes = {}
+        return self._axes or {}
 
     def watch(self, params: Params, x: Any, key: Tensor | None = None, forward: Forward | None = None) -> Watched:
         """The output with the features and activations on the way, not detached: for penalties and resets.

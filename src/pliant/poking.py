@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pliant.codes import along, owned, three_codes
+from pliant.codes import along, owned, some_half, three_codes
 from pliant.cutting import Cut, Tensors
-from pliant.generic import Generic
+from pliant.generic import Generic, in_double
 from pliant.modules import seeded
 from pliant.units import Entries, Units
 
@@ -40,15 +39,26 @@ def find_units(module: nn.Module, example: Any) -> tuple[Units, ...]:
     >>> units.name, units.size, list(units.incoming), list(units.outgoing), units.exact
     ('1', 3, ['0.weight', '0.bias'], ['2.weight'], True)
     """
-    with seeded(0), torch.enable_grad(), _in_double():
+    with seeded(0), torch.enable_grad(), in_double():
         poked = Poked(module, example)
         found = poked.units(poked.groups())
     claimed = {site for units in found for site, _ in units.sites}
-    if lost := [name for name in poked.hidden if name not in claimed]:
+    if lost := [name for name in poked.hidden if name not in claimed and poked.cut.pieces[name].requires_grad]:
         warnings.warn(
             f"no weights feed the units of {', '.join(lost)} one by one, so they are left alone", stacklevel=3
         )
     return tuple(found)
+
+
+def find_axes(module: nn.Module, example: Any) -> dict[str, int]:
+    """The axis of the activations of every site along which its units run; of the unit map, too.
+
+    >>> module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(2), nn.Linear(4, 3), nn.ReLU())
+    >>> find_axes(module, torch.ones(1, 1, 2, 2))
+    {'1': 1, '4': 2}
+    """
+    with seeded(0), torch.enable_grad(), in_double():
+        return Generic(module, example).axes()
 
 
 @dataclass
@@ -69,6 +79,7 @@ class Poked(Generic):
     def __init__(self, module: nn.Module, example: Any):
         super().__init__(module, example)
         self.cut, self.moving = self.run(), self.run(freeze=False)
+        self.site_axes = self.axes()
         self.hidden = list(self.cut.axes)[: self.cut.last]
         self.kind = "parity"
         self._silent: dict[int, Tensors] = {}
@@ -94,8 +105,9 @@ class Poked(Generic):
         pre, slopes = self.cut.pieces[site], {}
         steps = {name: far for name, far in _steps(pre, self.params).items() if self.params[name].ndim > 1}
         best, fed, least = -1, {}, float("inf")
-        for axis in dict.fromkeys([self.cut.axes[site], pre.ndim - 1, *range(1, pre.ndim)]):
-            if pre.shape[axis] > 1 or pre.ndim == 2 or axis == self.cut.axes[site]:
+        usual = self.site_axes[site]
+        for axis in dict.fromkeys([usual, pre.ndim - 1, *range(1, pre.ndim)]):
+            if pre.shape[axis] > 1 or pre.ndim == 2 or axis == usual:
                 incoming, slopes = self.feeding(site, axis, self.cut, self.params)
                 far = min((steps[name] for name in incoming if name in steps), default=float("inf"))
                 if far < least:
@@ -170,7 +182,7 @@ class Poked(Generic):
         By `"parity"`, neighbours have other halves silent. Where that leaves products of two silent units, so have, in
         some trial, any two groups (`"bits"`), or one group has silent units at a time (`"apart"`).
         """
-        halves = [_half(group.size) for group in groups]
+        halves = [some_half(group.size) for group in groups]
         if kind == "apart":
             for i, half in enumerate(halves):
                 for mask in (half, ~half):
@@ -383,11 +395,6 @@ class Poked(Generic):
         return name if fits and self.params[name].shape == self.params[weight].shape[:1] else None
 
 
-def _half(size: int) -> Tensor:
-    """A random half of the units, the same for all groups of a size."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(0)) < (size + 1) // 2
-
-
 def _entries(group: _Group, but: Any) -> dict[str, Entries]:
     return {name: Entries(codes, group.size) for name, codes in group.incoming.items() if name not in but}
 
@@ -431,14 +438,3 @@ def _steps(of: Tensor, params: Tensors) -> dict[str, int]:
 def _agree(a: Tensors, b: Tensors) -> bool:
     """Whether two sites are fed by some entry in common, unit by unit."""
     return any(((a[name] >= 0) & (a[name] == codes)).any() for name, codes in b.items() if name in a)
-
-
-@contextmanager
-def _in_double() -> Iterator[None]:
-    """What a forward pass makes itself is float64, too."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -196,6 +196,7 @@ class Population:
     def trace(self, state: PopulationState, x: Tensor) -> Trace:
         """Every member's `Network.trace` on its own inputs."""
         self._check_axis(x)
+        self.network.axes(x[0])  # found now: members run under vmap
         return self.map(self.network.trace, state.params, x)
 
     def measure(

@@ -221,6 +221,7 @@ class Recorder(Watch):
         super().__init__(composites)
         self.axes, self.mask = axes or {}, mask
         self.sites: dict[str, Site] = {}
+        self.taken: dict[str, int] = {}  # the axis of the units of sites that are no matrices
         self.outputs: list[tuple[str, Tensor]] = []  # of every linear and convolution module, until overwritten
         self.fed: dict[str, str | None] = {}  # site -> the module whose output it reads
 
@@ -232,6 +233,8 @@ class Recorder(Watch):
         value, pullback = vjp(function, before)  # type: ignore[misc]
         (slope,) = pullback(torch.ones_like(before))
         dim = self.axes.get(name, self.unit_dim if before.ndim > 2 else -1)
+        if before.ndim > 2:
+            self.taken[name] = dim % before.ndim
         self.sites[name] = Site(*(_by_units(t.detach(), dim, self.mask) for t in (before, value, slope)))
         self.fed[name] = self.source
         return post
@@ -342,6 +345,11 @@ def _watching(root: nn.Module, watch: Watch, begun: bool) -> Iterator[Watch]:
 def uncompiled_parts() -> AbstractContextManager[Any]:
     """Runs compiled functions inside a module as they were written; nothing is compiled where no compiler is loaded."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def mapped() -> bool:
+    """Whether a function transform such as `torch.vmap` is under way."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
 
 
 def _has_units(x: Any) -> bool:

@@ -47,12 +47,12 @@ def sensitivities(seen: Observation) -> dict[str, Sensitivity]:
         with nudge.over(network.module):
             return loss(network(seen.params, x), y), nudge
 
-    plain = run({})[1]
+    axes, plain = network.axes(x), run({})[1]
     zeros = {name: torch.zeros_like(post) for name, post in plain.posts.items()}
     gradients = grad(lambda nudges: run(nudges)[0])(zeros)
 
     def matrix(name: str, tensor: Tensor) -> Tensor:
-        return rows(tensor.movedim(plain.axes[name], -1), seen.mask)
+        return rows(tensor.movedim(axes.get(name, plain.axes[name]), -1), seen.mask)
 
     found = {name: Sensitivity(matrix(name, plain.posts[name]), matrix(name, g)) for name, g in gradients.items()}
     return {name: site for name, site in found.items() if len(site.post)}
