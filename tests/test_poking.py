@@ -352,6 +352,7 @@ class Einsum(nn.Module):
         return self.output(torch.einsum("ko,bot->bk", self.second, h))
 
 
+@pytest.mark.filterwarnings("ignore:at the start. no nonlinearity is seen between 'second'")
 @pytest.mark.parametrize(
     ("make", "x", "axis"),
     [(GatedConvolution, draws(4, 5, 5, 6), 3), (ChannelsLast, draws(4, 3, 8, 8), 3), (Einsum, draws(5, 4, 7), 1)],
@@ -439,6 +440,7 @@ class Words(nn.Module):
         return self.head((F.silu(gate) * value).mean(-1))
 
 
+@pytest.mark.filterwarnings("ignore:at the start. no nonlinearity is seen between 'second'")
 @pytest.mark.parametrize(
     ("make", "x", "axis"),
     [(LastStage, torch.ones(2, 3, 2, 2), 3), (Words, torch.tensor([[3, 1, 4], [0, 5, 2]]), 1)],
