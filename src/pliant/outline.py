@@ -28,7 +28,7 @@ class Outline:
     """
 
     def __init__(self, model: nn.Module):
-        modules = list(model.modules())
+        self._modules = modules = list(model.modules())
         self._dicts: list[dict[str, Any]] = [d for m in modules for d in (m._modules, m._parameters)]
         self._named: list[dict[str, Any]] = [*self._dicts, *(m._buffers for m in modules)]
         self._names, self._parts = self._keys(), self._values()
@@ -56,6 +56,10 @@ class Outline:
         """Whether another outline has the same parts of the same form: at most, other parameters are trained."""
         same = len(self._parts) == len(other._parts) and all(map(is_, self._parts, other._parts))
         return same and self._names == other._names and self._forms == other._forms
+
+    def same_layers(self, other: Outline) -> bool:
+        """Whether another outline has the same modules in the same places, whatever became of their parameters."""
+        return len(self._modules) == len(other._modules) and all(map(is_, self._modules, other._modules))
 
     def replaced(self, model: nn.Module) -> set[str]:
         """The names of the parameters that are new by now: those of another module, or of another shape."""

@@ -327,6 +327,17 @@ def test_a_recipe_that_cannot_start_takes_its_hooks_away():
         failed.step()
 
 
+def test_units_that_one_optimizer_holds_in_part_alone_are_explained():
+    model = mlp()
+    muon = torch.optim.Muon([p for p in model.parameters() if p.ndim == 2])
+    with pytest.warns(UserWarning, match="the optimizer lacks 0.bias"):
+        Chain(ReDo(tau=0.1)).attach(model, muon)
+    with pytest.raises(
+        ValueError, match=r"0.bias for one: .* write recipe.attach\(model, \[optimizer_a, optimizer_b\]\)"
+    ):
+        model(data()[0])
+
+
 def noted(keeper):
     return len(keeper._forwards._noted)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -156,28 +156,3 @@ def _counts(optimizer: Optimizer) -> bool:
     if isinstance(optimizer, TorchOptimizer):
         return "step" in optimizer.optimizer.init({"": torch.zeros(())})
     return isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop))
-
-
-class Steps:
-    """Which optimizers took a step since `taken` was last cleared, by hooks of theirs.
-
-    Args:
-        told: called after each step, with whether that optimizer had taken one already.
-    """
-
-    def __init__(self, optimizers: tuple[Optimizer, ...], told: Callable[[bool], None]):
-        self._told = told
-        self.taken: set[int] = set()
-        self._handles = [optimizer.register_step_post_hook(self._stepped) for optimizer in optimizers]
-
-    def close(self) -> None:
-        """Removes the hooks."""
-        for handle in self._handles:
-            handle.remove()
-
-    def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        again = id(optimizer) in self.taken
-        if again:
-            self.taken.clear()
-        self.taken.add(id(optimizer))
-        self._told(again)

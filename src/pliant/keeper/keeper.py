@@ -16,11 +16,12 @@ from pliant.adapter import bare, has_forward, how_to_call
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State, write
 from pliant.keeper.carried import carried, merged, rest, without
 from pliant.keeper.forwards import WATCHED, Forwards
-from pliant.keeper.held import Held, Steps
+from pliant.keeper.held import Held
 from pliant.keeper.penalties import Penalties
 from pliant.keeper.rates import NotingSeen, at_each_rate
 from pliant.modules import purified
 from pliant.network import Network, Params
+from pliant.optim.torch_optimizer import Steps
 from pliant.outline import Outline
 
 
@@ -328,6 +329,11 @@ class Keeper:
         except Exception as error:
             if self._whole.example is None or not isinstance(error, ValueError):
                 raise ValueError(f"a forward pass must come first: {self._what_counts} ({error})") from error
+            if self._held.lacking:
+                raise ValueError(
+                    f"{error}; what the optimizer lacks is left alone, {self._held.lacking[0]} for one: for several "
+                    "optimizers write recipe.attach(model, [optimizer_a, optimizer_b])"
+                ) from error
             raise
 
     def _restore(self) -> None:

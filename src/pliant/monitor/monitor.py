@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.adapter import How
 from pliant.diagnostics import Diagnostic
 from pliant.monitor.choice import schedule
+from pliant.monitor.past import Past
+from pliant.monitor.rates import Rates
 from pliant.monitor.sinks import Row, Sink, table
 from pliant.monitor.subject import Loss, Subject
-from pliant.network import Params, Trace
+from pliant.network import Trace
+from pliant.outline import Outline
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FOLLOW = "where a new one is made, write monitor.follow(optimizer)"
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
@@ -28,7 +32,10 @@ class Monitor:
 
     Call it once a step, after `optimizer.step()`. It measures at its first call and whenever the step reaches or passes
     a multiple of a diagnostic's period. Parameters, gradients, buffers, modes, random streams and hooks stay as they
-    are. A diagnostic or a sink that fails ends no training: it is named once in a warning, and its numbers are missing.
+    are. Whatever fails once training runs ends no training: it is named once in a warning, and its numbers are missing.
+
+    Where the model changes (new heads, swapped or resized layers, `load_state_dict(assign=True)`, another device or
+    dtype), it is measured as it is from then on; what compares a new parameter with the past begins with it.
 
     Compiled and distributed models are fine (the latter are measured on rank 0 alone); under `autocast`, the network is
     measured in the precision of its parameters. A model of several inputs takes `probe=(pliant.Inputs((a, b), {}), y)`,
@@ -46,8 +53,9 @@ class Monitor:
         mask: for sequences, `(batch, tokens)` and boolean: False at padding, which is left out of what is measured. The
             loss leaves it out by itself (`ignore_index`, say).
         loss: of output and targets, for what needs gradients.
-        optimizer: of the model; what it does not hold, or what is frozen, is no part of gradients, updates, kernels and
-            curvature. Its learning rate (the first group's) becomes the column `learning_rate`.
+        optimizer: of the model, or several in a list; what none of them holds, or what is frozen, is no part of
+            gradients, updates, kernels and curvature. The learning rate (the first group's) becomes the column
+            `learning_rate`, and those of all groups, where they differ, `learning_rate/0`, `learning_rate/1`, ...
         every: steps between two measurements.
         diagnostics: what to measure, or a mapping from each diagnostic to a period of its own.
         tier: instead of diagnostics, all that need no settings up to a cost: `"economy"` (a forward pass), `"business"`
@@ -78,7 +86,7 @@ class Monitor:
         *,
         mask: Tensor | None = None,
         loss: Loss | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         every: int = 1_000,
         diagnostics: Iterable[Diagnostic] | Mapping[Diagnostic, int] | None = None,
         tier: str | None = None,
@@ -94,19 +102,19 @@ class Monitor:
         self._idle = not _first_process()
         if self._idle:
             return
-        self._subject = Subject(model, probe, loss, purify, call, mask)
-        self._optimizer = optimizer
+        self._settings = loss, purify, call, mask
+        self._subject = Subject(model, probe, *self._settings)
+        self._outline, self._blind = Outline(self._subject.model), False
+        self._renewed = False  # at this call
+        self._dtype = next(self._subject.model.parameters()).dtype
+        self._rates: Rates | None = None
         if optimizer is not None:
-            _refuse_stranger(optimizer, self._subject.model)
-            self._subject.optimizers = [optimizer]
+            self.follow(optimizer)
         absent = {"loss": loss, "gradients": loss, "y": self._subject.y}
         without = {name for name, value in absent.items() if value is None}
         self._schedule = schedule(diagnostics, tier, every, without, classes=_classes(self._subject.y))
-        self._initial = self._begin(initial) if self._wanting("initial") else None
-        self._before = self._copies() if self._wanting("update") else None
-        self._kept = True  # whether `_before` are the parameters at the call before
-        self._marked = False
-        self._earlier: Trace | None = None
+        wanted = [field for field in ("initial", "update", "earlier") if self._wanting(field)]
+        self._past = Past(self._subject.params(), initial, wanted)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self._try(asked=diagnostics is not None)
@@ -119,32 +127,50 @@ class Monitor:
 
     def __call__(self, step: int) -> Row | None:
         """Measures what is due at this step; returns the new row, or None."""
-        step = int(step)
-        last, self._last = self._last, step
-        if self._idle or step == last:
-            return None
-        if last is not None and step < last and "back" not in self._said:
-            self._said.add("back")
-            warnings.warn(f"step {step} came after step {last}: count on over the whole training", stacklevel=2)
-        due = [d for d, every in self._schedule.items() if last is None or step // every != last // every]
-        row, caught = None, []
-        if due:
-            with warnings.catch_warnings(record=True) as caught, self._subject.undisturbed():
-                warnings.simplefilter("always")
-                row = self._measure(step, due)
-        if self._before is not None:
-            self._look_ahead(step, last)
-        self._speak(f"step {step}", caught)
-        return row
+        return self._safely(self._at, step)
 
     def mark(self) -> None:
         """From now on, what compares with an earlier moment compares with this one: call it where a task changes."""
-        self._marked = True
-        if self._idle or not self._wanting("earlier"):
+        self._safely(self._mark)
+
+    def follow(self, optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
+        """From now on this is the model's optimizer, or these are: one made for a new task, say.
+
+        Raises `ValueError` for one of other parameters.
+        """
+        if self._idle:
             return
-        with warnings.catch_warnings(), self._subject.undisturbed():
-            warnings.simplefilter("ignore")
-            self._earlier = self._subject.trace()
+        before, self._rates = self._rates, Rates(optimizer, self._subject.model)
+        self._subject.optimizers = list(self._rates.optimizers)
+        if before is not None:
+            before.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows and all that is kept of the past, as copies; `torch.load(..., weights_only=True)` reads it back.
+
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> monitor, again = (Monitor(model, torch.randn(8, 2), every=1) for _ in range(2))
+        >>> row = monitor(0)
+        >>> again.load_state_dict(monitor.state_dict())
+        >>> again.rows == [row]
+        True
+        """
+        past = {} if self._idle else self._past.state_dict()
+        return {"rows": [dict(row) for row in self.rows], "last": self._last, "past": past}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, as if nothing had happened.
+
+        Raises `ValueError`, and changes nothing, for that of another model or other diagnostics.
+        """
+        if not (isinstance(saved, Mapping) and saved.keys() >= {"rows", "last", "past"}):
+            got = ", ".join(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
+            raise ValueError(f"expected what monitor.state_dict() returned, got {got or 'an empty dict'}")
+        if not self._idle:
+            self._notice()
+            self._past.load_state_dict(saved["past"])
+        self.rows[:] = [dict(row) for row in saved["rows"]]
+        self._last = saved["last"]
 
     def to_table(self) -> pa.Table:
         """The rows as an Arrow table, with null where a column was not measured."""
@@ -152,18 +178,15 @@ class Monitor:
 
     def close(self) -> None:
         """Finishes the sinks, at the end of training."""
+        if not self._idle and self._rates is not None:
+            self._rates.close()
         for sink in () if self._idle else self._sinks:
-            sink.close()
+            try:
+                sink.close()
+            except Exception as error:
+                self._once(f"close {sink!r}", f"{sink} could not be closed: {_line(error)}")
 
     # -- at the start --------------------------------------------------------------------------------------------------
-
-    def _begin(self, initial: Mapping[str, Tensor] | None) -> Params:
-        now = self._subject.params()
-        if initial is None:
-            return self._copies()
-        if odd := [name for name, p in now.items() if name not in initial or initial[name].shape != p.shape]:
-            raise ValueError(f"expected initial to hold the parameters of the model, {odd[0]!r} is missing or differs")
-        return {name: initial[name].detach().to(p, copy=True) for name, p in now.items()}
 
     def _try(self, asked: bool) -> None:
         """Measures once all but the costly: what fails is left out with a warning, or refused if asked for by name."""
@@ -171,7 +194,7 @@ class Monitor:
         with self._subject.undisturbed():
             self._subject.check()
             if self._wanting("earlier"):
-                self._earlier = self._subject.trace()
+                self._past.earlier = self._subject.trace()
             found, failed = self._numbers(cheap)
         for diagnostic, error in failed.items():
             if asked:
@@ -191,20 +214,95 @@ class Monitor:
 
     # -- at work -------------------------------------------------------------------------------------------------------
 
-    def _measure(self, step: int, due: list[Diagnostic]) -> Row | None:
-        if not self._kept and (late := [d for d in due if "update" in d.needs]):
-            due = [d for d in due if d not in late]
-            self._once("update", f"{late[0]} needs the parameters one call before: call the monitor at regular steps")
+    def _safely(self, method: Callable[..., Any], *args: Any) -> Any:
+        """What happens here must not end a training."""
         try:
-            found, failed = self._numbers(due)
+            return method(*args)
+        except Warning:  # of a user who wants errors
+            raise
         except Exception as error:
             self._once("all", f"the network could not be measured: {_line(error)}")
+
+    def _at(self, step: int) -> Row | None:
+        step = int(step)
+        last, self._last = self._last, step
+        if self._idle or step == last:
             return None
+        self._renewed = False
+        self._notice()
+        if last is not None and step < last and "back" not in self._said:
+            self._said.add("back")
+            warnings.warn(f"step {step} came after step {last}: count on over the whole training", stacklevel=4)
+        due = [d for d, every in self._schedule.items() if last is None or step // every != last // every]
+        row, caught = None, []
+        if due and not self._blind:
+            with warnings.catch_warnings(record=True) as caught, self._subject.undisturbed():
+                warnings.simplefilter("always")
+                row = self._safely(self._measure, step, due)
+        if self._past.before is not None and not self._blind:
+            self._look_ahead(step, last)
+        self._speak(f"step {step}", caught)
+        return row
+
+    def _mark(self) -> None:
+        if self._idle:
+            return
+        self._past.marked = True
+        if not self._wanting("earlier"):
+            return
+        self._notice()
+        with warnings.catch_warnings(), self._subject.undisturbed():
+            warnings.simplefilter("ignore")
+            self._past.earlier = self._subject.trace()
+
+    def _notice(self) -> None:
+        """Takes the model as it is by now, if it is made of other parts than at the call before."""
+        if self._outline.holds:
+            return
+        model, before = self._subject.model, self._outline
+        self._outline = Outline(model)
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            was, self._dtype = self._dtype, next(model.parameters()).dtype
+            probe = _cast((self._subject.x, self._subject.y), was, self._dtype)
+            problem = None
+            try:
+                self._subject = Subject(model, probe, *self._settings)
+                self._subject.optimizers = [] if self._rates is None else self._rates.of(model)
+            except Exception as error:
+                problem = error
+            self._blind = problem is not None
+            new, layers = before.replaced(model), not before.same_layers(self._outline)
+            now = {name: p.detach() for name, p in model.named_parameters()}
+            self._past.renew(now, new, layers or bool(new))
+            self._renewed = True
+        if problem is not None:
+            self._once("blind", f"the model changed and can no longer be measured: {_line(problem)}")
+        if new:
+            names = ", ".join(sorted(new))
+            self._once("new", f"{names} are new in the model: what compares with the past begins anew with them")
+        if self._rates is not None and (lacking := self._rates.newly_lacking(model)):
+            names = ", ".join(lacking)
+            self._once("lacking", f"the optimizer does not hold {names}, which the model has by now: {FOLLOW}")
+
+    def _measure(self, step: int, due: list[Diagnostic]) -> Row | None:
+        if not self._past.fresh and (late := [d for d in due if "update" in d.needs]):
+            due = [d for d in due if d not in late]
+            if not self._renewed:
+                self._once(
+                    "update", f"{late[0]} needs the parameters one call before: call the monitor at regular steps"
+                )
+        if self._past.earlier is None and (late := [d for d in due if "earlier" in d.needs]):
+            due = [d for d in due if d not in late]  # the layers are new
+            self._past.earlier = self._subject.trace()
+        found, failed = self._numbers(due)
         for diagnostic, error in failed.items():
             self._once(repr(diagnostic), f"{diagnostic} could not be measured and is missing: {_line(error)}")
         row: Row = {"step": step}
-        if self._optimizer is not None:
-            row["learning_rate"] = float(self._optimizer.param_groups[0]["lr"])
+        if self._rates is not None:
+            if self._rates.elsewhere(self._subject.model):
+                self._once("steps", f"the model was trained without a step of the monitor's optimizer: {FOLLOW}")
+            row |= self._rates.row()
         for numbers in found.values():
             row |= numbers
         self.rows.append(row)
@@ -221,9 +319,9 @@ class Monitor:
         needs = frozenset[str]().union(*(diagnostic.needs for diagnostic in due))
         if "earlier" in needs:
             needs |= {"trace"}  # the next time's
-        past = {"initial": self._initial, "earlier": self._earlier}
-        if "update" in needs and self._before is not None:
-            past["update"] = {name: p - self._before[name].to(p) for name, p in self._subject.params().items()}
+        past: dict[str, Any] = {"initial": self._past.initial, "earlier": self._past.earlier}
+        if "update" in needs:
+            past["update"] = self._past.update(self._subject.params())
         seen = self._subject.observe(needs, past)
         found: dict[Diagnostic, Row] = {}
         failed: dict[Diagnostic, Exception] = {}
@@ -233,23 +331,18 @@ class Monitor:
                 found[diagnostic] = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
             except Exception as error:
                 failed[diagnostic] = error
-        if "earlier" in needs and not self._marked:
-            self._earlier = seen.trace
+        if "earlier" in needs and not self._past.marked:
+            self._past.earlier = seen.trace
         if seen.trace is not None and (where := not_finite(seen.trace)):
             self._once("finite", f"the activations are not finite on the probe, first {where}")
         return found, failed
 
     def _look_ahead(self, step: int, last: int | None) -> None:
         """Keeps the parameters where the next call, if it comes as soon as this one did, asks what changed since."""
-        assert self._before is not None
         periods = [every for diagnostic, every in self._schedule.items() if "update" in diagnostic.needs]
-        self._kept = last is None or any((2 * step - last) // every != step // every for every in periods)
-        if self._kept:
-            now = self._subject.params()
-            torch._foreach_copy_([self._before[name] for name in now], list(now.values()))
-
-    def _copies(self) -> Params:
-        return {name: p.clone() for name, p in self._subject.params().items()}
+        self._past.fresh = last is None or any((2 * step - last) // every != step // every for every in periods)
+        if self._past.fresh:
+            self._past.keep(self._subject.params())
 
     def _wanting(self, field: str) -> bool:
         return any(field in diagnostic.needs for diagnostic in self._schedule)
@@ -297,12 +390,9 @@ def _first_process() -> bool:
     return not distributed or torch.distributed.get_rank() == 0
 
 
-def _refuse_stranger(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    ours = {id(p) for p in model.parameters()}
-    if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError(
-            "expected the optimizer of the model, got one of other parameters: make it of model.parameters()"
-        )
+def _cast(probe: Any, was: torch.dtype, now: torch.dtype) -> Any:
+    """A probe in the dtype that the model has by now, where it had that of the model before."""
+    return tree_map(lambda t: t.to(now) if isinstance(t, Tensor) and t.dtype == was else t, probe)
 
 
 def _line(error: Exception) -> str:

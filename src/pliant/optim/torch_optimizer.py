@@ -163,3 +163,30 @@ def several(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
     if not found:
         raise ValueError("expected an optimizer of torch.optim, or several in a list, got none: write [optimizer]")
     return tuple(found)
+
+
+class Steps:
+    """Which optimizers took a step since `taken` was last cleared, by hooks of theirs.
+
+    Args:
+        told: called after each step, with whether that optimizer had taken one already.
+    """
+
+    def __init__(
+        self, optimizers: tuple[torch.optim.Optimizer, ...], told: Callable[[bool], None] = lambda again: None
+    ):
+        self._told = told
+        self.taken: set[int] = set()
+        self._handles = [optimizer.register_step_post_hook(self._stepped) for optimizer in optimizers]
+
+    def close(self) -> None:
+        """Removes the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        again = id(optimizer) in self.taken
+        if again:
+            self.taken.clear()
+        self.taken.add(id(optimizer))
+        self._told(again)
