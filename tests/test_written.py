@@ -148,3 +148,7 @@ def test_a_dead_unit_behind_what_is_written_by_hand_is_drawn_anew(name):
     keeper.step()
     assert model.b.bias[0] == 0
     assert torch.allclose(model(x), before, atol=1e-5)
+
+
+def test_a_network_without_any_nonlinearity_is_refused_elsewhere():
+    assert unread(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), torch.ones(1, 2)) == ()

@@ -67,7 +67,8 @@ class _Unread(Watch):
 def unread(module: nn.Module, example: Any) -> tuple[str, ...]:
     """Paths of the layers whose output reaches another layer, but no site, no gate, no attention and no residual sum.
 
-    Found by the graph of one forward pass: whatever has a gradient counts as a way.
+    Found by the graph of one forward pass: whatever has a gradient counts as a way. None where no nonlinearity is seen
+    at all, which is refused elsewhere.
 
     >>> layers = nn.Linear(2, 3), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)
     >>> unread(nn.Sequential(*layers), torch.ones(1, 2))
@@ -78,6 +79,8 @@ def unread(module: nn.Module, example: Any) -> tuple[str, ...]:
     args, kwargs = arguments(tree_map(_data, example))
     with seeded(0), uncheckpointed(), watch.over(module):
         module(*args, **kwargs)
+    if not watch.names:
+        return ()
     layers = [(path, leaf) for path, leaves in watch.outputs.items() for leaf in leaves]
 
     def reached(ends: list[Tensor]) -> set[str]:
