@@ -47,7 +47,7 @@ def repvgg() -> nn.Module:
 def vgg(**settings: Any) -> nn.Module:
     """With 32 units where timm has 4096."""
     model = VGG([8, "M", 12, "M", 16, "M"], num_classes=5, mlp_ratio=0.01, **settings)
-    model.pre_logits = ConvMlp(16, 32, kernel_size=3, mlp_ratio=1.0, drop_rate=0.1, act_layer=RELU)
+    model.pre_logits = ConvMlp(16, 32, kernel_size=3, mlp_ratio=1.0, drop_rate=0.1, act_layer=nn.ReLU)
     model.num_features = model.head_hidden_size = 32
     model.reset_classifier(5)
     return model
@@ -68,7 +68,7 @@ IN_PLACE: dict[str, Callable[[], nn.Module]] = {
     "densenet": lambda: DenseNet(growth_rate=4, block_config=(2, 2), bn_size=2, num_classes=5),
     "vgg": vgg,
     "vgg-bn": lambda: vgg(norm_layer=nn.BatchNorm2d),
-    "regnet": lambda: RegNet(RegNetCfg(w0=8, wa=14.0, wm=2.0, group_size=8, depth=6, se_ratio=0.25), num_classes=5),
+    "regnet": lambda: RegNet(RegNetCfg(w0=8, wa=14.0, wm=2.0, group_size=8, depth=6), num_classes=5),
     "mobilenetv2": lambda: EfficientNet(
         inverted("ds_r1_k3_s1_c8", "ir_r1_k3_s2_e3_c12", "ir_r2_k3_s2_e3_c16"), num_classes=5, num_features=32,
         stem_size=8, act_layer=RELU6,
