@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pliant.causes import Repaired, Units
+from pliant.causes.repairs import axes
 from pliant.functional import units as functional
 from pliant.interventions import Draw
 from pliant.interventions._recycling import recycle
@@ -246,3 +247,37 @@ def test_entries_mix_with_those_at_the_same_place_of_other_units(codes, size):
 def test_entries_that_do_not_lie_alike_do_not_mix():
     assert Entries(torch.tensor([0, 0, 1]), 2).mixed(torch.ones(3), torch.eye(2)) is None
     assert Entries(torch.tensor([0, 1, 1, 0]), 2).mixed(torch.ones(4), torch.eye(2)) is None
+
+
+class Routed(nn.Module):
+    """Two experts, of which the second is never chosen."""
+
+    def __init__(self):
+        super().__init__()
+        self.inp, self.out = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6)) for _ in range(2))
+
+    def forward(self, x):
+        h = torch.tanh(self.inp(x))
+        chosen = torch.zeros(len(x), dtype=torch.long)
+        for i, expert in enumerate(self.experts):
+            rows = (chosen == i).nonzero()[:, 0]
+            h = h.index_add(0, rows, expert(h[rows]))
+        return self.out(h)
+
+
+def test_an_expert_without_samples_has_nothing_to_repair():
+    torch.manual_seed(0)
+    model, x = Routed().double(), torch.randn(30, 4, dtype=torch.float64)
+    with torch.no_grad():
+        model.experts[0][0].weight[:2], model.experts[0][0].bias[:2] = 0.0, -1.0
+    network = Network(model, example=x)
+    before = Repaired(network.params(), {})
+    trace = network.trace(before.params, x, axes(network))
+    evidence = Units().evidence(network, before, x, trace, before.params)
+    measured = [group for group in network.units if len(trace.sites[group.name].post)]
+    assert evidence["dead"] == pytest.approx(2 / sum(group.size for group in measured))
+    after = Units().repair(network, before, x, Draw(0, 0))
+    changed = {name for name, p in after.params.items() if not torch.equal(p, before.params[name])}
+    assert changed <= {"experts.0.0.weight", "experts.0.0.bias", "experts.0.2.weight", "experts.0.2.bias"}
+    assert changed

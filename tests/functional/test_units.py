@@ -262,3 +262,8 @@ def test_of_no_samples_no_unit_is_dead():
     assert not units.dead(none).any()
     assert not units.silent(none).any()
     assert not units.dormant(none, 0.1).any()
+
+
+def test_of_no_samples_no_unit_is_affine():
+    nothing = torch.zeros(0, 3)
+    assert units.linearized(nothing, nothing, nothing).tolist() == [False] * 3

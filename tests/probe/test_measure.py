@@ -337,3 +337,18 @@ def test_checkpoints_with_other_running_statistics_are_refused():
         measured(model, x, checkpoints={"young": young})
     model.train()
     assert measured(model, x, checkpoints={"young": young}, purify=True).names == ("young",)
+
+
+def test_samples_that_depend_on_each_other_are_refused():
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = perceptron()
+
+        def forward(self, x, edges):
+            return self.layers(torch.zeros_like(x).index_add(0, edges[1], x[edges[0]]))
+
+    x = inputs()
+    edges = torch.randint(len(x), (2, 30))
+    with pytest.raises(ValueError, match=r"^expected as many samples in each of the inputs.*got 2 and 24.*graph"):
+        plasticity(Graph(), inputs=Inputs((x, edges), {}), optimizer=SGD(0.1), targets=2, steps=2)

@@ -102,7 +102,7 @@ class Units(Repair):
         return _with(Repaired(last.params, before.moments), change.params, change.moments)
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        sites = [_seen(trace, group) for group in network.units]
+        sites = [seen for group in network.units if len((seen := _seen(trace, group))[0])]  # an expert may have none
         if not sites:
             return {}
         dead = torch.cat([units.dead(slope) for _, _, slope in sites])

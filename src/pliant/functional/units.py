@@ -179,7 +179,7 @@ def affine_linear(pre: Tensor, post: Tensor, tolerance: float = 1e-3) -> Tensor:
     """Units whose output is an affine function of their input on the data, up to a share `tolerance` of its variance.
 
     1 - R^2 <= tolerance for the least-squares fit post = alpha pre + beta, and Var[post] > 1e-12 E[post^2]: a constant
-    does not count. Made for any nonlinearity.
+    does not count, nor does a unit without samples. Made for any nonlinearity.
 
     Source: ours, as for `linearized`.
 
@@ -256,5 +256,5 @@ def centred(x: Tensor) -> tuple[Tensor, Tensor]:
     x = wide(x)
     x = x - x[:1]
     x = x - x.mean(0)
-    size = x.abs().amax(0)
+    size = x.abs().amax(0) if len(x) else torch.zeros_like(x.sum(0))
     return x / torch.where(size == 0, 1.0, size), size

@@ -232,6 +232,13 @@ def pure(
             f"expected tensors as inputs, got a {type(fixed[0]).__name__} ({fixed[0]!r}) among them: write "
             "torch.tensor(...) for a number, or a module that holds what is no tensor"
         )
+    lengths = sorted({len(leaf) for leaf in samples(inputs)})
+    if len(lengths) > 1:
+        raise ValueError(
+            "expected as many samples in each of the inputs, along its first axis, got "
+            f"{' and '.join(map(str, lengths))}: samples that depend on each other (nodes of a graph) cannot be probed "
+            "in batches; what belongs to all samples goes into a module that holds it"
+        )
     original = bare(model)
     if not list(original.parameters()):
         raise ValueError(f"expected a model with parameters, got a {type(original).__name__} without any")

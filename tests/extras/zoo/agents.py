@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from sb3_contrib import QRDQN, RecurrentPPO
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import DQN, PPO, SAC
 from torch import nn
 
@@ -64,11 +65,17 @@ def network(agent: Callable[[], Any], part: Callable[[Any], nn.Module], inputs: 
     return Net(learned, inputs, fresh=lambda: part(agent()), dtype=torch.float32, **known)
 
 
-def remembering() -> Inputs:
-    from sb3_contrib.common.recurrent.type_aliases import RNNStates
+class FromRest(nn.Module):
+    """A recurrent policy whose memory is empty: its states have the samples along their second axis."""
 
-    states = (torch.zeros(1, 12, 8), torch.zeros(1, 12, 8))
-    return Inputs((observations(4), RNNStates(states, states), torch.zeros(12)), {"deterministic": True})
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, x: torch.Tensor, deterministic: bool = False) -> tuple[torch.Tensor, ...]:
+        empty = x.new_zeros(1, len(x), 8), x.new_zeros(1, len(x), 8)
+        began = x.new_zeros(len(x))
+        return self.policy(x, RNNStates(empty, empty), began, deterministic=deterministic)[:3]
 
 
 NETWORKS = {
@@ -78,6 +85,6 @@ NETWORKS = {
     "sb3-sac-critic": network(
         sac, lambda agent: agent.critic, lambda: Inputs((observations(3), observations(1)), {}), units=(16, 16, 16, 16)
     ),
-    "sb3-recurrent-ppo": network(recurrent_ppo, lambda agent: agent.policy, remembering),
+    "sb3-recurrent-ppo": network(recurrent_ppo, lambda agent: FromRest(agent.policy), certain(4)),
     "sb3-qrdqn": network(qrdqn, lambda agent: agent.quantile_net, lambda: observations(4), units=(16, 16)),
 }

@@ -21,15 +21,15 @@ class LSTM(nn.Module):
 
 
 class LSTMByHand(nn.Module):
-    """The gates written out: the same weights at every step."""
+    """The gates written out: the same weights at every step, on inputs that a hidden layer encodes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.gates, self.head = nn.Linear(5 + 12, 4 * 12), nn.Linear(12, 3)
+        self.encoder, self.gates, self.head = nn.Linear(5, 8), nn.Linear(8 + 12, 4 * 12), nn.Linear(12, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         h = c = x.new_zeros(len(x), 12)
-        for step in x.unbind(1):
+        for step in F.relu(self.encoder(x)).unbind(1):
             i, f, g, o = self.gates(torch.cat([step, h], -1)).chunk(4, -1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
@@ -150,7 +150,9 @@ class Dueling(nn.Module):
 
 
 def lora() -> nn.Module:
-    return nn.Sequential(LoRA(5, 16), nn.ReLU(), LoRA(16, 16), nn.ReLU(), LoRA(16, 3))
+    """A body that is frozen but for its adapters, a head that trains."""
+    body = LoRA(5, 16), nn.ReLU(), LoRA(16, 16), nn.ReLU()
+    return nn.Sequential(*body, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
 def encoder() -> nn.Module:
@@ -174,7 +176,7 @@ NETWORKS = {
     "siren": Net(Siren, lambda: torch.rand(12, 2) * 2 - 1, units=(16, 16, 16)),
     "vae": Net(VAE, lambda: torch.rand(12, 10), units=(16, 16)),
     "moe": Net(Experts, rows),
-    "lora": Net(lora, rows, units=(16, 16)),
+    "lora": Net(lora, rows, units=(16, 16, 16)),
     "mixed-dtypes": Net(Mixed, rows, dtype=torch.float32, units=(16, 16)),
     "dueling": Net(Dueling, lambda: torch.randn(8, 1, 8, 8), units=(8, 16, 16)),
     "torch-encoder": Net(encoder, sequences, units=(24, 24)),
