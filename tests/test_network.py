@@ -763,3 +763,24 @@ def test_a_compiled_part_is_seen_through():
     assert [name.removeprefix("0._orig_mod.") for name in sites] == ["1", "1"]
     net = Network(Between(torch.compile(lambda x: F.relu(x), backend="eager")))
     assert list(net.trace(net.params(), VECTORS).sites) == ["relu"]
+
+
+class Rotary(nn.Module):
+    """Angles of positions, as language models turn their queries by; sines of what a layer returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        angles = torch.arange(x.shape[1]).to(x)[:, None] * torch.tensor([1.0, 0.1, 0.01, 0.001]).to(x)
+        return self.last(torch.sin(self.first(x * angles.cos() + x.flip(-1) * torch.sin(angles))))
+
+
+def test_sines_of_positions_are_no_site():
+    net = Network(Rotary())
+    trace = net.trace(net.params(), torch.randn(3, 5, 4))
+    assert list(trace.sites) == ["sin"]
+    assert trace.sites["sin"].pre.shape == (15, 6)
+    assert list(net.watch(net.params(), torch.randn(3, 5, 4)).activations) == ["sin"]
+    assert list(net.watch(net.params(), torch.randn(3, 5, 4)).activations) == ["sin"]  # without hooks

@@ -86,7 +86,7 @@ class Generic:
         if pre.shape[axis] < 2:
             return False
         mask, told = some_half(pre.shape[axis]), False
-        tensors = {str(i): layer for i, (layer, _) in enumerate(layers)}
+        tensors = {str(i): layer for i, (layer, _) in enumerate(layers) if layer.numel()}  # an expert may read nothing
         ones, others = (
             self.gradient((pre * noise(pre.shape) * along(half.double(), axis, pre.ndim)).sum(), tensors)
             for half in (mask, ~mask)

@@ -31,6 +31,7 @@ NAMES = [
 # fmt: on
 WRITING = re.compile(r"[a-z]\w*[a-z\d]_|__setitem__|__i(add|sub|mul|truediv|floordiv|pow|mod|and|or|xor)__")
 NONLINEARITIES = {getattr(place, name) for place in (F, torch, Tensor) for name in NAMES if hasattr(place, name)}
+PERIODIC = {function for function in NONLINEARITIES if function.__name__.rstrip("_") in ("sin", "cos")}
 CONVOLUTIONS = {getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)}
 IN_PLACE = {getattr(place, name) for place in (torch, Tensor, F) for name in dir(place) if WRITING.fullmatch(name)}
 FLAGGED = {  # where the argument `inplace` is
@@ -44,8 +45,16 @@ UNSEEN = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
 
 
 def is_nonlinearity(func: Callable, args: tuple, kwargs: dict[str, Any], features: Tensor | None) -> bool:
-    """Whether a call is one by itself; a clamp from 0 on only after a layer (which read `features`), not of inputs."""
-    return func in NONLINEARITIES or (features is not None and rectifies(func, args, kwargs))
+    """Whether a call is one by itself.
+
+    Sines and a clamp from 0 on are so only after a layer (which read `features`): of positions or inputs, they are not.
+
+    >>> is_nonlinearity(torch.cos, (torch.ones(2, 2),), {}, None)
+    False
+    """
+    if func in PERIODIC or func not in NONLINEARITIES:
+        return features is not None and (func in PERIODIC or rectifies(func, args, kwargs))
+    return True
 
 
 class Inputs(NamedTuple):
