@@ -339,3 +339,41 @@ def test_functions_called_in_a_method_cannot_be_replaced():
     with pytest.raises(ValueError, match=r"Activation cannot reach 'relu'.*write an nn.Module for it"):
         Chain(Activation("tanh")).build(Functional(), VECTORS, call="get_value")
     assert type(Chain(Activation("elu")).build(Agent(), VECTORS, call="get_value").critic[1]).__name__ == "Replacement"
+
+
+# -- modes -------------------------------------------------------------------------------------------------------------
+
+
+class Louder(nn.Module):
+    """Louder in train mode, by far."""
+
+    def __init__(self, draws=False):
+        super().__init__()
+        self.a, self.drop, self.b, self.draws = nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2), draws
+
+    def forward(self, x):
+        x = self.drop(torch.relu(self.a(x)))
+        x = F.dropout(x, 0.5, self.training and self.draws)
+        return self.b(10 * x if self.training else x)
+
+
+def entropy(model, x):
+    return torch.distributions.Categorical(logits=model(x)).entropy().mean().item()
+
+
+@pytest.mark.parametrize("draws", [False, True], ids=["pure", "draws in train mode"])
+def test_a_monitor_measures_in_the_mode_of_each_call(draws):
+    """Without dropout all the same; what draws is measured as at the start."""
+    model = Louder(draws).eval()
+    monitor = Monitor(model, VECTORS, diagnostics=(PredictiveEntropy(),), every=1)
+    quiet = entropy(model, VECTORS)
+    model.train()
+    model.drop.eval()
+    model.draws = False
+    loud = entropy(model, VECTORS)
+    model.drop.train()
+    model.draws = draws
+    assert monitor(0)["entropy"] == pytest.approx(quiet if draws else loud, rel=1e-5)
+    model.eval()
+    assert monitor(1)["entropy"] == pytest.approx(quiet, rel=1e-5)
+    assert abs(loud - quiet) > 0.01

@@ -28,6 +28,7 @@ PRODUCTS = (
         if hasattr(place, name)
     }
 )
+IMPURE = (_BatchNorm, _InstanceNorm, _DropoutNd)  # in train mode, unless they are set otherwise
 NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 
 

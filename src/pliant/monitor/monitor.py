@@ -41,6 +41,9 @@ class Monitor:
     measured in the precision of its parameters. A model of several inputs takes `probe=(pliant.Inputs((a, b), {}), y)`,
     one of named inputs a dict of them; what the model returns goes to `loss` as it is.
 
+    It is measured in the mode in which it is when the monitor is called, `train()` or `eval()`; dropout and batch
+    normalisation stay as they were at the start, as does what draws random numbers otherwise.
+
     The *update* that some diagnostics ask for is what changed since the call before; the *earlier* trace is that of the
     last measurement, or of the last `mark`.
 

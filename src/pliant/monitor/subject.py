@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pliant.adapter import How, bare
 from pliant.diagnostics import Observation
 from pliant.diagnostics._shared import widened
-from pliant.modules import Impure, purified
+from pliant.modules import IMPURE, Impure, purified
 from pliant.network import Network, Params, Trace
 from pliant.sites import Inputs, uncompiled_parts
 
@@ -63,6 +63,7 @@ class Subject:
                 self._network = Network(pure, self.x, None if purify else call)
             except Impure as error:
                 raise ValueError(f"{error.problem}: {PURIFY}") from None
+        self._modes = [] if purify else [layer.training for layer in self.model.modules()]
 
     def params(self) -> Params:
         """The live parameters: views, not copies."""
@@ -80,7 +81,28 @@ class Subject:
         self._network.trained = tuple(n for n in self._network.names if n in trained) or self._network.names
         if live := {name: b.detach().clone() for name, b in self.model.named_buffers()}:
             self._network.hold(live)
+        if self._modes and (modes := [layer.training for layer in self.model.modules()]) != self._modes:
+            self._modes = modes
+            self._follow(modes)
         return self._network
+
+    def _follow(self, modes: list[bool]) -> None:
+        """Puts the copy in the modes of the model by now, but for what would draw random numbers or update statistics.
+
+        Where that is not told by the kind of a layer (`F.dropout`), it stays in the modes that it has.
+        """
+        layers = list(self._network.module.modules())
+        if len(layers) != len(modes):
+            return
+        before = [layer.training for layer in layers]
+        for layer, training in zip(layers, modes, strict=True):
+            layer.training = training and not isinstance(layer, IMPURE)
+        self._network._order = None  # other modes may have other sites
+        streams = self._streams()
+        self._network(self.params(), self.probe()[0])
+        if not all(map(torch.equal, streams, self._streams())):
+            for layer, training in zip(layers, before, strict=True):
+                layer.training = training
 
     def check(self) -> None:
         """Raises `ValueError` for a model that cannot be called on the probe, or that draws random numbers there.
