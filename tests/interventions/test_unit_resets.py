@@ -1,5 +1,7 @@
 """Resets of dead units leave the function alone; of others, what they promise; wrappers; hand-computed values."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from pliant.interventions import (
     ReDo,
     Scheduled,
     Seen,
+    SelfNormalizedResets,
     ShrinkAndPerturb,
     WeightNormRescale,
 )
@@ -22,7 +25,7 @@ from pliant.nets import MLP, batch_norm
 from pliant.network import Network
 from pliant.optim import SGD, Adam
 from pliant.population import Member, Population
-from tests.test_units import STRUCTURES, kill, outputs, prepared
+from tests.test_units import STRUCTURES, Separable, kill, outputs, prepared
 
 LR = torch.tensor(0.1)
 
@@ -68,6 +71,43 @@ def test_dead_units_live_again(norm):
     for units in network.units:
         assert (units.activity(before).abs().sum(0) == 0).sum() >= 3
         assert (units.activity(after).abs().sum(0) == 0).sum() <= 1
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_a_kernel_between_two_dead_channels_is_drawn(between):
+    """One reset is enough: with a kernel of 0, the channel behind it would stay dead."""
+    module, x, params = prepared(lambda: Separable(between), (2, 8, 8))
+    network = Network(module, example=x)
+    for units in network.units[:2]:
+        params = kill(units, params, torch.arange(units.size) < 2)
+    params["depth.bias"][:2] = -50.0
+    new, _ = reset(ReDo(tau=0.0, every=1), network, params, x)
+    torch.testing.assert_close(outputs(module, new, x), outputs(module, params, x), rtol=0, atol=1e-12)
+    if between:
+        assert (new["depth.weight"][:2] != 0).all()
+    posts = network.watch(new, x).activations
+    assert all((units.activity(posts)[:, :2] != 0).any(0).all() for units in network.units[: 1 + between])
+
+
+def test_a_layer_behind_a_layer_that_was_all_dead_lives_again():
+    module, x, params = prepared(lambda: MLP((3,), 2, hidden=(6, 5)), (3,))
+    network = Network(module, example=x)
+    for units in network.units:
+        params = kill(units, params, torch.ones(units.size, dtype=torch.bool))
+    new, _ = reset(ReDo(tau=0.0, every=1), network, params, x)
+    assert (new["hidden.1.weight"] != 0).all()
+    torch.testing.assert_close(outputs(module, new, x), outputs(module, params, x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "method", [ReDo(0.1), ContinualBackprop(), SelfNormalizedResets(p=0.1, history=10)], ids=lambda m: type(m).__name__
+)
+def test_units_that_no_reset_changes_are_named(method):
+    layers = [nn.utils.parametrizations.weight_norm(nn.Linear(*sizes)) for sizes in ((3, 5), (5, 2))]
+    network = Network(nn.Sequential(layers[0], nn.ReLU(), layers[1]), example=torch.ones(4, 3))
+    with pytest.warns(UserWarning, match=f"{type(method).__name__} leaves the units of 1 as they are: no weights"):
+        method.init(network, network.params())
+    replace(method, side_effects=True).init(network, network.params())
 
 
 def test_behind_a_layer_norm_only_affine_and_outgoing_entries_are_reset():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -17,13 +18,24 @@ from pliant.units import Units
 Incoming = Literal["initial", "xavier"]
 
 
-def refuse_without_units(network: Network, name: str) -> None:
-    """A setting without effect is an error: there must be hidden units that can be drawn anew."""
+def refuse_without_units(network: Network, name: str, side_effects: bool = False) -> None:
+    """A setting without effect is an error: there must be hidden units. Those that no reset changes are named."""
     if not network.units:
         raise ValueError(
             f"{name} found no hidden units in {type(network.module).__name__} that parameters feed one by one: leave "
             f"{name} out, or look at pliant.poking.find_units(model, x)"
         )
+    if left := [units.name for units in network.units if not side_effects and not _resets(units)]:
+        warnings.warn(
+            f"{name} leaves the units of {', '.join(left)} as they are: no weights read them one by one (what "
+            "reads them is normalised or a residual stream), so nothing can be reset without moving the rest",
+            stacklevel=2,
+        )
+
+
+def _resets(units: Units) -> bool:
+    """Whether a reset without side effects changes anything of these units."""
+    return bool(units.outgoing) or (units.exact and (bool(units.normaliser) or not units.shared_statistics))
 
 
 def activity(units: Units, activations: dict[str, Tensor]) -> Tensor | None:
@@ -58,8 +70,9 @@ def recycle(
 
     Incoming weights are drawn from the layer's initial distribution (or Glorot's), incoming biases set to 0, entries of
     normalisers to their initial values, then outgoing weights to 0, so that these are 0 also where the unit that reads
-    is drawn anew. A unit whose function something else would see is left as it is but for its
-    outgoing weights, and one behind a per-sample normaliser keeps its incoming entries, unless `side_effects`.
+    is drawn anew, unless it reads such units alone (the kernel between two dead channels). A unit whose function
+    something else would see is left as it is but for its outgoing weights, and one behind a per-sample normaliser keeps
+    its incoming entries, unless `side_effects`.
 
     With `connected`, units drawn anew read each other: weights between them are drawn rather than set to 0. As nothing
     else reads them, the function is the same, and gradients pass even where all units of a layer are drawn anew.
@@ -100,6 +113,11 @@ def recycle(
             put(name, entries.mask(chosen[units.name]), 0.0)
     if connected:
         draw_incoming()
+    for units in () if connected else drawn:  # a unit that reads new units alone would stay dead: it is drawn after all
+        weights = {name: entries for name, entries in units.incoming.items() if params[name].ndim > 1}
+        reads = torch.stack([entries.sums(new[name].abs()) for name, entries in weights.items()]).sum(0)
+        for name, entries in weights.items():
+            put(name, entries.mask(chosen[units.name] & (reads == 0)), fresh[name])
     return Change(new, cleared(moments, touched) if clear else {})
 
 

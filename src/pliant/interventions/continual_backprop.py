@@ -68,7 +68,7 @@ class ContinualBackprop(Intervention):
             raise ValueError(f"expected moments of ContinualBackprop to be 'clear' or 'keep', got {self.moments!r}")
 
     def init(self, network: Network, params: Params) -> State:
-        refuse_without_units(network, "ContinualBackprop")
+        refuse_without_units(network, "ContinualBackprop", self.side_effects)
         zeros = next(iter(params.values())).new_zeros(sum(units.size for units in network.units))
         return {
             "due": torch.tensor(False, device=zeros.device),

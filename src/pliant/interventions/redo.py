@@ -68,7 +68,7 @@ class ReDo(Intervention):
             raise ValueError(f"expected moments of ReDo to be 'clear' or 'keep', got {self.moments!r}")
 
     def init(self, network: Network, params: Params) -> State:
-        refuse_without_units(network, "ReDo")
+        refuse_without_units(network, "ReDo", self.side_effects)
         return none_due(network, params)
 
     def active(self, step: int) -> bool:

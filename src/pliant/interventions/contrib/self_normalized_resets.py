@@ -67,7 +67,7 @@ class SelfNormalizedResets(Intervention):
             raise ValueError(f"expected moments of SelfNormalizedResets to be 'clear' or 'keep', got {self.moments!r}")
 
     def init(self, network: Network, params: Params) -> State:
-        refuse_without_units(network, "SelfNormalizedResets")
+        refuse_without_units(network, "SelfNormalizedResets", self.side_effects)
         none = none_due(network, params)
         counts = {name: units.long() for name, units in none["units"].items()}
         times = {name: count[:, None].repeat(1, self.history) for name, count in counts.items()}
