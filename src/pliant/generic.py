@@ -86,14 +86,14 @@ class Generic:
         if pre.shape[axis] < 2:
             return False
         mask, told = some_half(pre.shape[axis]), False
-        tensors = {str(i): layer for i, (layer, _) in enumerate(layers) if layer.numel()}  # an expert may read nothing
+        tensors = {str(i): layer for i, (layer, _) in enumerate(layers)}
         ones, others = (
             self.gradient((pre * noise(pre.shape) * along(half.double(), axis, pre.ndim)).sum(), tensors)
             for half in (mask, ~mask)
         )
         for i in ones.keys() & others.keys():
             unit = layers[int(i)][1]
-            one, other = (g.movedim(unit, -1).flatten(0, -2).abs().amax(0) > 0 for g in (ones[i], others[i]))
+            one, other = ((g != 0).movedim(unit, -1).flatten(0, -2).any(0) for g in (ones[i], others[i]))
             if (one & other).any():
                 return False
             told |= bool(one.any() and other.any())

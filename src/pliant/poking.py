@@ -294,7 +294,7 @@ class Poked(Generic):
             slopes = self.gradient(self.total(cut), sites)
             for i, group in enumerate(groups):
                 for site, axis in group.sites.items():
-                    if site in slopes:
+                    if site in slopes and slopes[site].numel():
                         slope = slopes[site].movedim(axis, -1).flatten(0, -2).abs().amax(0)
                         found[i] = torch.maximum(found[i], torch.where(masks[i], slope, 0.0))
         return found

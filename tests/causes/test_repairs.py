@@ -173,6 +173,24 @@ def test_folding_is_the_best_that_least_squares_can_do():
     assert expected.abs().max() > 1e-3
 
 
+def test_units_that_no_sample_reaches_are_left_alone():
+    class Expert(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.output = nn.Linear(3, 4), nn.Linear(3, 5), nn.Linear(9, 2)
+
+        def forward(self, x):
+            large = (x[:, 0] > 0).nonzero()[:, 0]
+            there = torch.zeros(len(x), 5, dtype=x.dtype).index_add(0, large, torch.relu(self.second(x[large])))
+            return self.output(torch.cat([torch.relu(self.first(x)), there], 1))
+
+    module, x = built(Expert, (3,))
+    network, now = setting(module, x)
+    with pytest.warns(UserWarning, match=r"no sample of this batch reaches"):
+        after = Units().repair(network, now, -x.abs(), SEED).params
+    assert torch.equal(after["second.weight"], now.params["second.weight"])
+
+
 def test_all_units_dead_leaves_a_network_that_learns():
     module, x = built(lambda: MLP((3,), 2, hidden=(6, 6, 6)), (3,))
     network, now = setting(module, x)
@@ -196,7 +214,7 @@ def test_all_units_dead_leaves_a_network_that_learns():
         return [name for name in network.weights if not torch.equal(leaves[name], params[name])]
 
     assert learned(joined) == list(network.weights)
-    assert learned(apart) == []
+    assert learned(apart) == list(network.weights)  # a layer that reads new units alone is drawn, too
 
 
 def test_with_nothing_to_repair_units_give_back_what_they_got():

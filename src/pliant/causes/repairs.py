@@ -121,6 +121,9 @@ class Units(Repair):
         found: dict[str, Folded] = {}
         for group in network.units:
             pre, post, slope = _seen(trace, group)
+            if not len(pre):  # nothing says what its units are
+                found[group.name] = Folded(params, torch.zeros(group.size, dtype=torch.bool, device=pre.device))
+                continue
             linear = units.linearized(pre, post, slope, self.tolerance)
             most = self.moved * (len(found) + 1) / len(network.units)
             change = lambda new: moved(trace.output, network(new, x))  # noqa: E731
