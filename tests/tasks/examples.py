@@ -8,7 +8,7 @@ import numpy as np
 
 import pliant.tasks
 from pliant.data import Dataset
-from pliant.tasks import OffsetNoise, PermutedPixels, RandomLabels, Task
+from pliant.tasks import Growing, OffsetNoise, PermutedPixels, RandomLabels, Task, Waves
 
 
 def data(size: int = 40, regression: bool = False) -> Dataset:
@@ -24,6 +24,12 @@ EXAMPLES = {
     "RandomLabels, a fraction": RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4, fraction=0.3),
     "OffsetNoise": OffsetNoise(num_examples=20, batch_size=6, every=10, num_tasks=4, offset=8.0, outputs=2),
     "PermutedPixels": PermutedPixels(num_examples=20, batch_size=6, every=10, num_tasks=4),
+    "Growing": Growing(num_examples=20, batch_size=6, every=10, num_tasks=4, begin=8),
+    "Waves": Waves(num_examples=20, batch_size=6, every=10, num_tasks=4, frequency=1.0, outputs=2, width=8),
+    "RandomLabels, unequal": RandomLabels(
+        num_examples=20, batch_size=6, every=(3, 20, 7, 10), num_tasks=4, fraction=0.5
+    ),
+    "OffsetNoise, unequal": OffsetNoise(20, 6, (25, 5, 7, 3), num_tasks=4, offset=(8.0, 0.0, 1.0, 2.0)),
 }
 
 

@@ -16,7 +16,8 @@ import torch
 
 import pliant.tasks
 from pliant.data import Dataset
-from pliant.tasks import OffsetNoise, RandomLabels, Task
+from pliant.tasks import Growing, OffsetNoise, RandomLabels, Task, Waves
+from pliant.tasks.base import draw
 from tests.tasks.examples import EXAMPLES, data, registered
 
 every_task = pytest.mark.parametrize("task", EXAMPLES.values(), ids=EXAMPLES)
@@ -66,7 +67,8 @@ from pliant.tasks import *
 from tests.tasks.test_every_task import digest
 print(digest({task!r}, {SEEDS}, {steps}))
 """
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": "77"}
+    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "77"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest(task, SEEDS, steps)
 
@@ -103,6 +105,8 @@ def test_a_population_has_the_streams_of_its_seeds(task):
 @pytest.mark.parametrize("size", [1, 6, 20])
 def test_epochs_cover_all_examples_once(task, size):
     """Also where a batch straddles two epochs; and two epochs have different orders."""
+    if isinstance(task, Growing):
+        task = replace(task, begin=20)
     task = replace(task, batch_size=size, every=1000)
     dataset = data()
     stream = task.bind(dataset, SEEDS)
@@ -123,13 +127,14 @@ def test_examples_keep_their_targets_within_a_task(task):
     stream = task.bind(dataset, SEEDS)
     for index in range(task.num_tasks):
         x, y = stream.examples(index)
-        assert x.shape == (3, 20, 2, 3, 4)
+        assert x.shape == (3, task.size(index), 2, 3, 4)
         first = stream.examples(index, most=5)
         assert torch.equal(first.x, x[:, :5])
         assert torch.equal(first.y, y[:, :5])
         for m in range(3):
             pairs = dict(zip(who(x[m], dataset).tolist(), y[m].tolist(), strict=True))
-            for batch in stream.batches(index * task.every, (index + 1) * task.every):
+            begun = task.ends[index - 1] if index else 0
+            for batch in stream.batches(begun, task.ends[index]):
                 for example, target in zip(who(batch.x[m], dataset).tolist(), batch.y[m].tolist(), strict=True):
                     assert pairs[example] == target
 
@@ -140,7 +145,10 @@ def test_something_changes_at_a_switch_and_nothing_between(task):
     tasks = [stream.examples(index) for index in range(task.num_tasks)]
     for before, after in itertools.pairwise(tasks):
         assert equal(before, after) == (type(task) is Task)
-    assert [task.task_at(step) for step in (0, 9, 10, 39)] == [0, 0, 1, 3]
+    for index, end in enumerate(task.ends):
+        assert task.place(end - 1)[0] == index
+        assert task.place(end) == (index + 1, 0)
+    assert task.place(0) == (0, 0)
 
 
 @every_task
@@ -151,7 +159,7 @@ def test_inputs_stay_raw_until_a_batch_is_drawn(task, dtype):
     assert len(stream._pool) <= 60  # what no seed keeps is not held
     batch = next(stream.batches(0, 1))
     assert batch.x.dtype is dtype
-    assert batch.y.dtype is (dtype if isinstance(task, OffsetNoise) else torch.int64)
+    assert batch.y.dtype is (dtype if isinstance(task, (OffsetNoise, Waves)) else torch.int64)
     assert batch.x.shape == (3, 6, 2, 3, 4)
 
 
@@ -187,13 +195,15 @@ def test_each_seed_draws_its_own_examples_uniformly():
 @pytest.mark.parametrize("kind", registered(), ids=lambda kind: kind.__name__)
 def test_refuses_sizes_that_do_not_fit(kind):
     sizes = {"num_examples": 20, "batch_size": 6, "every": 10, "num_tasks": 4}
-    for name in sizes:
+    sizes |= {"begin": 20} if kind is Growing else {}
+    for name in ("num_examples", "batch_size", "every", "num_tasks"):
         for bad in (0, -1):
             with pytest.raises(ValueError, match=f"expected {name} to be at least 1, got {bad}"):
                 kind(**{**sizes, name: bad})
     with pytest.raises(ValueError, match="expected batch_size to be at most num_examples=20, got 21"):
         kind(**{**sizes, "batch_size": 21})
     kind(**{**sizes, "batch_size": 20})
+    sizes |= {"begin": 40} if kind is Growing else {}
     with pytest.raises(ValueError, match="num_examples to be at most 40, the size of counting, got 41"):
         kind(**{**sizes, "num_examples": 41}).bind(data(), SEEDS)
     kind(**{**sizes, "num_examples": 40}).bind(data(), SEEDS)
@@ -225,3 +235,47 @@ def test_vectors_and_floats_are_inputs_too():
     dataset = Dataset("vectors", x, np.arange(40) % 3, None, None, 3, 1.0, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
     for task in EXAMPLES.values():
         assert next(task.bind(dataset, SEEDS).batches(0, 1)).x.shape == (3, 6, 3)
+
+
+def test_tasks_of_unequal_length_follow_each_other():
+    task = EXAMPLES["OffsetNoise, unequal"]
+    assert task.ends == (25, 30, 37, 40)
+    stream = task.bind(data(), SEEDS)
+    means = [batch.y.mean().item() for batch in stream.batches(0, 40)]
+    for step, mean in enumerate(means):
+        assert mean == pytest.approx(task.offset[task.place(step)[0]], abs=1.5)
+    with pytest.raises(ValueError, match="expected every to have one length for each of 3 tasks"):
+        replace(task, num_tasks=3)
+    with pytest.raises(ValueError, match="expected an offset for each of 4 tasks"):
+        replace(task, offset=(1.0,))
+
+
+def test_growing_data_keep_what_they_have_and_every_epoch_covers_it():
+    task, dataset = EXAMPLES["Growing"], data()
+    stream = task.bind(dataset, SEEDS)
+    assert [task.size(index) for index in range(4)] == [8, 12, 16, 20]
+    for m in range(3):
+        sets = [set(who(stream.examples(index).x[m], dataset).tolist()) for index in range(4)]
+        assert [len(one) for one in sets] == [8, 12, 16, 20]
+        assert sets[0] < sets[1] < sets[2] < sets[3]
+        seen = torch.cat([who(batch.x[m], dataset) for batch in stream.batches(20, 30)])[: 3 * 16].reshape(3, 16)
+        assert all(set(epoch.tolist()) == sets[2] for epoch in seen)
+        x, y = stream.examples(2)
+        assert y[m].tolist() == [dataset.y_train[i] for i in who(x[m], dataset).tolist()]
+    with pytest.raises(ValueError, match="expected begin to be from batch_size=6 to num_examples=20, got 5"):
+        replace(task, begin=5)
+
+
+def test_waves_are_sines_of_a_network_of_the_inputs():
+    task, dataset = EXAMPLES["Waves"], data()
+    examples = task.examples(dataset, seed=5, task=2)
+    x = (dataset.x_train[examples.rows].reshape(20, 2, 12) / 64 - 0.4) / 0.2
+    generator = draw(5, "waves", 2)
+    into = generator.standard_normal((24, 8)) * np.sqrt(2 / 24)
+    out = generator.standard_normal((8, 2)) * np.sqrt(2 / 8)
+    expected = [
+        [np.sin(sum(max(0, row.ravel() @ into[:, j]) * out[j, k] for j in range(8))) for k in (0, 1)] for row in x
+    ]
+    np.testing.assert_allclose(examples.targets, expected, rtol=1e-4, atol=1e-5)
+    faster = replace(task, frequency=1e5).examples(dataset, 5, 2).targets
+    assert np.std(faster) == pytest.approx(np.sqrt(0.5), abs=0.15)

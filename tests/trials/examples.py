@@ -13,11 +13,12 @@ import pliant.trials
 from pliant.causes import Norm, OptimizerState, Units
 from pliant.diagnostics import DeadUnits, ParameterNorm, RelativeUpdate
 from pliant.diagnostics.base import Observation
+from pliant.heads import TwoHot
 from pliant.interventions import L2, Chain, LayerNorm, ReDo, ShrinkAndPerturb
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam
 from pliant.probe import Sines
-from pliant.tasks import OffsetNoise, RandomLabels
+from pliant.tasks import Growing, OffsetNoise, RandomLabels
 from pliant.trials import Arrays, Fit, Mechanisms, Numbers, Steps, Supervised, Trial, When
 
 NET = partial(MLP, hidden=(8, 8))
@@ -42,7 +43,7 @@ EXAMPLES: dict[str, Trial] = {
         NET,
         Adam(1e-3, eps_root=1e-3),
         Chain(LayerNorm(), L2(1e-3), ReDo(tau=0.1, every=20), ShrinkAndPerturb(0.9, 0.1)),
-        (
+        measures=(
             Fit(When(every=7)),
             Numbers((DeadUnits(), ParameterNorm(), RelativeUpdate()), When(every=11)),
             Steps(When(first=3, ends=False)),
@@ -62,6 +63,21 @@ EXAMPLES: dict[str, Trial] = {
             ),
         ),
         standardize=False,
+    ),
+    "Supervised, two phases and a head": Supervised(
+        OffsetNoise(num_examples=20, batch_size=10, every=(35, 12), num_tasks=2, offset=(1.0, 0.0), outputs=2),
+        "digits",
+        NET,
+        Adam(1e-3),
+        head=TwoHot(-3.0, 3.0, 11),
+        measures=(Fit(When(every=5), head=TwoHot(-3.0, 3.0, 11)),),
+    ),
+    "Supervised, growing data": Supervised(
+        Growing(num_examples=40, batch_size=10, every=12, num_tasks=3, begin=10),
+        "digits",
+        NET,
+        Adam(1e-3),
+        measures=(Fit(),),
     ),
 }
 

@@ -11,11 +11,12 @@ from torch import nn
 
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.optim import Adam
-from pliant.tasks import RandomLabels
+from pliant.tasks import PermutedPixels, RandomLabels, Task
 from pliant.trials import Measure, Supervised
 from pliant.trials.supervised import Net
 from pliant.words import unknown
 
+TASKS: dict[str, type[Task]] = {"random_labels": RandomLabels, "permuted_pixels": PermutedPixels}
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vit": ViT}
 
 
@@ -40,7 +41,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Settings of an experiment on random labels that are drawn again at every switch.
+    """Settings of an experiment on a stream of tasks, by default random labels that are drawn again at every switch.
 
     Args:
         data: a data set's name, or the path of an .npz file with arrays x and y.
@@ -51,6 +52,7 @@ class Memorisation:
         every: steps a task.
         num_tasks: tasks.
         lr: learning rate of Adam.
+        task: random_labels, which are drawn again, or permuted_pixels, with the true labels.
     """
 
     data: str = "mnist"
@@ -61,6 +63,7 @@ class Memorisation:
     every: int = 500
     num_tasks: int = 30
     lr: float = 1e-3
+    task: str = "random_labels"
 
     def without_effect(self, changed: Collection[str]) -> list[str]:
         """Which of the changed settings nothing reads."""
@@ -68,7 +71,9 @@ class Memorisation:
 
     def trial(self, measures: Sequence[Measure], *, standardize: bool = True) -> Supervised:
         """What all arms share: Adam, without interventions."""
-        task = RandomLabels(self.num_examples, self.batch_size, self.every, self.num_tasks)
+        if self.task not in TASKS:
+            raise ValueError(unknown("task", self.task, list(TASKS)))
+        task = TASKS[self.task](self.num_examples, self.batch_size, self.every, self.num_tasks)
         adam = Adam(lr=self.lr)
         return Supervised(task, self.data, self.build(), adam, measures=tuple(measures), standardize=standardize)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pliant.data import Dataset
@@ -26,69 +28,91 @@ class Batches(NamedTuple):
     y: Tensor
 
 
+class Examples(NamedTuple):
+    """What one seed learns in one task.
+
+    Attributes:
+        rows: which examples of the training set.
+        targets: one a row: class labels, or numbers `(rows,)` or `(rows, values)`.
+        positions: a permutation of the input positions, or None.
+
+    >>> Examples(np.array([3, 1]), np.array([0, 9])).positions is None
+    True
+    """
+
+    rows: np.ndarray
+    targets: np.ndarray
+    positions: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class Task(ABC):
-    """A stream of supervised tasks over a fixed set of examples; what changes at a switch is up to the subclass.
+    """A stream of supervised tasks; `examples` says what is learned in each, which is all that a subclass changes.
 
     Each seed draws its own `num_examples` examples of the training set once. Minibatches run through shuffled epochs.
 
     Args:
         num_examples: how many examples each seed keeps, at most the training set.
         batch_size: at most `num_examples`.
-        every: optimizer steps between two switches.
-        num_tasks: how many tasks, so that training takes `every * num_tasks` steps.
+        every: optimizer steps of each task, one number or one a task.
+        num_tasks: how many tasks.
 
     >>> task = Task(num_examples=4, batch_size=2, every=10, num_tasks=3)  # nothing changes
-    >>> task.num_steps, task.task_at(step=25)
-    (30, 2)
+    >>> task.num_steps, task.place(step=25)
+    (30, (2, 5))
+    >>> Task(num_examples=4, batch_size=2, every=(100, 10), num_tasks=2).place(step=105)
+    (1, 5)
     """
 
     num_examples: int
     batch_size: int
-    every: int
+    every: int | tuple[int, ...]
     num_tasks: int
 
     def __post_init__(self) -> None:
-        for name in ("num_examples", "batch_size", "every", "num_tasks"):
+        for name in ("num_examples", "batch_size", "num_tasks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+        lengths = self.every if isinstance(self.every, tuple) else (self.every,)
+        if min(lengths, default=0) < 1:
+            raise ValueError(f"expected every to be at least 1, got {self.every}")
+        if isinstance(self.every, tuple) and len(lengths) != self.num_tasks:
+            raise ValueError(f"expected every to have one length for each of {self.num_tasks} tasks, got {self.every}")
         if self.batch_size > self.num_examples:
             raise ValueError(
                 f"expected batch_size to be at most num_examples={self.num_examples}, got {self.batch_size}"
             )
 
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """How many steps are done at the end of each task."""
+        return tuple(accumulate(self.every if isinstance(self.every, tuple) else (self.every,) * self.num_tasks))
+
     @property
     def num_steps(self) -> int:
         """Optimizer steps in all."""
-        return self.every * self.num_tasks
+        return self.ends[-1]
 
-    def task_at(self, step: int) -> int:
-        """Which task a step belongs to."""
-        return step // self.every
+    def place(self, step: int) -> tuple[int, int]:
+        """Which task a step belongs to, and how many steps of it come before."""
+        task = bisect_right(self.ends, step)
+        return task, step - (self.ends[task - 1] if task else 0)
 
-    def targets(
-        self, seed: int, task: int, y: np.ndarray, num_classes: int | None, previous: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Targets of the seed's examples in a task, given their own targets `y`.
+    def size(self, task: int) -> int:
+        """How many examples a seed has in a task."""
+        return self.num_examples
 
-        `previous`, the targets of the task before, is a shortcut for whoever has them: the result is the same.
+    def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
+        """What a seed learns in a task; it may look at the inputs.
+
+        `previous`, the examples of the task before, is a shortcut for whoever has them: the result is the same.
         """
-        return y
+        rows = self.own_rows(data, seed) if previous is None else previous.rows
+        return Examples(rows, np.asarray(data.y_train[rows]))
 
-    @property
-    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """What is minimised: the cross-entropy of class labels."""
-        return F.cross_entropy
-
-    def num_outputs(self, data: Dataset) -> int:
-        """How many outputs a network needs: one a class."""
-        if data.num_classes is None:
-            raise ValueError(f"expected class labels in {data.name}, got a regression data set")
-        return data.num_classes
-
-    def positions(self, seed: int, task: int, size: int) -> np.ndarray | None:
-        """A permutation of the `size` input positions in a task, or None."""
-        return None
+    def own_rows(self, data: Dataset, seed: int) -> np.ndarray:
+        """The examples that a seed keeps."""
+        return draw(seed, "examples").permutation(len(data.x_train))[: self.num_examples]
 
     def bind(
         self, data: Dataset, seeds: list[int], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
@@ -101,6 +125,7 @@ class Stream:
     """A task bound to data and seeds. `batches(start, stop)` and `examples(task)` depend on (seed, step) alone.
 
     Inputs stay uint8 (or whatever the data set holds) until a batch is drawn; a batch is standardised on the device.
+    Epochs go on from task to task as long as the number of examples stays the same.
 
     >>> from pliant.data import load
     >>> from pliant.tasks import RandomLabels
@@ -117,63 +142,82 @@ class Stream:
                 f"got {task.num_examples}"
             )
         self.task, self.data, self.seeds, self.device, self.dtype = task, data, list(seeds), device, dtype
-        rows = [draw(seed, "examples").permutation(len(data.x_train))[: task.num_examples] for seed in seeds]
-        kept, where = np.unique(np.stack(rows), return_inverse=True)
-        self._pool = torch.from_numpy(np.ascontiguousarray(data.x_train[kept])).to(device)  # shared by all members
-        self._where = torch.from_numpy(where.reshape(len(seeds), -1)).to(device)
-        self._own_targets = [np.asarray(data.y_train[r]) for r in rows]
-        self._targets: dict[int, list[np.ndarray]] = {}  # of the latest task, by member
+        self._rows: np.ndarray | None = None  # of the latest task, by member
+        self._latest: tuple[int, list[Examples]] | None = None
         self._tasks: dict[int, tuple[Tensor, Tensor | None]] = {}
-        self._epochs: dict[tuple[int, int], np.ndarray] = {}
+        self._epochs: dict[tuple[int, int, int], np.ndarray] = {}
+        self._task(0)  # what does not fit shows now
+
+    @property
+    def y(self) -> Tensor:
+        """The targets of the latest task, `(members, examples, ...)`."""
+        return next(iter(self._tasks.values()))[0]
 
     def batches(self, start: int, stop: int) -> Iterator[Batches]:
         """The minibatches of steps `start` to `stop - 1`, each with a leading member axis."""
-        if start == stop:
-            return
-        index = torch.from_numpy(self._indices(start, stop)).to(self.device)
         members = torch.arange(len(self.seeds), device=self.device)[:, None]
-        for step in range(start, stop):
-            targets, positions = self._task(self.task.task_at(step))
-            picked = index[step - start]
-            yield Batches(self._inputs(self._where[members, picked], positions), targets[members, picked])
+        while start < stop:
+            task, _ = self.task.place(start)
+            until = min(stop, self.task.ends[task])
+            index = torch.from_numpy(self._indices(task, start, until)).to(self.device)
+            for picked in index:
+                targets, positions = self._task(task)
+                yield Batches(self._inputs(self._where[members, picked], positions), targets[members, picked])
+            start = until
 
     def examples(self, task: int, most: int | None = None) -> Batches:
         """The first `most` of every member's examples, with the targets they have in a task."""
         targets, positions = self._task(task)
         return Batches(self._inputs(self._where[:, :most], positions), targets[:, :most])
 
-    def _indices(self, start: int, stop: int) -> np.ndarray:
-        """Which examples the steps use: `(step, member, batch)`, from one shuffled order an epoch and seed."""
-        n, size = self.task.num_examples, self.task.batch_size
-        at = np.arange(start * size, stop * size)
+    def _indices(self, task: int, start: int, stop: int) -> np.ndarray:
+        """Which examples steps of a task use: `(step, member, batch)`, from one shuffled order an epoch and seed."""
+        n, size, begun = self.task.size(task), self.task.batch_size, task
+        while begun and self.task.size(begun - 1) == n:
+            begun -= 1
+        first = self.task.ends[begun - 1] if begun else 0
+        at = np.arange((start - first) * size, (stop - first) * size)
         out = np.empty((len(self.seeds), len(at)), dtype=np.int64)
         for member in range(len(self.seeds)):
-            order = np.concatenate([self._epoch(member, e) for e in range(at[0] // n, at[-1] // n + 1)])
+            order = np.concatenate([self._epoch(member, first, e, n) for e in range(at[0] // n, at[-1] // n + 1)])
             out[member] = order[at - at[0] // n * n]
         return np.ascontiguousarray(out.reshape(len(self.seeds), stop - start, size).swapaxes(0, 1))
 
-    def _epoch(self, member: int, epoch: int) -> np.ndarray:
-        key = (member, epoch)
+    def _epoch(self, member: int, first: int, epoch: int, size: int) -> np.ndarray:
+        """The order of an epoch, counted from step `first`."""
+        key = (member, first, epoch)
         if key not in self._epochs:
             if len(self._epochs) > 64 * len(self.seeds):
                 self._epochs.clear()
-            self._epochs[key] = draw(self.seeds[member], "epoch", epoch).permutation(self.task.num_examples)
+            counters = (first, epoch) if first else (epoch,)
+            self._epochs[key] = draw(self.seeds[member], "epoch", *counters).permutation(size)
         return self._epochs[key]
 
     def _task(self, task: int) -> tuple[Tensor, Tensor | None]:
         if task not in self._tasks:
-            size = int(np.prod(self.data.shape))
-            previous = self._targets.get(task - 1, [None] * len(self.seeds))
-            targets = [
-                self.task.targets(seed, task, y, self.data.num_classes, before)
-                for seed, y, before in zip(self.seeds, self._own_targets, previous, strict=True)
-            ]
-            moved = [self.task.positions(seed, task, size) for seed in self.seeds]
+            latest, found = self._latest or (None, [])
+            previous = found if latest == task - 1 else [None] * len(self.seeds)
+            pairs = zip(self.seeds, previous, strict=True)
+            found = [self.task.examples(self.data, seed, task, before) for seed, before in pairs]
+            self._latest = (task, found)
+            self._keep(np.stack([examples.rows for examples in found]))
+            moved = [examples.positions for examples in found]
             positions = None if moved[0] is None else torch.from_numpy(np.stack(moved)).to(self.device)  # type: ignore[arg-type]
-            y = torch.from_numpy(np.stack(targets)).to(self.device)
-            self._targets = {task: targets}
-            self._tasks = {task: (y.to(self.dtype) if y.is_floating_point() else y, positions)}
+            y = torch.from_numpy(np.stack([examples.targets for examples in found])).to(self.device)
+            if y.is_floating_point():
+                y = y.to(self.dtype)
+                y = y[..., None] if y.ndim == 2 else y
+            self._tasks = {task: (y, positions)}
         return self._tasks[task]
+
+    def _keep(self, rows: np.ndarray) -> None:
+        """Holds these examples of each member, `(members, examples)`, those of several once, and no others."""
+        if self._rows is not None and np.array_equal(rows, self._rows):
+            return
+        self._rows = rows
+        kept, where = np.unique(rows, return_inverse=True)
+        self._pool = torch.from_numpy(np.ascontiguousarray(self.data.x_train[kept])).to(self.device)
+        self._where = torch.from_numpy(where.reshape(rows.shape)).to(self.device)
 
     def _inputs(self, rows: Tensor, positions: Tensor | None) -> Tensor:
         x = self.data.standardize(self._pool[rows], dtype=self.dtype)

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
 from pliant.data import Dataset
-from pliant.tasks.base import Task, draw
+from pliant.tasks.base import Examples, Task, draw
 
 
 @dataclass(frozen=True)
 class OffsetNoise(Task):
-    """Every example has normal targets around `offset`, drawn again at each switch; mean squared error.
+    """Every example has normal targets around `offset`, drawn again at each switch.
 
     Args:
-        offset: of all targets.
+        offset: of all targets, one number or one a task.
         outputs: how many targets an example has.
         noise: the targets' standard deviation.
 
-    >>> task = OffsetNoise(num_examples=3, batch_size=3, every=10, num_tasks=1, offset=100.0, outputs=1)
-    >>> task.targets(seed=0, task=0, y=np.zeros(3), num_classes=None).astype(float).round(1).tolist()
-    [[99.2], [99.6], [100.9]]
+    >>> from pliant.data import load
+    >>> task = OffsetNoise(num_examples=3, batch_size=3, every=10, num_tasks=2, offset=(100.0, 0.0), outputs=1)
+    >>> [task.examples(load("digits"), seed=0, task=t).targets.astype(float).round(1).tolist() for t in (0, 1)]
+    [[[99.2], [99.6], [100.9]], [[-1.4], [1.4], [-2.1]]]
 
     Source: P2 section 3.1 and appendix E.1, as far as known: the targets' offset is what is varied.
     """
 
-    offset: float = 0.0
+    offset: float | tuple[float, ...] = 0.0
     outputs: int = 1
     noise: float = 1.0
 
-    @property
-    def loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return F.mse_loss
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.offset, tuple) and len(self.offset) != self.num_tasks:
+            raise ValueError(f"expected an offset for each of {self.num_tasks} tasks, got {self.offset}")
 
-    def num_outputs(self, data: Dataset) -> int:
-        return self.outputs
-
-    def targets(
-        self, seed: int, task: int, y: np.ndarray, num_classes: int | None, previous: np.ndarray | None = None
-    ) -> np.ndarray:
-        noise = draw(seed, "noise", task).standard_normal((len(y), self.outputs))
-        return (self.offset + self.noise * noise).astype(np.float32)
+    def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
+        rows = self.own_rows(data, seed) if previous is None else previous.rows
+        noise = draw(seed, "noise", task).standard_normal((len(rows), self.outputs))
+        offset = self.offset[task] if isinstance(self.offset, tuple) else self.offset
+        return Examples(rows, (offset + self.noise * noise).astype(np.float32))

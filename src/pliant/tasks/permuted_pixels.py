@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pliant.tasks.base import Task, draw
+from pliant.data import Dataset
+from pliant.tasks.base import Examples, Task, draw
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,14 @@ class PermutedPixels(Task):
 
     The first task is permuted, too, so that all tasks are equally hard for a network.
 
-    >>> PermutedPixels(num_examples=4, batch_size=2, every=10, num_tasks=3).positions(seed=0, task=1, size=4)
-    array([2, 1, 0, 3])
+    >>> from pliant.data import load
+    >>> task = PermutedPixels(num_examples=4, batch_size=2, every=10, num_tasks=3)
+    >>> task.examples(load("digits"), seed=0, task=1).positions[:4]
+    array([19, 11,  1, 51])
 
     Source: Goodfellow et al. 2013; one of the input changes of P2 section 4.2.
     """
 
-    def positions(self, seed: int, task: int, size: int) -> np.ndarray:
-        return draw(seed, "pixels", task).permutation(size)
+    def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
+        same = super().examples(data, seed, task, previous)
+        return same._replace(positions=draw(seed, "pixels", task).permutation(int(np.prod(data.shape))))

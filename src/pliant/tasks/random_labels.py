@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pliant.tasks.base import Task, draw
+from pliant.data import Dataset
+from pliant.tasks.base import Examples, Task, draw
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class RandomLabels(Task):
     write `RandomLabels.matched(fraction, ...)`.
 
     >>> task = RandomLabels(num_examples=4, batch_size=2, every=10, num_tasks=3)
-    >>> task.targets(seed=0, task=1, y=np.zeros(4), num_classes=10)
+    >>> task.labels(seed=0, task=1, num_classes=10)
     array([7, 9, 2, 4])
 
     Source: P1 section 4.1 and A.1 (all labels), P2 section 3.1 (a fraction).
@@ -54,18 +55,23 @@ class RandomLabels(Task):
             )
         return cls(num_examples, batch_size, period, round(every * num_tasks / period), fraction)
 
-    def targets(
-        self, seed: int, task: int, y: np.ndarray, num_classes: int | None, previous: np.ndarray | None = None
-    ) -> np.ndarray:
-        if num_classes is None:
+    def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
+        if data.num_classes is None:
             raise ValueError("expected class labels, got a regression data set: random labels need a number of classes")
+        rows = self.own_rows(data, seed) if previous is None else previous.rows
+        before = None if previous is None else previous.targets
+        return Examples(rows, self.labels(seed, task, data.num_classes, before))
+
+    def labels(self, seed: int, task: int, num_classes: int, previous: np.ndarray | None = None) -> np.ndarray:
+        """The labels of a task, `(num_examples,)`; `previous` are those of the task before."""
         if self.fraction == 1:
-            return draw(seed, "labels", task).integers(0, num_classes, len(y))
+            return draw(seed, "labels", task).integers(0, num_classes, self.num_examples)
         first = 1 if previous is None or task == 0 else task
-        labels = draw(seed, "labels", 0).integers(0, num_classes, len(y)) if first == 1 else np.array(previous)
+        fresh = first == 1
+        labels = draw(seed, "labels", 0).integers(0, num_classes, self.num_examples) if fresh else np.array(previous)
         for switch in range(first, task + 1):
             generator = draw(seed, "relabel", switch)
-            again = generator.permutation(len(y))[: self._redrawn(len(y))]
+            again = generator.permutation(self.num_examples)[: self._redrawn(self.num_examples)]
             labels[again] = generator.integers(0, num_classes, len(again))
         return labels
 

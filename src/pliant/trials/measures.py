@@ -13,6 +13,7 @@ from torch import Tensor
 from pliant.causes import Repair
 from pliant.causes.attribution import disentangled
 from pliant.diagnostics.base import Diagnostic, Observation
+from pliant.heads import Head
 from pliant.network import Params
 from pliant.population import Population, PopulationState
 from pliant.probe import Probe, Training
@@ -100,12 +101,15 @@ class Measure(Protocol):
 class Fit:
     """The loss on a member's examples, and the accuracy where targets are class labels.
 
+    With a head, `error` is the mean squared error of the predicted values, on one scale whatever the head.
+
     >>> Fit().examples
     4096
     """
 
     when: When = When()
     examples: int = 4096
+    head: Head | None = None
     refits = 0
 
     def __call__(self, population: Population, state: PopulationState, x: Any, y: Any, update: Params) -> Row:
@@ -115,6 +119,8 @@ class Fit:
         found = {"loss": torch.stack(each)}
         if not y.is_floating_point():
             found["accuracy"] = (outputs.argmax(-1) == y).to(population.dtype).mean(1)
+        elif self.head is not None:
+            found["error"] = (self.head.value(self.head.split(outputs)) - y).square().flatten(1).mean(1)
         return found
 
 

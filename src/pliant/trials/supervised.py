@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant.data import Dataset, load
+from pliant.heads import Head
 from pliant.interventions import Chain
 from pliant.modules import drawn_by_layers, seeded
 from pliant.network import Network
@@ -41,6 +43,7 @@ class Supervised:
             parameters are as the function makes them.
         optimizer: of the networks.
         chain: the interventions.
+        head: what makes values of the outputs, where numbers are learned otherwise than by squared error.
         measures: what is measured, and when.
         standardize: inputs with mean 0 and variance 1 a channel; otherwise scaled to [0, 1].
         together: seeds that are trained as one population.
@@ -61,6 +64,7 @@ class Supervised:
     net: Net
     optimizer: Optimizer
     chain: Chain = field(default_factory=Chain)
+    head: Head | None = None
     measures: tuple[Measure, ...] = ()
     standardize: bool = True
     together: int = 5
@@ -89,8 +93,23 @@ class Supervised:
             return data
         return replace(data, mean=(0.0,) * len(data.mean), std=(1.0,) * len(data.std))
 
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch: the head's, or the cross-entropy of class labels, the mean squared error of numbers."""
+        if self.head is not None:
+            return self.head.loss(self.head.split(output), self.head.encode(target))
+        return F.mse_loss(output, target) if target.is_floating_point() else F.cross_entropy(output, target)
+
+    def _num_outputs(self, stream: Stream) -> int:
+        if not stream.y.is_floating_point():
+            if self.head is not None:
+                raise ValueError(f"expected numbers to learn with {self.head}, got class labels: leave head out")
+            assert stream.data.num_classes is not None
+            return stream.data.num_classes
+        values = stream.y.shape[-1]
+        return values if self.head is None else values * self.head.num_outputs
+
     def _population(self, stream: Stream, device: str, dtype: torch.dtype) -> Population:
-        shape, outputs = tuple(stream.data.shape), self.task.num_outputs(stream.data)
+        shape, outputs = tuple(stream.data.shape), self._num_outputs(stream)
         example = stream.examples(0, most=4).x[0].to("cpu", torch.float32)
 
         def build() -> nn.Module:
@@ -106,16 +125,16 @@ class Supervised:
                 module = build()
         members = [Member(seed, self.optimizer, self.chain) for seed in stream.seeds]
         network, compiled = Network(module, example=example), self.num_steps >= LONG
-        return Population(network, self.task.loss, members, compile=compiled, device=device, dtype=dtype)
+        return Population(network, self.loss, members, compile=compiled, device=device, dtype=dtype)
 
     def _rows(self, stream: Stream, population: Population, state: PopulationState) -> Iterator[Row]:
         while state.step < self.num_steps:
             stop = min((state.step // BLOCK + 1) * BLOCK, self.num_steps)
             for batch in stream.batches(state.step, stop):
-                task, into = divmod(state.step, self.task.every)
+                task, into = self.task.place(state.step)
                 if into == 0 and task > 0:
                     population.fire(state, SWITCH)
-                moment = Moment(state.step + 1, task, into + 1, into + 1 == self.task.every)
+                moment = Moment(state.step + 1, task, into + 1, state.step + 1 == self.task.ends[task])
                 due = [measure for measure in self.measures if measure.when(moment)]
                 before = {name: p.clone() for name, p in state.params.items()} if due else {}
                 losses = population.step(state, batch.x, batch.y)

@@ -1,0 +1,47 @@
+"""Regression on functions of the inputs: sines of random networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pliant.data import Dataset
+from pliant.tasks.base import Examples, Task, draw
+
+
+@dataclass(frozen=True)
+class Waves(Task):
+    """Targets `offset + sin(frequency f(x))`, f a random network with one hidden layer that is drawn again each task.
+
+    f has `width` ReLU units with He's initialisation; inputs are standardised. Computed in float64 on the CPU.
+
+    Args:
+        frequency: how fast the targets change with the inputs; P1's probe has 1e5.
+        offset: of all targets.
+        outputs: how many targets an example has.
+        width: of f.
+
+    >>> from pliant.data import load
+    >>> task = Waves(num_examples=3, batch_size=3, every=10, num_tasks=2, frequency=1.0)
+    >>> task.examples(load("digits"), seed=0, task=0).targets.shape
+    (3, 1)
+
+    Source: P1 sections 3.1 and A.2 (the targets); as a stream, ours.
+    """
+
+    frequency: float = 1e5
+    offset: float = 0.0
+    outputs: int = 1
+    width: int = 128
+
+    def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
+        rows = self.own_rows(data, seed) if previous is None else previous.rows
+        raw = torch.from_numpy(np.ascontiguousarray(data.x_train[rows]))
+        x = data.standardize(raw, torch.float64).flatten(1).numpy()
+        generator = draw(seed, "waves", task)
+        into = generator.standard_normal((x.shape[1], self.width)) * np.sqrt(2 / x.shape[1])
+        out = generator.standard_normal((self.width, self.outputs)) * np.sqrt(2 / self.width)
+        waves = np.sin(self.frequency * (np.maximum(x @ into, 0) @ out))
+        return Examples(rows, (self.offset + waves).astype(np.float32))
