@@ -75,7 +75,8 @@ def test_every_line_is_there_in_order(text: str) -> None:
 def test_each_verdict_comes_with_number_tier_seeds_data_and_commit(text: str) -> None:
     said = entry(text, 37)
     assert "**Ours: 2 hold, 2 fail.**" in said
-    assert "- L2 ends above nothing. `made/up`, needs more than 0 - **holds**: 0.300 [0.275, 0.325];" in said
+    assert "- L2 ends above nothing. `made/up`, needs more than 0 - **holds**: 0.300 [0.275, 0.325]; p 0.00019," in said
+    assert "Holm 0.00056 of 3; laptop tier" in said
     assert "laptop tier, 3 seeds, digits, commit abc1234" in said
     assert "laptop tier, 2 seeds, pixels.npz, l2=0.25, commit abc1234" in said
     assert "Nothing ends above L2." in said

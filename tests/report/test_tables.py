@@ -91,6 +91,7 @@ def test_claims_for_programs_are_json(made: Results) -> None:
         "effect",
         "threshold",
         "threshold_is_ours",
+        "needs",
         "paper",
         "reason",
         "given",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pliant.cli import data, demo, diagnose, diagnostics, interventions, listing, results, train
+from pliant.cli import data, demo, diagnose, diagnostics, interventions, listing, pilot, results, train
 from pliant.cli.parsing import BAD_CALL, FAILED, INTERRUPTED, Parser
 
 
@@ -39,6 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="pliant", description="Find out why your network stopped learning, and fix it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for group in (listing, diagnose, diagnostics, interventions, train, results, demo, data):
+    for group in (listing, diagnose, diagnostics, interventions, train, pilot, results, demo, data):
         group.add(commands)
     return parser

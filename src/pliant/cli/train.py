@@ -126,10 +126,26 @@ def _plan(given: argparse.Namespace, console: Console, chosen: list[tuple[Store,
 
 
 def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespace, console: Console) -> int:
+    start = time.perf_counter()
+    code = trained(store, setup, arms, given)
+    if code != OK:
+        return code
+    results = store.results(arms, list(range(given.seeds)))
+    if given.json:
+        print(json.dumps({"folder": str(store.folder), "seconds": time.perf_counter() - start}))
+    else:
+        from pliant.report.tables import print_closing
+
+        print_closing(console, setup, results)
+        console.print(escape(str(store.folder)), soft_wrap=True)
+    return OK
+
+
+def trained(store: Store, setup: Setup, arms: list[str], given: argparse.Namespace, first: int = 0) -> int:
+    """Trains what is missing, saying so on standard error; returns the exit code."""
     from pliant.run.sweep import Interrupted, sweep
 
     told = Console(stderr=True, highlight=False)
-    start = time.perf_counter()
     sink = _sink(store, setup, arms, given)
     try:
         with _live(told, store.experiment.id) as bar:
@@ -139,8 +155,8 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
                 sink(progress)
 
             done = sweep(
-                store, setup, arms, given.seeds, device=given.device, rerun=given.rerun, engine=_engine(given),
-                on_progress=on_progress,
+                store, setup, arms, given.seeds, first=first, device=given.device, rerun=given.rerun,
+                engine=_engine(given), on_progress=on_progress,
             )  # fmt: skip
     except Interrupted:
         again = store.command(arms, given.seeds)
@@ -156,14 +172,6 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
         folder = escape(str(store.folder))
         told.print(f"{len(done.failed)} of {done.packs} packs failed; their errors are in {folder}", soft_wrap=True)
         return FAILED
-    results = store.results(arms, list(range(given.seeds)))
-    if given.json:
-        print(json.dumps({"folder": str(store.folder), "seconds": time.perf_counter() - start}))
-    else:
-        from pliant.report.tables import print_closing
-
-        print_closing(console, setup, results)
-        console.print(escape(str(store.folder)), soft_wrap=True)
     return OK
 
 

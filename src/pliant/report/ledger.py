@@ -12,11 +12,10 @@ from pliant import cite
 from pliant.claims import Checked, Claim
 from pliant.experiment import TIERS, Experiment, experiments
 from pliant.formats import Grid, escape_markdown, markdown
-from pliant.numbers import plain
 from pliant.papers.checklist import CHECKLIST, Line, line
 from pliant.report.listing import runs
 from pliant.report.stored import Stored, opened, reason
-from pliant.report.tables import counted, effect
+from pliant.report.tables import counted, effect, p_values
 
 WIDTH = 118
 COUNTED = ("laptop", "paper")  # smoke only shows that everything runs
@@ -24,18 +23,21 @@ INTRODUCTION = (
     "Made by `pliant ledger` from stored results; do not edit. The 46 lines are what a reproduction of both papers has "
     "to show. Below each stand the claims of our experiments that evidence it, with a verdict for every run at the "
     "laptop and paper tiers: a claim gives one number a seed, and *holds* where the 95 % interval of their mean lies "
-    "above its threshold, *fails* where it lies below, and is *inconclusive* otherwise. A line often says more than "
-    "the claims below it test. Values of paper 2 come from close readings by others, some by eye: they are leads."
+    "above its threshold, *fails* where it lies below, and is *inconclusive* otherwise. Beside the one-sided p value "
+    "stands Holm's, corrected over its family: all claims that the experiment makes, as many as it says. A line often "
+    "says more than the claims below it test. Values of paper 2 come from close readings by others, some by eye: they "
+    "are leads."
 )
 STATES = ("all hold", "some fail", "some undecided", "not run yet", "no experiment yet")
 PAPERS = {"lyle2023": "Paper 1", "lyle2024": "Paper 2"}
 
 
 class Verdict(NamedTuple):
-    """What one run says of one claim."""
+    """What one run says of one claim, among how many of its experiment: the family of Holm's correction."""
 
     run: Stored
     checked: Checked
+    family: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def evidence(root: Path, known: Mapping[str, Experiment] | None = None) -> tuple
             if not verdicts:
                 raise ValueError(f"has none of the arms that claims read, but {', '.join(run.arms)}")
             for checked in verdicts:
-                found.setdefault((run.experiment.id, checked.claim.text), []).append(Verdict(run, checked))
+                found.setdefault((run.experiment.id, checked.claim.text), []).append(
+                    Verdict(run, checked, len(run.setup.claims))
+                )
         except Exception as error:  # a store may come from anybody: one bad run is told, and the others counted
             silent.append(f"{listed.path}: {reason(error, root / listed.path)}")
     claims = {(id, claim.text): claim for id, experiment in known.items() for claim in _claims(experiment)}
@@ -147,19 +151,22 @@ def _entry(said: Line, found: Sequence[Evidence]) -> str:
 
 def _claim(one: Evidence) -> str:
     """A claim of an experiment with its verdicts, as an item of a list."""
-    needs = f"needs more than {plain(one.claim.threshold)}" + (" (our threshold)" if one.claim.ours else "")
+    needs = one.claim.needs.replace("> ", "more than ")  # a line that begins with > would be a quotation
+    needs = f"needs {needs}" + (" (our threshold)" if one.claim.ours else "")
     head = _wrapped("- ", f"{escape_markdown(one.claim.text)} `{one.experiment}`, {needs}")
     verdicts = [_wrapped("  - ", _verdict(verdict)) for verdict in one.verdicts] or ["  - not run yet"]
     return "\n".join([head, *verdicts])
 
 
 def _verdict(verdict: Verdict) -> str:
-    run, checked = verdict
+    run, checked, family = verdict
     reason = f" ({escape_markdown(checked.reason)})" if checked.reason else ""
     seeds = f"{len(run.seeds)} seed{'s' if len(run.seeds) > 1 else ''}"
     changes = [f"{name}={value}" for name, value in run.changes().items() if name != "data"]
     facts = [f"{run.tier} tier", seeds, run.data, *changes, f"commit {', '.join(run.commits()) or 'unknown'}"]
-    return f"**{checked.verdict}**{reason}: {effect(checked)}; {escape_markdown(', '.join(facts))}"
+    p = p_values(checked)
+    p += f" of {family}" if p else ""
+    return f"**{checked.verdict}**{reason}: {effect(checked)}{p}; {escape_markdown(', '.join(facts))}"
 
 
 def _claims(experiment: Experiment) -> list[Claim]:

@@ -16,7 +16,7 @@ from pliant.claims import Checked, Verdict
 from pliant.experiment import Column, Setup
 from pliant.formats import Grid
 from pliant.functional.statistics import interval
-from pliant.numbers import diverged, half, number, plain, with_interval
+from pliant.numbers import diverged, half, number, with_interval
 from pliant.results import Results
 
 COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
@@ -106,7 +106,7 @@ def claims_grid(checked: list[Checked]) -> Grid:
             one.claim.text,
             one.verdict + (f" ({one.reason})" if one.reason else ""),
             effect(one),
-            f"> {threshold(one)}",
+            threshold(one),
             one.claim.paper,
         ]
         for one in checked
@@ -120,7 +120,7 @@ def print_claims(console: Console, checked: list[Checked]) -> None:
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold", ratio=1)
     for one in checked:
-        detail = f"\nours {effect(one)}, needs > {threshold(one)}{p_values(one)}; paper: {one.claim.paper}"
+        detail = f"\nours {effect(one)}, needs {threshold(one)}{p_values(one)}; paper: {one.claim.paper}"
         reason = f"\n{one.reason}" if one.reason else ""
         text = Text.assemble(one.claim.text, (detail, "dim"), (reason, COLOURS[one.verdict]))
         shown.add_row(Text(one.verdict, f"bold {COLOURS[one.verdict]}"), text)
@@ -137,6 +137,7 @@ def claims_data(checked: list[Checked]) -> list[dict[str, Any]]:
             "reason": one.reason,
             "effect": {name: value if math.isfinite(value) else None for name, value in one.effect._asdict().items()},
             "threshold": one.claim.threshold,
+            "needs": one.claim.needs,
             "threshold_is_ours": one.claim.ours,
             "p": one.p if math.isfinite(one.p) else None,
             "p_holm": one.adjusted if math.isfinite(one.adjusted) else None,
@@ -154,7 +155,7 @@ def effect(one: Checked) -> str:
 
 def threshold(one: Checked) -> str:
     """What the effect is held against, and whose choice that is where it is ours."""
-    return plain(one.claim.threshold) + (" (our threshold)" if one.claim.ours else "")
+    return one.claim.needs + (" (our threshold)" if one.claim.ours else "")
 
 
 def p_values(one: Checked) -> str:

@@ -93,12 +93,13 @@ class Engine(Protocol):
         ...
 
 
-def plan(setup: Setup, arms: Sequence[str], num_seeds: int) -> list[Pack]:
-    """The packs of seeds 0 .. `num_seeds` - 1, as many in each as the arm's trial trains together."""
+def plan(setup: Setup, arms: Sequence[str], num_seeds: int, first: int = 0) -> list[Pack]:
+    """The packs of `num_seeds` seeds from `first` on, as many in each as the arm's trial trains together."""
+    seeds = range(first, first + num_seeds)
 
     def packs(arm: str) -> Iterator[Pack]:
         size = setup.arms[arm].trial.together
-        return (Pack(arm, tuple(range(i, min(i + size, num_seeds)))) for i in range(0, num_seeds, size))
+        return (Pack(arm, tuple(seeds[i : i + size])) for i in range(0, num_seeds, size))
 
     return [pack for arm in arms for pack in packs(arm)]
 
@@ -109,6 +110,7 @@ def sweep(
     arms: Sequence[str],
     num_seeds: int,
     *,
+    first: int = 0,
     device: str = "cpu",
     rerun: bool = False,
     engine: Callable[[Store, str, bool], Engine] | None = None,
@@ -124,12 +126,12 @@ def sweep(
     stopped.
     """
     store.prepare()
-    packs = plan(setup, arms, num_seeds)
+    packs = plan(setup, arms, num_seeds, first)
     kept = {} if rerun else {p: cells for p in packs if (cells := store.complete(p.arm, p.seeds)) is not None}
     for pack, cells in kept.items():
         _check_definition(store, setup, pack, cells)
     _warn_of_other_commits([cell for cells in kept.values() for cell in cells])
-    store.begin(arms, range(num_seeds), device)
+    store.begin(arms, range(first, first + num_seeds), device)
     steps = {pack: setup.arms[pack.arm].trial.num_steps for pack in packs}
     progress = Progress(steps, kept=len(kept), there=sum(steps[pack] for pack in kept))
     on_progress(progress)
