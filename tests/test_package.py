@@ -18,7 +18,7 @@ ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
     {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline"},
     {"sites"},
-    {"units", "modules", "results", "cutting"},
+    {"units", "modules", "results", "cutting", "own"},
     {"codes"},
     {"generic"},
     {"numbers"},

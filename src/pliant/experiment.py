@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pliant.claims import Claim
+from pliant.own import module
 from pliant.plots import Look, Plot
 from pliant.results import Results
 from pliant.words import unknown
@@ -86,6 +89,7 @@ class Experiment:
         tiers: settings (a frozen dataclass) by tier.
         setup: a function of the settings.
         sentences: one plain sentence an arm, said of the results.
+        source: the file of somebody's own experiment, once it is found there.
     """
 
     REGISTERED_BY: ClassVar[str] = "a module constant EXPERIMENT under pliant.papers"
@@ -97,6 +101,12 @@ class Experiment:
     tiers: Mapping[str, Any]
     setup: Callable[[Any], Setup]
     sentences: Callable[[Results], dict[str, str]] | None = None
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it: its id, or the file that it is found in."""
+        return self.source or self.id
 
     def settings(self, tier: str, changes: Sequence[str] = ()) -> Any:
         """A tier's settings with `key=value` changes; `ValueError` for an unknown tier or key, or a bad value."""
@@ -124,19 +134,38 @@ def experiments() -> dict[str, Experiment]:
 
     found = {}
     for info in pkgutil.walk_packages(pliant.papers.__path__, "pliant.papers."):
-        module = importlib.import_module(info.name)
-        experiment = getattr(module, "EXPERIMENT", None)
+        experiment = getattr(importlib.import_module(info.name), "EXPERIMENT", None)
         if experiment is not None:
             found[experiment.id] = experiment
     return dict(sorted(found.items()))
 
 
 def find(id: str) -> Experiment:
-    """The experiment with this id; `ValueError` with the nearest match otherwise."""
+    """The experiment with this id, or that of a file `.py` with a constant EXPERIMENT.
+
+    Raises `ValueError` with the nearest match for an unknown id, and for a file that holds none.
+    """
+    if id.endswith(".py"):
+        return _of_file(Path(id))
     known = experiments()
     if id not in known:
         raise ValueError(unknown("experiment", id, list(known)))
     return known[id]
+
+
+def _of_file(path: Path) -> Experiment:
+    found = getattr(module(path), "EXPERIMENT", None)
+    if not isinstance(found, Experiment):
+        got = "none" if found is None else type(found).__name__
+        raise ValueError(f"expected a constant EXPERIMENT, a pliant.experiment.Experiment, in {path}, got {got}")
+    if found.id in experiments():
+        raise ValueError(f"{path}: the id {found.id!r} is taken, by an experiment of pliant's: choose another one")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", found.id) or ".." in found.id:
+        raise ValueError(f"{path}: expected an id such as mine/study, got {found.id!r}")
+    for tier, settings in found.tiers.items():
+        if not is_dataclass(settings) or isinstance(settings, type) or not re.fullmatch(r"\w+", tier):
+            raise ValueError(f"{path}: expected tiers by name with settings that are frozen dataclasses, got {tier!r}")
+    return replace(found, source=str(path))
 
 
 def _parse(key: str, kind: Any, text: str) -> Any:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import re
-import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.data.arrays import BROKEN, read_npz
+from pliant.own import Built
 
 MODEL = ("model", "state_dict", "model_state_dict")
 OPTIMIZER = ("optimizer", "optimizer_state_dict")
@@ -120,28 +119,22 @@ def plain(tensors: dict[str, Tensor], wanted: set[str] | None = None) -> dict[st
     return names
 
 
-def builder(path: str) -> Any:
-    """The function at an import path `package.module:build`; modules of the working directory can be imported."""
-    module, _, function = path.partition(":")
-    if not function:
-        raise ValueError(f"expected --model package.module:build, got {path!r}")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except Exception as error:
-        raise ValueError(f"--model {path} cannot be imported: {line(error)}") from None
-    if not callable(found):
-        raise ValueError(f"--model {path}: expected a function without arguments, got {type(found).__name__}")
+def builder(path: str, x: np.ndarray | None, tensors: dict[str, Tensor]) -> Callable[[], nn.Module]:
+    """The function at an import path `package.module:build`; modules of the working directory can be imported.
+
+    It takes nothing, or the shape of an input and the number of outputs, as `pliant run --set net=` has it: then those
+    of `x`, and of the last tensor.
+    """
+    built = Built(path, "--model")
 
     def build() -> nn.Module:
         try:
-            made = found()
-        except Exception as error:
-            raise ValueError(f"--model {path} fails when called: {type(error).__name__}: {line(error)}") from None
-        if not isinstance(made, nn.Module):
-            raise ValueError(f"--model {path}: expected a function that returns a module, got {type(made).__name__}")
-        return made
+            if built.sized and x is None:
+                raise ValueError(f"{path} takes the shape of an input: it needs --data batch.npz, which has it")
+            last = list(tensors.values())[-1]
+            return built(() if x is None else x.shape[1:], len(last) if last.ndim else 1)
+        except ValueError as error:
+            raise ValueError(f"--model {error}") from None
 
     return build
 

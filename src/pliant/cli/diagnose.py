@@ -77,13 +77,14 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
     batch = now = fresh = causes = None
     begun = {}
     if given.model:
-        build = checkpoints.builder(given.model)
+        arrays = checkpoints.arrays(given.data) if given.data else None
+        build = checkpoints.builder(given.model, arrays[0] if arrays else None, checkpoint.tensors)
         with seeded(0):
             model, control = build(), build()
         checkpoints.fill(model, checkpoint)
         tensors, begun = model.state_dict(), control.state_dict()
-        if given.data:
-            batch = measuring.batch(model, *checkpoints.arrays(given.data), given)
+        if arrays:
+            batch = measuring.batch(model, *arrays, given)
             now, fresh = (measuring.measured(m, control, batch, given.call) for m in (model, control))
             said |= {"measured": now, "fresh": fresh}
         if probing:

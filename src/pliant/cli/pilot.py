@@ -44,7 +44,7 @@ def run(given: argparse.Namespace, console: Console) -> int:
             return code
         seeds = list(range(FIRST, FIRST + given.seeds))
         cells = [store.complete(arm, seeds) for arm in arms]
-        took = sum(cell["total_seconds"] / len(cell["pack"]) for cell in cells if cell is not None)
+        took = sum(float(facts["total_seconds"]) / len(facts["pack"]) for found in cells for facts in (found or [])[:1])
         made = grid(setup.claims, store.results(arms, seeds), least=10 if 0 < took < QUICK else 5)
         console.print(document(given, [], made) or made.text("md"), end="", soft_wrap=True, markup=False)
     return OK

@@ -12,13 +12,13 @@ from rich.markup import escape
 
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command, out, selects
 from pliant.experiment import find
-from pliant.run.store import Store
+from pliant.run.store import Store, latest
 from pliant.words import unknown
 
 if TYPE_CHECKING:
     from pliant.report.stored import Stored
 
-RUN = "a run's folder, its name such as laptop-1a2b3c4d, or an experiment for its newest run"
+RUN = "a run's folder, its name such as laptop-1a2b3c4d, or an experiment (or a file with one) for its newest run"
 
 
 def add(commands: Commands) -> None:
@@ -70,12 +70,15 @@ def run_named(given: argparse.Namespace, name: str) -> Stored:
     """The run in a folder, or of an experiment: its newest, or the one that --tier and --set name."""
     from pliant.report.stored import find_run, opened
 
+    if name.endswith(".py") and not given.set:
+        experiment = find(name)
+        return opened(latest(given.out, experiment.id, given.tier), {experiment.id: experiment})
     if given.set:
         experiment, tier = find(name), given.tier or "laptop"
         store = Store(given.out, experiment, tier, experiment.settings(tier, given.set))
         if not (store.folder / "run.json").exists():
             raise ValueError(f"no such run: {store.command([], 5)}")
-        return opened(store.folder)
+        return opened(store.folder, {experiment.id: experiment})
     return opened(find_run(name, given.out, given.tier))
 
 

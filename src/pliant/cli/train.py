@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pliant.cli.parsing import FAILED, INTERRUPTED, OK, Commands, as_json, command, out, selects
 from pliant.experiment import Setup, find
+from pliant.own import one_line
 from pliant.run.store import Store
 from pliant.words import unknown
 
@@ -23,7 +24,7 @@ from pliant.words import unknown
 def add(commands: Commands) -> None:
     """Adds the command."""
     made = command(commands, "run", run, "train an experiment's arms and seeds; what is there already is kept")
-    selects(made, "laptop", "an experiment, see `pliant list`")
+    selects(made, "laptop", "an experiment, see `pliant list`, or a file with one")
     num_seeds(made)
     made.add_argument("--arms", metavar="A,B", help="only these arms")
     made.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -58,22 +59,27 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str]]:
     """Where an experiment's run goes, what it does and its arms; `ValueError` for whatever is wrong with the call."""
-    from pliant.papers.memorisation import Imported
     from pliant.run.identity import definition
+    from pliant.run.rehearse import rehearse
 
     experiment = find(id)
     settings = experiment.settings(given.tier, given.set)
-    setup = experiment.setup(settings)
+    own = id.endswith(".py")
+    with one_line(f"{id}: setup") if own else nullcontext():
+        setup = experiment.setup(settings)
     arms = given.arms.split(",") if given.arms else list(setup.arms)
     for arm in arms:
         if arm not in setup.arms:
             raise ValueError(unknown("arm", arm, list(setup.arms)))
         definition(setup.arms[arm])
-        if isinstance(net := getattr(setup.arms[arm].trial, "net", None), Imported):
-            _ = net.function
     if given.engine == "local":
         _check_device(given.device)
-    setup.arms[arms[0]].trial.start([0])
+    if own:
+        with one_line(id):
+            rehearse(experiment, setup, arms)
+    else:
+        for arm in arms if ":" in getattr(settings, "net", "") else arms[:1]:
+            setup.arms[arm].trial.start([0])
     return Store(given.out, experiment, given.tier, settings), setup, arms
 
 

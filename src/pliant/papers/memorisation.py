@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from torch import nn
 
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.optim import Adam
+from pliant.own import Built
 from pliant.tasks import PermutedPixels, RandomLabels, Task
 from pliant.trials import Measure, Supervised
 from pliant.trials.supervised import Net
@@ -21,31 +21,13 @@ NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18":
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A user's function at `package.module:function`, imported when it is called: reading settings runs nothing."""
-
-    path: str
-
-    def __call__(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
-        return self.function(shape, outputs)
-
-    @property
-    def function(self) -> Net:
-        """The function; `ValueError` where it cannot be imported."""
-        module, _, name = self.path.partition(":")
-        try:
-            return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"net={self.path} cannot be imported: {error}") from None
-
-
-@dataclass(frozen=True)
 class Memorisation:
     """Settings of an experiment on a stream of tasks, by default random labels that are drawn again at every switch.
 
     Args:
         data: a data set's name, or the path of an .npz file with arrays x and y.
-        net: mlp, cnn, resnet18, vit, or `package.module:function` called with (input shape, number of outputs).
+        net: mlp, cnn, resnet18, vit, or `package.module:function`, a function of (input shape,
+            number of outputs), or of nothing.
         hidden: widths of the hidden layers of the mlp; other nets have the sizes of the papers.
         num_examples: images a seed keeps.
         batch_size: examples a step.
@@ -85,4 +67,4 @@ class Memorisation:
             return NETS[self.net]
         if ":" not in self.net:
             raise ValueError(unknown("net", self.net, [*NETS, "package.module:function"]))
-        return Imported(self.net)
+        return Built(self.net)

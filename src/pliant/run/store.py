@@ -126,7 +126,7 @@ class Store:
         every = list(self.experiment.setup(self.settings).arms)
         wanted = ["--arms", ",".join(arms)] if arms and list(arms) != every else []
         options = ["--tier", self.tier, "--seeds", str(seeds), *wanted, *changed, "--out", str(self.root), *more]
-        return shlex.join(["pliant", "run", self.experiment.id, *options])
+        return shlex.join(["pliant", "run", self.experiment.name, *options])
 
 
 def folder_name(experiment: str, tier: str, settings: Mapping[str, Any]) -> str:

@@ -47,6 +47,7 @@ class Trial(Protocol):
 
     >>> class Nothing:
     ...     num_steps, together, refits = 0, 5, 0
+    ...     def brief(self): return self
     ...     def start(self, seeds, device="cpu", dtype=torch.float32):
     ...         return Run(None, iter(()))
     >>> trial: Trial = Nothing()
@@ -60,6 +61,10 @@ class Trial(Protocol):
 
     @property
     def refits(self) -> int: ...
+
+    def brief(self) -> Trial:
+        """The same with as few steps as give every column, to show mistakes."""
+        ...
 
     def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
         """The trial with some seeds, at its beginning; `ValueError` for what does not fit together."""

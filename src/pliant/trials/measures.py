@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -61,6 +61,16 @@ class When:
             return False
         regular = self.every > 0 and moment.step % self.every == 0
         return regular or (self.ends and moment.end) or moment.into <= self.first
+
+
+def brief(measure: Any) -> Any:
+    """A measure that is at work in a trial of a step a task, and takes as few steps as can be.
+
+    >>> brief(Fit(When(every=100)))
+    Fit(when=When(every=1, ends=True, first=0, tasks=None), examples=4096, head=None)
+    """
+    steps = {"steps": 1} if hasattr(measure, "steps") else {}
+    return replace(measure, when=replace(measure.when, every=min(measure.when.every, 1)), **steps)
 
 
 class Measure(Protocol):

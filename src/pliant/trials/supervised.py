@@ -19,7 +19,7 @@ from pliant.optim import Optimizer
 from pliant.population import Member, Population, PopulationState
 from pliant.tasks import Stream, Task
 from pliant.trials.base import Row, Run
-from pliant.trials.measures import Measure, Moment
+from pliant.trials.measures import Measure, Moment, brief
 
 SWITCH = "task_switch"  # the event at the start of every task but the first
 BLOCK = 50  # steps whose batches are drawn together
@@ -79,6 +79,10 @@ class Supervised:
         """Optimizer steps of the measures' refits."""
         return sum(measure.refits for measure in self.measures)
 
+    def brief(self) -> Supervised:
+        """A step a task, all measures at work, each refit a step."""
+        return replace(self, task=replace(self.task, every=1), measures=tuple(map(brief, self.measures)))
+
     def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
         """The population at its first step; `ValueError` for what does not fit together."""
         stream = self.task.bind(self.inputs(), list(seeds), device=device, dtype=dtype)
@@ -125,6 +129,9 @@ class Supervised:
                 module = build()
         members = [Member(seed, self.optimizer, self.chain) for seed in stream.seeds]
         network, compiled = Network(module, example=example), self.num_steps >= LONG
+        got = tuple(network(network.params(), example).shape)
+        if got != (len(example), outputs):
+            raise ValueError(f"expected a network with outputs of shape {(len(example), outputs)}, got {got}: see net")
         return Population(network, self.loss, members, compile=compiled, device=device, dtype=dtype)
 
     def _rows(self, stream: Stream, population: Population, state: PopulationState) -> Iterator[Row]:

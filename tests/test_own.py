@@ -1,0 +1,201 @@
+"""A study of one's own: run, checked and drawn without touching the package; every mistake is one line, beforehand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pliant.own import Built, function, module
+
+ROOT = Path(__file__).parents[1]
+PLIANT = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
+
+STUDY = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from pliant.claims import Claim
+from pliant.experiment import Arm, Column, Experiment, Setup
+from pliant.interventions import Chain
+from pliant.interventions.base import Change, Intervention
+from pliant.optim import Adam
+from pliant.plots import Lines
+from pliant.tasks import RandomLabels
+from pliant.trials import Fit, Supervised
+
+@dataclass(frozen=True)
+class Halve(Intervention):
+    reference: ClassVar[str] = "lyle2024"
+    touches: ClassVar[str] = "weights"
+    def after_step(self, network, params, moments, state, seen):
+        return Change({name: 0.5 * params[name] for name in network.names})
+
+@dataclass(frozen=True)
+class Settings:
+    every: int = 4
+
+def net(shape, outputs):
+    made = nn.Sequential(nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, outputs))
+    nn.init.orthogonal_(made[1].weight, gain=10.0)
+    return made
+
+def setup(settings):
+    plain = Supervised(RandomLabels(16, 8, settings.every, 2), "mine.npz", net, Adam(1e-2), measures=(Fit(),))
+    halved = Supervised(plain.task, plain.data, net, Adam(1e-2), Chain(Halve()), measures=(Fit(),))
+    return Setup(
+        arms={"plain": Arm("plain", plain), "halved": Arm("halved weights", halved)},
+        plots=(Lines("accuracy", "accuracy"),), table=(Column("last", "loss"),),
+        claims=(Claim("Halving leaves nothing.", lambda r: r.last("plain", "loss") - r.last("halved", "loss")),),
+        deviations=(),
+    )
+
+EXPERIMENT = Experiment("mine/study", "A study", "nothing", (), {"laptop": Settings()}, setup)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=generator.normal(size=(20, 3)).astype(np.float32), y=np.arange(20) % 2)
+    (tmp_path / "my_study.py").write_text(STUDY)
+    return tmp_path
+
+
+def pliant(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT / "src")), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*PLIANT, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_file_with_an_experiment_is_run_checked_and_drawn(folder: Path) -> None:
+    ran = pliant(folder, "run", "my_study.py", "--seeds", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert "halved weights" in ran.stdout
+    checked = pliant(folder, "check", "my_study.py", "--json")
+    assert checked.returncode in (0, 1), checked.stderr
+    (one,) = json.loads(checked.stdout)
+    assert [claim["text"] for claim in one["claims"]] == ["Halving leaves nothing."]
+    drawn = pliant(folder, "report", "my_study.py")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "A study" in Path(folder / drawn.stdout.strip()).read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("import torch\n", "import torhc\n", "ModuleNotFoundError: No module named 'torhc' (my_study.py, line 5)"),
+        ("def setup(settings):", "def setup(settings)", "my_study.py cannot be imported: SyntaxError: expected ':'"),
+        ("EXPERIMENT =", "EXPERIMNT =", "expected a constant EXPERIMENT, a pliant.experiment.Experiment, in"),
+        ('"mine/study"', '"lyle2023/fig1"', "the id 'lyle2023/fig1' is taken"),
+        ('"mine/study"', '"../evil"', "expected an id such as mine/study, got '../evil'"),
+        ("settings.every, 2", "settings.evry, 2", "AttributeError: 'Settings' object has no attribute 'evry'"),
+        ("nn.Linear(3, 8)", "nn.Linear(4, 8)", "arm 'plain'"),
+        ("nn.Linear(8, outputs)", "nn.Linear(8, 5)", "expected a network with outputs of shape (4, 2), got (4, 5)"),
+        ('"mine.npz"', '"nowhere.npz"', "nowhere.npz"),
+        ("0.5 * params[name]", "0.5 * params[nme]", "NameError: name 'nme' is not defined (my_study.py, line"),
+        ('Lines("accuracy"', 'Lines("acuracy"', "unknown column 'acuracy': did you mean 'accuracy'?"),
+        ('Column("last", "loss")', 'Column("last", "lost")', "unknown column 'lost': did you mean 'loss'?"),
+        ('r.last("halved", "loss")', 'r.last("halvd", "loss")', "arm 'halvd' was not run, did you mean 'halved'?"),
+        ('r.last("plain", "loss") -', 'r.ends("plain", "loss") -', "expected one number a seed"),
+        ("Settings()}, setup)", "Settings()}, lambda s: setup(s))", "cannot be handed to a worker"),
+        ('"mine.npz", net, Adam', '"mine.npz", lambda s, o: net(s, o), Adam', "no import path"),
+    ],
+)  # fmt: skip
+def test_every_mistake_is_one_line_before_anything_is_trained(folder: Path, old: str, new: str, message: str) -> None:
+    if old not in STUDY:
+        pytest.fail(f"{old!r} is not in the study")
+    (folder / "my_study.py").write_text(STUDY.replace(old, new))
+    ran = pliant(folder, "run", "my_study.py", "--seeds", "2")
+    assert (ran.returncode, ran.stdout) == (2, ""), ran.stderr
+    (line,) = ran.stderr.strip().splitlines()
+    assert message in line
+    assert line.startswith("pliant: ")
+    assert not list(folder.glob("runs/**/*.parquet"))
+
+
+NETS = """
+from torch import nn
+def build(shape, outputs):
+    made = nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], 8), nn.ReLU(), nn.Linear(8, outputs))
+    nn.init.orthogonal_(made[1].weight, gain=10.0)
+    return made
+def whole(): return build((1, 8, 8), 10)
+def failing(shape, outputs): raise RuntimeError("no weights here")
+def odd(shape): return build(shape, 10)
+def nothing(shape, outputs): return 3
+def small(shape, outputs): return build(shape, 3)
+"""
+
+
+@pytest.mark.parametrize("name", ["build", "whole"])
+def test_a_net_of_the_working_directory_begins_as_its_function_makes_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "my_nets.py").write_text(NETS)
+    options = ["--tier", "smoke", "--set", f"net=my_nets:{name}", "--set", "every=2", "--seeds", "1"]
+    ran = pliant(tmp_path, "run", "lyle2024/swiss_cheese", "--arms", "none", *options)
+    assert ran.returncode == 0, ran.stderr
+    checkpoint = tmp_path / "net.pt"
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "batch.npz", x=generator.normal(size=(32, 1, 8, 8)).astype(np.float32))
+    made = "import torch, my_nets; torch.manual_seed(0); torch.save(my_nets.whole().state_dict(), 'net.pt')"
+    subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True)
+    assert checkpoint.exists()
+    asked = pliant(tmp_path, "diagnose", "--checkpoint", "net.pt", "--model", f"my_nets:{name}", "--data", "batch.npz")
+    assert asked.returncode == 3, asked.stderr
+    assert "1.weight" in asked.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("failing", "my_nets:failing fails when called: RuntimeError: no weights here (my_nets.py, line 8)"),
+        (
+            "odd",
+            "my_nets:odd to take (input shape, number of outputs), or nothing, got a function of 1 argument",
+        ),
+        ("nothing", "expected my_nets:nothing to return a module, got int"),
+        ("small", "expected a network with outputs of shape (4, 10), got (4, 3)"),
+        ("gone", "--set net=my_nets:gone cannot be imported: AttributeError"),
+    ],
+)
+def test_a_net_that_does_not_fit_is_named_before_anything_is_trained(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "my_nets.py").write_text(NETS)
+    ran = pliant(tmp_path, "run", "lyle2023/fig1", "--tier", "smoke", "--set", f"net=my_nets:{name}", "--seeds", "1")
+    assert ran.returncode == 2
+    (line,) = ran.stderr.strip().splitlines()
+    assert message in line
+    assert not list(tmp_path.glob("runs/**/arm=*"))
+
+
+def test_a_file_is_a_module_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "a_study_of_tests.py").write_text("x = 3\n")
+    assert module(tmp_path / "a_study_of_tests.py").x == 3
+    monkeypatch.delitem(sys.modules, "a_study_of_tests")
+    with pytest.raises(ValueError, match="there is no file"):
+        module(tmp_path / "gone.py")
+    (tmp_path / "json.py").write_text("")
+    with pytest.raises(ValueError, match=r"has the name of another module .* call it otherwise"):
+        module(tmp_path / "json.py")
+    (tmp_path / "my-study.py").write_text("")
+    with pytest.raises(ValueError, match=r"such as my_study\.py, got my-study\.py"):
+        module(tmp_path / "my-study.py")
+
+
+def test_functions_are_called_with_what_they_take() -> None:
+    assert Built("pliant.nets:MLP")((1, 2, 2), 3)(torch.ones(5, 1, 2, 2)).shape == (5, 3)
+    assert not Built("torch.nn:Identity").sized
+    with pytest.raises(ValueError, match=r"expected --set net=package\.module:function, got 'mlp'"):
+        function("mlp", "--set net")
+    with pytest.raises(ValueError, match=r"--set net=math:pi: expected a function, got float"):
+        function("math:pi", "--set net")
