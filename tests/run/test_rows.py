@@ -81,11 +81,24 @@ def test_many_rows_take_their_bytes_and_no_more() -> None:
 
 def test_a_row_costs_one_copy_a_type_of_number(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    cat = torch.cat
-    monkeypatch.setattr(torch, "cat", lambda *args: calls.append(args) or cat(*args))
+    cat, stack = torch.cat, torch.stack
+    monkeypatch.setattr(torch, "cat", lambda *args: calls.append("cat") or cat(*args))
+    monkeypatch.setattr(torch, "stack", lambda *args: calls.append("stack") or stack(*args))
+    rows, row = Rows([0, 1]), {f"n{i}": torch.zeros(2) for i in range(50)}
+    rows.add(1, row, 0.0)
+    rows.add(2, row | {f"k{i}": torch.zeros(2, 3) for i in range(9)}, 0.0)
+    assert calls == ["stack", "stack", "cat"]
+
+
+def test_rows_of_the_same_names_may_differ_in_type_and_order() -> None:
     rows = Rows([0, 1])
-    rows.add(1, {f"n{i}": torch.zeros(2) for i in range(50)} | {f"k{i}": torch.zeros(2, 3) for i in range(9)}, 0.0)
-    assert len(calls) == 1
+    rows.add(1, {"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([1, 2])}, 0.0)
+    exact = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    rows.add(2, {"b": torch.tensor([3, 4]), "a": exact}, 0.0)
+    rows.add(3, {"b": torch.tensor([5.5, 6.5], dtype=torch.bfloat16), "a": torch.tensor([0.3, 0.4])}, 0.0)
+    table = rows.tables([-1, -1])[1]
+    assert table["a"].tolist() == [float(torch.tensor(0.2)), 0.2, float(torch.tensor(0.4))]
+    assert table["b"].tolist() == [2, 4, 6.5]
 
 
 def test_a_column_has_one_shape() -> None:

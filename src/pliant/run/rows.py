@@ -30,6 +30,7 @@ class Rows:
     def __init__(self, seeds: Sequence[int]):
         self.seeds = tuple(seeds)
         self._kinds: dict[Schema, _Kind] = {}
+        self._latest: _Kind | None = None
         self._count = 0
         self._seconds = 0.0
 
@@ -38,13 +39,18 @@ class Rows:
 
     def add(self, step: int, row: Row, seconds: float) -> None:
         """Keeps the row of a step, `seconds` after the start of the training."""
-        schema = tuple([(name, tuple(v.shape[1:]), v.dtype) for name, v in row.items()])
-        kind = self._kinds.get(schema)
-        if kind is None:
-            for name, value in row.items():
-                assert len(value) == len(self.seeds), f"{name}: expected one entry a member, got {tuple(value.shape)}"
-            kind = self._kinds[schema] = _Kind(schema, len(self.seeds))
-        kind.add(self._count, step, seconds, row)
+        taken = self._latest.taken(row) if self._latest is not None else None
+        if taken is None:  # other columns than those of the row before
+            schema = tuple([(name, tuple(v.shape[1:]), v.dtype) for name, v in row.items()])
+            if schema not in self._kinds:
+                for name, value in row.items():
+                    assert len(value) == len(self.seeds), f"{name}: expected one entry a member, got {value.shape}"
+                self._kinds[schema] = _Kind(schema, len(self.seeds))
+            self._latest = self._kinds[schema]
+            taken = self._latest.taken(row)
+        assert taken is not None
+        assert self._latest is not None
+        self._latest.add(self._count, step, seconds, taken)
         self._count += 1
         self._seconds = seconds
 
@@ -121,19 +127,23 @@ class Rows:
 
 
 class _Kind:
-    """Rows with the same columns: each type of number in blocks of its own, `(rows, members, numbers of a row)`."""
+    """Rows with the same columns: each type of number in blocks of its own, `(rows, members, numbers of a row)`.
+
+    Numbers come before arrays, so that they are one stack, which is one copy.
+    """
 
     def __init__(self, schema: Schema, members: int):
         self.members, self.place, self.step, self.seconds = members, array("q"), array("q"), array("d")
+        self._names = {name for name, _, _ in schema}
         self._at: dict[str, tuple[torch.dtype, int, int, tuple[int, ...]]] = {}
-        self._names: dict[torch.dtype, list[str]] = {}
+        self._groups: dict[torch.dtype, tuple[list[str], list[tuple[str, tuple[int, ...]]]]] = {}
         self._width: dict[torch.dtype, int] = {}
-        for name, shape, dtype in schema:
-            dtype = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype  # numpy has no bfloat16
+        for name, shape, dtype in sorted(schema, key=lambda column: bool(column[1])):
             start = self._width.get(dtype, 0)
             self._at[name] = (dtype, start, start + int(np.prod(shape)), shape)
             self._width[dtype] = self._at[name][2]
-            self._names.setdefault(dtype, []).append(name)
+            numbers, arrays = self._groups.setdefault(dtype, ([], []))
+            arrays.append((name, (members, *shape))) if shape else numbers.append(name)
         size = max(1, max((w * members * d.itemsize for d, w in self._width.items()), default=1))
         self._rows = max(16, BLOCK // size)  # of a block
         self._blocks: dict[torch.dtype, list[Tensor]] = {dtype: [] for dtype in self._width}
@@ -141,13 +151,35 @@ class _Kind:
     def __contains__(self, name: str) -> bool:
         return name in self._at
 
-    def add(self, place: int, step: int, seconds: float, row: Row) -> None:
+    @torch.no_grad()
+    def taken(self, row: Row) -> list[Tensor] | None:
+        """The row as one tensor a type, None where its columns are others."""
+        if row.keys() != self._names:
+            return None
+        found = []
+        for dtype, (numbers, arrays) in self._groups.items():
+            parts = []
+            if numbers:
+                values = [row[name] for name in numbers]
+                if any(v.ndim != 1 for v in values):
+                    return None
+                parts = [torch.stack(values, 1)]
+            for name, shape in arrays:
+                if row[name].shape != shape:
+                    return None
+                parts.append(row[name].reshape(self.members, -1))
+            if any(part.dtype is not dtype for part in parts):
+                return None
+            found.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
+        return found
+
+    def add(self, place: int, step: int, seconds: float, taken: Sequence[Tensor]) -> None:
+        """Keeps what was taken of a row."""
         at = len(self.place) % self._rows
-        for dtype, names in self._names.items():
+        for (dtype, blocks), values in zip(self._blocks.items(), taken, strict=True):
             if at == 0:
-                self._blocks[dtype].append(torch.empty(self._rows, self.members, self._width[dtype], dtype=dtype))
-            values = [row[name].detach().reshape(self.members, -1) for name in names]
-            self._blocks[dtype][-1][at] = values[0] if len(values) == 1 else torch.cat(values, 1)
+                blocks.append(torch.empty(self._rows, self.members, self._width[dtype], dtype=dtype))
+            blocks[-1][at] = values
         self.place.append(place)
         self.step.append(step)
         self.seconds.append(seconds)
@@ -157,7 +189,8 @@ class _Kind:
         found = {}
         for name in self._at if names is None else names:
             dtype, start, stop, shape = self._at[name]
-            parts = [block[:, :, start:stop].numpy() for block in self._blocks[dtype]]
-            values = np.concatenate(parts)[: len(self.place)]
+            half = dtype in (torch.bfloat16, torch.float16)  # numpy has no bfloat16
+            blocks = (block[:, :, start:stop] for block in self._blocks[dtype])
+            values = np.concatenate([(block.float() if half else block).numpy() for block in blocks])[: len(self.place)]
             found[name] = values.reshape(len(values), self.members, *shape)
         return found
