@@ -25,7 +25,7 @@ class Built:
     `option`, where it cannot be, and for a function that fails or returns anything but a module.
 
     >>> Built("pliant.nets:MLP")((3,), 2).output
-    Linear(in_features=256, out_features=2, bias=True)
+    Linear(in_features=512, out_features=2, bias=True)
     """
 
     path: str
