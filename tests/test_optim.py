@@ -406,16 +406,24 @@ def equal(a, b):
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
 @pytest.mark.parametrize("sigma", [0.0, 0.1])
 @pytest.mark.parametrize("run", [in_population, in_own_loop])
-def test_upgd_equals_the_naive_transcription(run, beta, sigma):
+@pytest.mark.parametrize("published", [False, True])
+def test_upgd_equals_the_naive_transcription(published, run, beta, sigma):
     start = {name: p.double() for name, p in Network(tiny).fresh(3).items()}
 
     def noise(step):
         generator = noise_generator(3, step)
         return {n: torch.randn(p.shape, generator=generator, dtype=torch.float64) for n, p in start.items()}
 
-    found = run(UPGD(lr=0.1, weight_decay=0.01, beta=beta, sigma=sigma))
-    close(found, naive.upgd(start, gradient_with(0.0), noise, 20, 0.1, 0.01, beta, sigma))
+    found = run(UPGD(lr=0.1, weight_decay=0.01, beta=beta, sigma=sigma, published=published))
+    close(found, naive.upgd(start, gradient_with(0.0), noise, 20, 0.1, 0.01, beta, sigma, published))
     assert loss_of(found, 0) < loss_of(start, 0)
+
+
+def test_upgd_as_published_is_another_optimizer_while_its_average_is_young():
+    ours, published = (in_own_loop(UPGD(lr=0.1, sigma=0.0, published=flag)) for flag in (False, True))
+    assert max((ours[name] - published[name]).abs().max() for name in ours) > 1e-3
+    alike = (in_own_loop(UPGD(lr=0.1, beta=0.0, sigma=0.0, published=flag)) for flag in (False, True))
+    close(*alike)
 
 
 SAM_BASES = {

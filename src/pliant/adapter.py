@@ -33,6 +33,10 @@ def bare(model: nn.Module) -> nn.Module:
     >>> bare(nn.DataParallel(model)) is model
     True
     """
+    if not isinstance(model, nn.Module):
+        got = model.__name__ if isinstance(model, type) else type(model).__name__
+        line = f": write {got}(...)" if isinstance(model, type) else ""
+        raise ValueError(f"expected an nn.Module, got {got}{line}")
     inner = getattr(model, "_orig_mod", model)
     if isinstance(inner, (nn.DataParallel, DistributedDataParallel)):
         inner = inner.module

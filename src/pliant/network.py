@@ -169,7 +169,14 @@ class Network:
             biases = [{weight: bias for weight, bias in u.biases.items() if bias in names} for u in whole]
             pairs = zip(whole, biases, strict=True)
             return tuple(replace(u, biases=mine) for u, mine in pairs if names.issuperset(u.touched))
-        found = find_units(self.module, self.example)
+        try:
+            found = find_units(self.module, self.example)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            try:
+                self(self.params(), self.example)
+            except Exception as cause:
+                raise ValueError(f"the module cannot be called on the example: {cause}") from cause
+            raise error
         self.say_unread()
         return found
 

@@ -14,6 +14,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import CallbackList
 from torch import nn
@@ -118,6 +119,39 @@ def test_an_agent_is_measured_on_the_first_observations_from_its_beginning_on(tm
 def test_too_few_observations_are_named() -> None:
     with pytest.warns(UserWarning, match="nothing was measured: the agent met less than 10000 observations"):
         learned("dqn", sb3.MonitorCallback(probe=10_000), steps=120)
+
+
+class Recurrent(RecurrentPPO):
+    """Small and quick."""
+
+    def __init__(self) -> None:
+        settings = {"n_lstm_layers": 1, "lstm_hidden_size": 16}
+        super().__init__(
+            "MlpLstmPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu",
+            policy_kwargs=settings,
+        )  # fmt: skip
+
+
+def test_a_recurrent_policy_is_measured_and_learns_bitwise_the_same() -> None:
+    AGENTS["recurrent"] = Recurrent
+    _, plain = learned("recurrent", steps=160)
+    callback = sb3.MonitorCallback(probe=48, every=32)
+    _, watched = learned("recurrent", callback, steps=160)
+    assert_same(plain, watched)
+    assert callback.monitor is not None
+    assert len(callback.monitor.rows) >= 3
+    assert {"dead/mlp_extractor.policy_net.1", "relative_update"} <= set(callback.monitor.latest)
+
+
+@pytest.mark.parametrize("network", [lambda agent: agent.policy.lstm_actor, lambda agent: agent.policy.action_net])
+def test_a_network_that_cannot_be_measured_is_named_and_ends_no_training(network: Any) -> None:
+    AGENTS["recurrent"] = Recurrent
+    _, plain = learned("recurrent", steps=160)
+    callback = sb3.MonitorCallback(probe=48, every=32, network=network)
+    with pytest.warns(UserWarning, match="is not measured: .* write MonitorCallback"):
+        _, watched = learned("recurrent", callback, steps=160)
+    assert_same(plain, watched)
+    assert callback.monitor is None
 
 
 # -- Lightning ---------------------------------------------------------------------------------------------------------

@@ -18,9 +18,10 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
 
 
-def upgd(params, gradient, noise, steps, lr, weight_decay, beta, sigma):
+def upgd(params, gradient, noise, steps, lr, weight_decay, beta, sigma, published=False):
     """w <- (1 - lr wd) w - 2 lr (g + noise)(1 - sigmoid(u_hat / max u_hat)), u an average of -g w.
 
+    As published, the maximum is that of u, without the correction for the bias of a young average.
     `gradient(params, step)` and `noise(step)` give tensors by name; the noise is standard normal.
     """
     w = numbers(params)
@@ -31,7 +32,7 @@ def upgd(params, gradient, noise, steps, lr, weight_decay, beta, sigma):
             for i in range(len(w[name])):
                 u[name][i] = beta * u[name][i] + (1 - beta) * -g[name][i] * w[name][i]
         corrected = {name: [value / (1 - beta ** (step + 1)) for value in values] for name, values in u.items()}
-        largest = max(value for values in corrected.values() for value in values)
+        largest = max(value for values in (u if published else corrected).values() for value in values)
         for name in w:
             for i in range(len(w[name])):
                 gate = 1 - sigmoid(corrected[name][i] / largest)

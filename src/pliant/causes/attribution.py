@@ -20,10 +20,22 @@ from pliant.functional.statistics import Interval, interval
 from pliant.interventions.base import Draw
 from pliant.network import Network, Params
 from pliant.optim import Optimizer
-from pliant.probe.measure import FRESH, MARGIN, Plasticity, Taken, draw, number, pure, refuse_nonfinite, report, verdict
+from pliant.probe.measure import (
+    FRESH,
+    MARGIN,
+    Plasticity,
+    Taken,
+    checked,
+    draw,
+    number,
+    pure,
+    refuse_nonfinite,
+    report,
+    verdict,
+)
 from pliant.probe.refit import Start, refit
 from pliant.probe.settings import Training, training
-from pliant.probe.targets import Probe, Sines, outputs
+from pliant.probe.targets import Probe, outputs
 
 RESAMPLES = 2000
 WIDTH = 80  # of the printed report
@@ -247,7 +259,7 @@ def disentangle(
     """
     network, params = pure(model, inputs, fresh, purify, optimizer, call)
     how = training(optimizer, bare(model))
-    probe = probe or Sines()
+    probe = checked(probe, targets)
     if actions is not None:
         probe = Taken(probe, actions)
     return disentangled(
@@ -272,8 +284,9 @@ def disentangled(
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Causes:
     """`disentangle` of a network at some parameters, for who has both already."""
-    if targets < 2:
-        raise ValueError(f"expected at least 2 targets, for an interval, got {targets}")
+    checked(probe, targets)
+    if isinstance(repairs, (str, Repair)) or not all(isinstance(repair, Repair) for repair in repairs):
+        raise ValueError(f"expected a sequence of repairs, got {repairs!r}: write repairs=(Units(), Norm())")
     if len({repair.name for repair in repairs}) < len(repairs):
         raise ValueError(f"expected repairs of different names, got {', '.join(r.name for r in repairs)}")
     refuse_nonfinite(network, {"the model": params}, inputs)

@@ -40,7 +40,9 @@ class MonitorCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the monitor."""
-        self.monitor = Monitor(self.module(pl_module), self.probe, **{"optimizer": _first(trainer), **self.settings})
+        self.monitor = Monitor(
+            self.module(pl_module), self.probe, **{"optimizer": trainer.optimizers or None, **self.settings}
+        )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,7 +58,3 @@ class MonitorCallback(Callback):
         """Finishes the sinks."""
         assert self.monitor is not None
         self.monitor.close()
-
-
-def _first(trainer: Trainer) -> Any:
-    return trainer.optimizers[0] if trainer.optimizers else None

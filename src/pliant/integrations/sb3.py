@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm  # pyright: ignore[reportMissingImports]
 from stable_baselines3.common.callbacks import BaseCallback  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pliant.monitor import Monitor
 from pliant.sites import Inputs
@@ -21,6 +23,8 @@ class MonitorCallback(BaseCallback):
 
     It measures after a phase of training (for DQN a few gradient steps, for PPO all epochs on a rollout), and the
     *update* is what that phase changed. Numbers of the whole network also go to the agent's logger, as `pliant/...`.
+    A policy that cannot be measured is named in a warning, and trains on. Of recurrent policies, every observation of
+    the probe begins an episode of its own; what happens inside an LSTM is not seen.
 
     Args:
         probe: observations, or a number: so many of the first that the agent meets; measuring starts then.
@@ -49,6 +53,7 @@ class MonitorCallback(BaseCallback):
         self._initial: dict[str, Tensor] = {}
         self._seen: list[Any] = []
         self._updates = 0
+        self._failed = False
 
     def _on_training_start(self) -> None:
         if self._initial:  # of an earlier call of `learn`
@@ -59,12 +64,14 @@ class MonitorCallback(BaseCallback):
             self._begin(self.probe)
 
     def _on_step(self) -> bool:
-        if self.monitor is None:
+        if self.monitor is None and not self._failed:
             self._meet(self.locals["new_obs"])
         self._measure()
         return True
 
     def _on_training_end(self) -> None:
+        if self._failed:
+            return
         if self.monitor is None:
             warnings.warn(f"nothing was measured: the agent met less than {self.probe} observations", stacklevel=2)
             return
@@ -79,11 +86,18 @@ class MonitorCallback(BaseCallback):
             self._seen.clear()
 
     def _begin(self, observations: Any) -> None:
+        """Makes the monitor; training goes on without, where that cannot be made."""
         network = self.network(self.model)
-        x, _ = self.model.policy.obs_to_tensor(observations)
-        named = {"deterministic": True} if "deterministic" in inspect.signature(network.forward).parameters else {}
         self._updates = self.model._n_updates
-        self.monitor = Monitor(network, Inputs((x,), named), **{"initial": self._initial, **self.settings})
+        try:
+            x, _ = self.model.policy.obs_to_tensor(observations)
+            inputs = Inputs(*_arguments(self.model, network, x))
+            self.monitor = Monitor(network, inputs, **{"initial": self._initial, **self.settings})
+        except Exception as error:
+            self._failed = True
+            kind = type(network).__name__
+            message = f"{kind} is not measured: {error}; write MonitorCallback(network=lambda agent: agent.policy...)"
+            warnings.warn(f"{message} for a part of it that takes observations", stacklevel=2)
 
     def _measure(self) -> None:
         """After every phase of training, at the first step of the environment that follows."""
@@ -100,6 +114,18 @@ def _network(agent: BaseAlgorithm) -> nn.Module:
     policy = agent.policy
     found = getattr(policy, "q_net", None) or getattr(policy, "actor", None)
     return found if isinstance(found, nn.Module) else policy
+
+
+def _arguments(agent: BaseAlgorithm, network: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the network is called with: of a recurrent policy, every observation begins an episode of its own."""
+    wanted = inspect.signature(network.forward).parameters
+    named: dict[str, Any] = {"deterministic": True} if "deterministic" in wanted else {}
+    if "lstm_states" in wanted:
+        size = len(next(iter(x.values())) if isinstance(x, dict) else x)
+        states = agent._last_lstm_states  # type: ignore[attr-defined]
+        named["lstm_states"] = tree_map(lambda t: t.new_zeros(t.shape[0], size, t.shape[2]), states)
+        named["episode_starts"] = torch.ones(size, device=agent.device)
+    return (x,), named
 
 
 def _mapped(function: Callable[..., Any], *observations: Any) -> Any:

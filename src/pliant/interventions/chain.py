@@ -53,12 +53,16 @@ class Chain(tuple[Intervention, ...]):
             call: how your loop calls the module, where it does not call its `forward` (an agent without one): the name
                 of another method, or a function of the module and its inputs.
         """
+        bare(module)
         built = [repr(member) for member in self if member.overrides("build")]
         if call is not None:
             module, _ = duplicate(module)
             redirect(module, call)
         for member in self:
-            module = member.build(module, example)
+            try:
+                module = member.build(module, example)
+            except (RuntimeError, TypeError, AttributeError) as error:
+                raise ValueError(f"{member} cannot be built in with this example: {error}") from error
         if call is not None:
             redirect_back(module)
         if built:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -74,6 +75,15 @@ class Keeper:
         call: str | None = None,
     ):
         original = bare(model)
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ValueError(
+                f"expected a seed of at least 0, got {seed!r}: write recipe.attach(model, optimizer, seed=0)"
+            )
+        if isinstance(fresh, nn.Module) or not (fresh is None or callable(fresh)):
+            raise ValueError(
+                f"expected fresh to be a function that builds the model, got {type(fresh).__name__}: write "
+                "fresh=make_model, or fresh=lambda: Net(...)"
+            )
         self.chain, self.seed, self.steps = chain, seed, 0
         self._events = frozenset(event for member in chain for event in member.events)
         self.state: list[State] = []
@@ -158,7 +168,8 @@ class Keeper:
             meant = f", did you mean {near[0]!r}?" if near else ""
             self._say(f"nobody in the recipe answers to {name!r}{meant}")
         self._fired.add(name)
-        copies = [self._tied(module) for module in ([tied] if isinstance(tied, nn.Module) else tied)]
+        listed = tied if isinstance(tied, Iterable) and not isinstance(tied, nn.Module) else [tied]
+        copies = [self._tied(module) for module in listed]
         with torch.no_grad(), self._exact():
             for place, member in enumerate(self.chain):
                 if name not in member.events:
@@ -404,6 +415,16 @@ class Keeper:
     def _gradient(self, loss: Tensor | None) -> Params:
         if loss is None:
             raise ValueError("the recipe needs the gradient of the loss: write loss = loss + keeper.penalty(loss)")
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            kind = (
+                f"of shape {tuple(loss.shape)}"
+                if isinstance(loss, Tensor) and loss.requires_grad
+                else "without a graph"
+            )
+            raise ValueError(
+                f"expected the loss before backward(), a scalar tensor, got one {kind}: write loss = loss + "
+                "keeper.penalty(loss)"
+            )
         params = self._held.params
         found = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
         pairs = zip(params.items(), found, strict=True)

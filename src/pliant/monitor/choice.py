@@ -45,6 +45,8 @@ def schedule(
         asked = tier in ("business", "full")
     else:
         asked = True
+    if isinstance(diagnostics, (str, type, Diagnostic)):
+        raise ValueError(f"expected several diagnostics, got {diagnostics!r}: write diagnostics=(DeadUnits(),)")
     periods = dict(diagnostics) if isinstance(diagnostics, Mapping) else dict.fromkeys(diagnostics, every)
     for diagnostic, period in periods.items():
         if not isinstance(diagnostic, Diagnostic):

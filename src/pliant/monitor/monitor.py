@@ -101,6 +101,10 @@ class Monitor:
         self.rows: list[Row] = []
         self._said: set[str] = set()
         self._last: int | None = None
+        if isinstance(sinks, Sink) or not all(isinstance(sink, Sink) for sink in sinks):
+            raise ValueError(
+                f"expected a list of sinks, got {sinks!r}: write sinks=[pliant.monitor.JSONL('rows.jsonl')]"
+            )
         self._sinks = list(sinks)
         self._idle = not _first_process()
         if self._idle:

@@ -120,6 +120,10 @@ class Subject:
         network.say_unread()
         if self.loss is None:
             return
+        if isinstance(self.loss, type) or not callable(self.loss):
+            got = f"the class {self.loss.__name__}" if isinstance(self.loss, type) else repr(self.loss)
+            line = f"{self.loss.__name__}()" if isinstance(self.loss, type) else "nn.functional.cross_entropy"
+            raise ValueError(f"expected a function of output and targets as the loss, got {got}: write loss={line}")
         try:
             loss = self.loss(output, y)
         except Exception as error:
@@ -212,6 +216,11 @@ def batch(probe: Any) -> tuple[Any, Any]:
             "and x = pliant.Inputs((a, b), {}) for a model of several inputs"
         )
     x, y = probe if pair else (probe, None)
+    inside = tree_leaves((x.args, x.kwargs) if isinstance(x, Inputs) else x)
+    leaves = [t for t in inside if isinstance(t, (Tensor, np.ndarray))]
+    if not leaves or not all(len(t) for t in leaves if t.ndim):
+        got = "an empty batch" if leaves else f"{type(x).__name__} without tensors"
+        raise ValueError(f"expected a batch of inputs as the probe, got {got}: write probe=(x, y), with tensors")
     if isinstance(x, Mapping):
         x = Inputs((), dict(x))
     return tree_map(_own, x), tree_map(_own, y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -175,9 +176,11 @@ def plasticity(
         if not how.optimizer.init(params):
             got = f"{how.optimizer!r}, which never has any: leave carry out"
         raise ValueError(f"expected an optimizer with state to carry, got {got}")
-    probe = probe or Sines()
-    if targets < 2:
-        raise ValueError(f"expected at least 2 targets, for an interval, got {targets}")
+    probe = checked(probe, targets)
+    if not (checkpoints is None or isinstance(checkpoints, Mapping)):
+        raise ValueError(
+            f"expected state dicts by name, got {type(checkpoints).__name__}: write checkpoints={{'then': state_dict}}"
+        )
     if actions is not None:
         probe = Taken(probe, actions)
     if FRESH in (checkpoints or {}):
@@ -193,6 +196,15 @@ def plasticity(
     found = refit(network, probe, starts, inputs, how, steps=steps, batch_size=batch_size, seed=seed)
     baseline = np.array([probe.baseline(start.y) for start in starts[-targets:]])
     return report(found, tuple(measured), probe, baseline, targets)
+
+
+def checked(probe: Probe | None, targets: int) -> Probe:
+    """The probe, P1's sines if there is none; `ValueError` for what is no probe, and for too few targets."""
+    if not isinstance(targets, Integral) or targets < 2:
+        raise ValueError(f"expected at least 2 targets, for an interval, got {targets!r}")
+    if not (probe is None or isinstance(probe, Probe)):
+        raise ValueError(f"expected a probe such as Sines() or RandomLabels(10), got {probe!r}: write probe=Sines()")
+    return probe or Sines()
 
 
 def report(found: Refits, names: tuple[str, ...], probe: Probe, baseline: np.ndarray, targets: int) -> Plasticity:
@@ -223,8 +235,11 @@ def pure(
 
     Restricted to what is trained, where something is frozen or not held by an optimizer of torch.optim.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
+    original = bare(model)
+    if isinstance(fresh, nn.Module) or not (fresh is None or callable(fresh)):
+        raise ValueError(
+            f"expected fresh to be a function that builds a network, got {type(fresh).__name__}: write fresh=make_model"
+        )
     if not samples(inputs):
         raise ValueError(f"expected inputs with samples along the first axis, got {type(inputs).__name__}")
     if fixed := [leaf for leaf in tree_leaves(inputs) if not isinstance(leaf, Tensor)]:
@@ -239,12 +254,17 @@ def pure(
             f"{' and '.join(map(str, lengths))}: samples that depend on each other (nodes of a graph) cannot be probed "
             "in batches; what belongs to all samples goes into a module that holds it"
         )
-    original = bare(model)
     if not list(original.parameters()):
         raise ValueError(f"expected a model with parameters, got a {type(original).__name__} without any")
     module = purified(original, call).to(next(original.parameters()).device) if purify else original
     network = Network(module, part(inputs, slice(0, 4)), None if purify else call, fresh)
     params = network.params()
+    try:
+        with torch.no_grad():
+            network(params, network.example)
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"the model cannot be called on the inputs: {line}") from error
     trained = _trained(original, optimizer)
     return (network if len(trained) == len(params) else network.restricted(trained)), params
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,8 +104,8 @@ def refit(
     ((3, 11), True)
     """
     for name, number in (("steps", steps), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"expected {name} of a refit to be at least 1, got {number}")
+        if not isinstance(number, Integral) or number < 1:
+            raise ValueError(f"expected {name} of a refit to be at least 1, got {number!r}: write a whole number")
     size = len(samples(x)[0])
     batch_size = min(batch_size, size)
     at = np.unique(np.linspace(0, steps, min(points, steps + 1)).round().astype(int))

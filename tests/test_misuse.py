@@ -1,0 +1,101 @@
+"""What a user may get wrong by hand: one line that says what was expected, what came and what to write."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import pliant
+from pliant import Monitor, Network
+from pliant.causes.repairs import Norm
+from pliant.diagnostics import DeadUnits
+from pliant.interventions import L2, Chain, LayerNorm, Reset
+from pliant.interventions import GradientNorm as Penalty
+from pliant.monitor import JSONL
+from pliant.probe import RandomLabels
+
+X, Y = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 4
+
+
+def net():
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def attach(*members, **settings):
+    model = net()
+    keeper = Chain(*members).attach(model, torch.optim.Adam(model.parameters()), **settings)
+    model(X)
+    return keeper, model
+
+
+def probed(measure=pliant.plasticity, **settings):
+    model = net()
+    given = {"inputs": X, "optimizer": torch.optim.Adam(model.parameters()), "probe": RandomLabels(4), "steps": 2}
+    return measure(model, **{**given, "targets": 2, **settings})
+
+
+def penalised(loss):
+    keeper, model = attach(Penalty(strength=0.1))
+    return keeper.penalty(loss(model))
+
+
+MONITOR = {
+    "no model": (lambda: Monitor(None, X), "expected an nn.Module, got NoneType"),
+    "a class": (lambda: Monitor(nn.Linear, X), r"expected an nn.Module, got Linear: write Linear\(...\)"),
+    "no probe": (lambda: Monitor(net(), None), r"as the probe, got NoneType without tensors: write probe=\(x, y\)"),
+    "a name": (lambda: Monitor(net(), "x"), "got str without tensors"),
+    "a loader": (lambda: Monitor(net(), torch.utils.data.DataLoader(X)), "got DataLoader without tensors"),
+    "an empty probe": (lambda: Monitor(net(), X[:0]), "got an empty batch"),
+    "a width": (lambda: Monitor(net(), X[:, :3]), "the model cannot be called on the probe: mat1 and mat2"),
+    "the class of a loss": (
+        lambda: Monitor(net(), (X, Y), loss=nn.CrossEntropyLoss), r"the class .*: write loss=CrossEntropyLoss\(\)"
+    ),
+    "the name of a loss": (lambda: Monitor(net(), (X, Y), loss="mse"), "got 'mse': write loss=nn.functional"),
+    "one diagnostic": (lambda: Monitor(net(), X, diagnostics=DeadUnits()), r"write diagnostics=\(DeadUnits\(\),\)"),
+    "a word": (lambda: Monitor(net(), X, diagnostics="dead"), "got 'dead': write diagnostics="),
+    "one sink": (lambda: Monitor(net(), X, sinks=JSONL("x")), r"expected a list of sinks, .* write sinks=\["),
+    "a path": (lambda: Monitor(net(), X, sinks=["x.jsonl"]), r"expected a list of sinks, got \['x.jsonl'\]"),
+}  # fmt: skip
+KEEPER = {
+    "no model": (lambda: Chain(L2(0.1)).attach(None, None), "expected an nn.Module, got NoneType"),
+    "the wrong way round": (
+        lambda: Chain(L2(0.1)).attach(torch.optim.SGD([torch.ones(1)]), net()), "expected an nn.Module, got SGD"
+    ),
+    "a network as fresh": (lambda: attach(L2(0.1), fresh=net()), "got Sequential: write fresh=make_model"),
+    "a number as fresh": (lambda: attach(L2(0.1), fresh=3), "got int: write fresh=make_model"),
+    "a name as seed": (lambda: attach(L2(0.1), seed="a"), "expected a seed of at least 0, got 'a'"),
+    "a negative seed": (lambda: attach(L2(0.1), seed=-1), "expected a seed of at least 0, got -1"),
+    "a number as loss": (lambda: penalised(lambda m: 3.0), r"got one without a graph: write loss = loss \+ keeper"),
+    "a loss without a graph": (lambda: penalised(lambda m: m(X).sum().detach()), "a scalar tensor, got one without"),
+    "losses": (
+        lambda: penalised(lambda m: F.cross_entropy(m(X), Y, reduction="none")), r"got one of shape \(32,\)"
+    ),
+    "no tied copy": (
+        lambda: attach(Reset("last"))[0].event("task_switch", tied=None), r"got NoneType: write tied=\[target\]"
+    ),
+    "a name as tied": (lambda: attach(Reset("last"))[0].event("task_switch", tied="t"), "copies of the model, got str"),
+    "no example": (lambda: Chain(LayerNorm()).build(net(), example=None), "cannot be built in with this example"),
+    "a class to build in": (lambda: Chain(LayerNorm()).build(nn.Sequential, example=X), "expected an nn.Module"),
+}  # fmt: skip
+PROBE = {
+    "the name of a probe": (lambda: probed(probe="labels"), r"got 'labels': write probe=Sines\(\)"),
+    "the class of a probe": (lambda: probed(probe=RandomLabels), "expected a probe such as Sines"),
+    "half a target": (lambda: probed(targets=2.5), "expected at least 2 targets, for an interval, got 2.5"),
+    "half a step": (lambda: probed(steps=2.5), "steps of a refit to be at least 1, got 2.5: write a whole number"),
+    "a width": (lambda: probed(inputs=X[:, :3]), "the model cannot be called on the inputs: mat1 and mat2"),
+    "whole numbers": (lambda: probed(inputs=X.long()), "the model cannot be called on the inputs"),
+    "a network as fresh": (lambda: probed(fresh=net()), "got Sequential: write fresh=make_model"),
+    "checkpoints without names": (lambda: probed(checkpoints=[net().state_dict()]), "got list: write checkpoints={"),
+    "the name of a repair": (lambda: probed(pliant.disentangle, repairs="norm"), r"got 'norm': write repairs=\("),
+    "the class of a repair": (lambda: probed(pliant.disentangle, repairs=(Norm,)), "expected a sequence of repairs"),
+    "an example of another width": (lambda: Network(net(), example=X[:, :3]).units, "cannot be called on the example"),
+}  # fmt: skip
+EVERY = {f"{part}: {name}": case for part, cases in
+         {"Monitor": MONITOR, "keeper": KEEPER, "probe": PROBE}.items() for name, case in cases.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "message"), EVERY.values(), ids=EVERY)
+def test_one_line_says_what_to_write(wrong, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        wrong()
+    assert "\n" not in str(caught.value)
