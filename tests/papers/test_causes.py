@@ -14,8 +14,8 @@ from pliant.nets import MLP
 from pliant.network import Network
 from pliant.optim import Adam
 from pliant.papers.toolbox import causes, planted
+from pliant.plots import figures
 from pliant.population import Member, Population
-from pliant.report import figures
 from pliant.results import Results
 from pliant.run.train import train
 from pliant.trials import Mechanisms

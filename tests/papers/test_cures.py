@@ -7,8 +7,7 @@ from pliant.experiment import find
 from pliant.interventions import registered
 from pliant.optim import Optimizer
 from pliant.papers.toolbox.cures import EXPERIMENT, cures
-from pliant.plots import Cells, Look
-from pliant.report import figures
+from pliant.plots import Cells, Look, figures
 from pliant.results import Results
 
 

@@ -6,8 +6,8 @@ import pytest
 from pliant.functional.statistics import interval
 from pliant.plots import Lines
 from pliant.plots.base import POINTS
+from pliant.plots.figures import captions, thinned
 from pliant.plots.lines import Curve, thin
-from pliant.report.figures import captions, thinned
 from pliant.results import Results
 from tests.report.synthetic import SETUP, results
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from pliant.functional.statistics import interval
+from pliant.plots.figures import figure
 from pliant.report.compare import compare, comparison_data, differences, grids, print_comparison
 from pliant.report.compare_page import compare_page, overlay
-from pliant.report.figures import figure
 from pliant.report.stored import Stored
 from pliant.results import Results
 from tests.report.stores import KNOWN, run

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pliant.plots import Lines
+from pliant.plots import Lines, figures
 from pliant.plots.base import COLOURS, colour
-from pliant.report import figures
-from pliant.report.figures import svg
+from pliant.plots.figures import svg
 from pliant.results import Results
 from tests.report.synthetic import SETUP, results
 

@@ -1,4 +1,4 @@
-"""What is made of stored runs: `pliant check | report | compare | keep | ledger | cite | export`."""
+"""What is made of stored runs: `pliant check | report | figure | compare | keep | ledger | cite | export`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def add(commands: Commands) -> None:
     made.add_argument("--to", type=Path, metavar="FILE", help="the page; default: beside the run, or below runs/")
     made.add_argument("--index", action="store_true", help="write an index page over all runs instead")
 
+    about = "write one figure of a run as a file for a paper: PDF, SVG or PNG"
+    drawn = command(commands, "figure", figure, about)
+    selects(drawn, None, RUN)
+    drawn.add_argument("--plot", metavar="NAME", help="a metric, or the number of a figure on the page; default: 1")
+    drawn.add_argument("--to", type=Path, required=True, metavar="FILE", help="FILE.pdf, FILE.svg or FILE.png")
+    drawn.add_argument("--width", default="6.75in", metavar="3.25in", help="default: 6.75in, a page's")
+
     about = "closing values of any runs, their differences over common seeds, one figure"
     two = command(commands, "compare", compare, about)
     two.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
@@ -60,7 +67,7 @@ def add(commands: Commands) -> None:
     sent.add_argument("--to", required=True, metavar="SINK", help="tensorboard, wandb or mlflow")
     sent.add_argument("--into", type=Path, metavar="DIR", help="where to; default: OUT/SINK")
 
-    for one in (checks, made, two, small, written, sent):
+    for one in (checks, made, drawn, two, small, written, sent):
         out(one)
     for one in (checks, made, two):
         as_json(one)
@@ -123,6 +130,30 @@ def _beside(run: Stored) -> Path:
     """Where the page of a run lies: in its folder, but for a kept run, which is committed, below `runs`."""
     folder = Path("runs", run.experiment.id, run.folder.name) if run.run.get("kept") else run.folder
     return folder / "report.html"
+
+
+def figure(given: argparse.Namespace, console: Console) -> int:
+    from pliant.plots.figures import sheets, write
+
+    if len(given.ids) > 1:
+        raise ValueError(f"expected one run, got {len(given.ids)}: pliant figure {given.ids[0]} --to FILE.pdf")
+    run = run_named(given, given.ids[0])
+    shown = sheets(run.setup.plots)
+    wanted = str(given.plot or 1)
+    named = {str(at): plots for at, plots in enumerate(shown, 1)}
+    for plot in run.setup.plots:
+        for name in plot.columns():
+            named.setdefault(name, [plot])
+    if wanted not in named:
+        raise ValueError(unknown("plot", wanted, list(named)))
+    text = given.width.removesuffix("in")
+    try:
+        inches = float(text)
+    except ValueError:
+        raise ValueError(f"expected a width in inches such as 3.25in, got {given.width!r}") from None
+    write(given.to, run.experiment.title, named[wanted], run.results, run.setup.look, inches)
+    print(given.to)
+    return OK
 
 
 def page_of(run: Stored, path: Path) -> Path:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -22,6 +23,7 @@ from pliant.outline import Outline
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from matplotlib.figure import Figure
 
 FOLLOW = "where a new one is made, write monitor.follow(optimizer)"
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
@@ -182,6 +184,29 @@ class Monitor:
     def to_table(self) -> pa.Table:
         """The rows as an Arrow table, with null where a column was not measured."""
         return table(self.rows)
+
+    def plot(self, *columns: str) -> Figure:
+        """The rows over the steps as a figure of matplotlib, one set of axes a column, drawn like pliant's own.
+
+        Raises `ValueError` for a column that was not measured.
+
+        >>> monitor = Monitor(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)), torch.ones(4, 2), every=1)
+        >>> _ = monitor(0), monitor(1)
+        >>> len(monitor.plot("dead", "parameter_norm").axes)
+        2
+        """
+        from pliant.plots import Lines, Look
+        from pliant.plots.figures import figure
+        from pliant.results import Results
+
+        if not columns:
+            raise ValueError("expected columns to draw, got none: write monitor.plot('dead')")
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        table = {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names}
+        table["diverged_at"] = np.full(len(self.rows), -1)
+        results = Results({("monitor", 0): table})
+        plots = [Lines(column, column, over="step") for column in columns]
+        return figure("monitor", plots, results, Look({"monitor": "this network"}))
 
     def close(self) -> None:
         """Finishes the sinks, at the end of training."""

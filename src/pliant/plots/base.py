@@ -11,6 +11,8 @@ from pliant.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Okabe & Ito, legible to colour-blind readers; the first arm is the baseline, yellow comes last as it is faint on white
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
@@ -34,6 +36,17 @@ def colour(position: int) -> str:
 def dashes(position: int) -> str:
     """The line style of the arm at this position: colours repeat with another one."""
     return DASHES[position // len(COLOURS) % len(DASHES)]
+
+
+def legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
+    """One legend above all axes of a figure, in as many columns as fit."""
+    for columns in range(len(labels), 0, -1):
+        made = figure.legend(
+            handles, labels, loc="outside upper left", ncols=columns, handlelength=1.6, columnspacing=1.6, borderpad=0.2
+        )
+        if columns == 1 or made.get_window_extent().width <= 0.96 * figure.bbox.width:
+            return
+        made.remove()
 
 
 @dataclass(frozen=True)

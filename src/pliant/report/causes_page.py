@@ -16,8 +16,8 @@ from pliant.causes import Causes
 from pliant.functional.statistics import Interval
 from pliant.numbers import MINUS, number, with_interval
 from pliant.plots.base import GREY, STEPS
+from pliant.plots.figures import STYLE, svg
 from pliant.probe.measure import FRESH
-from pliant.report.figures import STYLE, svg
 from pliant.report.html import template, uri
 from pliant.run.files import write_bytes
 

@@ -17,9 +17,9 @@ from pliant import cite
 from pliant.claims import Checked, Claim
 from pliant.experiment import Setup
 from pliant.numbers import plain
-from pliant.plots import Look, Plot
+from pliant.plots import Look, Plot, figures
 from pliant.plots.base import colour
-from pliant.report import figures, tables
+from pliant.report import tables
 from pliant.report.html import SIGNS, template, uri
 from pliant.report.stored import Gone, Stored, readable, text
 from pliant.results import Results
@@ -49,7 +49,11 @@ def page(run: Stored, checked: list[Checked]) -> str:
         setup=setup,
         tier=store.tier,
         seeds=results.seeds,
-        figures=[_shown(experiment.title, plots, results, setup.look) for plots in figures.sheets(setup.plots)],
+        figures=[
+            _shown(experiment.title, plots, results, setup.look)
+            | {"command": report_command.replace("pliant report", "pliant figure", 1) + f" --plot {at} --to figure.pdf"}
+            for at, plots in enumerate(figures.sheets(setup.plots), 1)
+        ],
         arms=_arms(run),
         missing=[arm.label for name, arm in run.setup.arms.items() if name not in results.arms],
         closing=tables.closing(setup, results),

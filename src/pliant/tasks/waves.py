@@ -19,7 +19,7 @@ class Waves(Task):
 
     Args:
         frequency: how fast the targets change with the inputs; P1's probe has 1e5.
-        offset: of all targets.
+        offset: of all targets, one number or one a task.
         outputs: how many targets an example has.
         width: of f.
 
@@ -32,9 +32,14 @@ class Waves(Task):
     """
 
     frequency: float = 1e5
-    offset: float = 0.0
+    offset: float | tuple[float, ...] = 0.0
     outputs: int = 1
     width: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.offset, tuple) and len(self.offset) != self.num_tasks:
+            raise ValueError(f"expected an offset for each of {self.num_tasks} tasks, got {self.offset}")
 
     def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
         rows = self.own_rows(data, seed) if previous is None else previous.rows
@@ -44,4 +49,5 @@ class Waves(Task):
         into = generator.standard_normal((x.shape[1], self.width)) * np.sqrt(2 / x.shape[1])
         out = generator.standard_normal((self.width, self.outputs)) * np.sqrt(2 / self.width)
         waves = np.sin(self.frequency * (np.maximum(x @ into, 0) @ out))
-        return Examples(rows, (self.offset + waves).astype(np.float32))
+        offset = self.offset[task] if isinstance(self.offset, tuple) else self.offset
+        return Examples(rows, (offset + waves).astype(np.float32))

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pliant.plots import Look, Plot
-from pliant.plots.base import GREY, HEIGHT, POINTS, WIDTHS, colour, dashes
+from pliant.plots.base import GREY, HEIGHT, POINTS, WIDTHS, Look, Plot, colour, dashes, legend
 from pliant.results import Results
 
 STYLE = {
@@ -42,6 +42,12 @@ STYLE = {
     "svg.hashsalt": "pliant",
 }
 
+KINDS = {  # of files, with the metadata that keeps a date out
+    "pdf": {"Creator": "pliant", "CreationDate": None},
+    "svg": {"Creator": "pliant", "Date": None},
+    "png": {"Software": "pliant"},
+}
+
 
 def sheets(plots: Sequence[Plot]) -> list[list[Plot]]:
     """Plots as figures: those of a kind that share a sheet, as long as they follow each other, and each other alone."""
@@ -55,7 +61,12 @@ def sheets(plots: Sequence[Plot]) -> list[list[Plot]]:
 
 
 def figure(
-    title: str, plots: Sequence[Plot], results: Results | Sequence[Results], look: Look, columns: int = 3
+    title: str,
+    plots: Sequence[Plot],
+    results: Results | Sequence[Results],
+    look: Look,
+    columns: int = 3,
+    inches: float | None = None,
 ) -> Figure:
     """One of `sheets` as a figure, with `columns` (1, 2 or 3) axes a row; `ValueError` for a metric that is not there.
 
@@ -65,9 +76,39 @@ def figure(
         results: of which; one for each plot, or the same for all.
         look: of the arms.
         columns: of axes on a sheet; other plots have their own layout.
+        inches: the width, if not that of a page; text keeps its size.
     """
     each = [results] * len(plots) if isinstance(results, Results) else results
-    return _sheet(title, plots, each, look, columns) if plots[0].sheet else _alone(title, plots[0], each[0], look)
+    if plots[0].sheet:
+        return _sheet(title, plots, each, look, columns, inches)
+    return _alone(title, plots[0], each[0], look, inches)
+
+
+def write(path: Path, title: str, plots: Sequence[Plot], results: Results, look: Look, inches: float = 6.75) -> None:
+    """Writes one of `sheets` as PDF, SVG or PNG, as a paper takes it: text as text, of at least 7 pt, no date.
+
+    Raises `ValueError` for another kind of file.
+
+    Args:
+        path: of the file; its ending is its kind.
+        title: of the figure, in the file's metadata.
+        plots: what is drawn.
+        results: of which.
+        look: of the arms.
+        inches: the width.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise ValueError(f"expected a file that ends in .pdf, .svg or .png, got {path.name}")
+    if not 1 <= inches <= 40:
+        raise ValueError(f"expected a width of 1 to 40 inches, got {inches:g}: write --width 3.25in")
+    made = figure(title, plots, results, look, 1 if inches < 4.5 else 2 if inches < 9 else 3, inches)
+    out = io.BytesIO()
+    as_text = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "pliant"}
+    with style.context(["default", STYLE, as_text]):
+        made.savefig(out, format=kind, metadata=KINDS[kind] | {"Title": title}, dpi=300)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(out.getvalue())
 
 
 def captions(plots: Sequence[Plot], results: Results, look: Look) -> str:
@@ -85,10 +126,12 @@ def thinned(plots: Sequence[Plot], results: Sequence[Results], look: Look) -> Lo
     return replace(look, most=most)
 
 
-def _sheet(title: str, plots: Sequence[Plot], results: Sequence[Results], look: Look, columns: int) -> Figure:
+def _sheet(
+    title: str, plots: Sequence[Plot], results: Sequence[Results], look: Look, columns: int, inches: float | None
+) -> Figure:
     columns = min(columns, len(plots))
     rows, look = -(-len(plots) // columns), thinned(plots, results, look)
-    with _figure(title, WIDTHS[columns], HEIGHT * rows + 40, 2) as made:
+    with _figure(title, WIDTHS[columns], HEIGHT * rows + 40, 2, inches) as made:
         drawn = [made.add_subplot(rows, columns, at + 1) for at in range(len(plots))]
         for axes, plot, shown in zip(drawn, plots, results, strict=True):
             plot.draw([axes], shown, look)
@@ -99,10 +142,10 @@ def _sheet(title: str, plots: Sequence[Plot], results: Sequence[Results], look: 
     return made
 
 
-def _alone(title: str, plot: Plot, results: Results, look: Look) -> Figure:
+def _alone(title: str, plot: Plot, results: Results, look: Look, inches: float | None) -> Figure:
     layout = plot.layout(results, look)
     rows = -(-layout.panes // layout.columns)
-    with _figure(title, layout.width, layout.height, layout.panes) as made:
+    with _figure(title, layout.width, layout.height, layout.panes, inches) as made:
         first = made.add_subplot(rows, layout.columns, 1)
         more = [made.add_subplot(rows, layout.columns, at + 1, sharey=first) for at in range(1, layout.panes)]
         plot.draw([first, *more], results, look)
@@ -110,10 +153,11 @@ def _alone(title: str, plot: Plot, results: Results, look: Look) -> Figure:
 
 
 @contextmanager
-def _figure(title: str, width: int, height: int, panes: int) -> Iterator[Figure]:
-    """An empty figure of a size in CSS pixels, in our style while it is drawn."""
+def _figure(title: str, width: int, height: int, panes: int, inches: float | None) -> Iterator[Figure]:
+    """An empty figure of a size in CSS pixels, or of another width in inches, in our style while it is drawn."""
+    scale = 1.0 if inches is None else inches * 96 / width
     with style.context(["default", STYLE]):
-        made = Figure(figsize=(width / 96, height / 96), layout="constrained")
+        made = Figure(figsize=(scale * width / 96, scale * height / 96), layout="constrained")
         made.set_label(title)
         if panes > 1:  # what lies side by side stands apart
             made.get_layout_engine().set(w_pad=0.07, h_pad=0.05, wspace=0.02, hspace=0.03)  # type: ignore[union-attr]
@@ -130,13 +174,5 @@ def svg(figure: Figure) -> str:
 
 def _legend(made: Figure, look: Look, shown: Sequence[str]) -> None:
     """One legend on top, in as many columns as fit."""
-    places = [look.place(arm) for arm in shown]
-    handles = [Line2D([], [], color=colour(at), ls=dashes(at), lw=2.2) for at in places]
-    labels = [look.labels[arm] for arm in shown]
-    for columns in range(len(labels), 0, -1):
-        legend = made.legend(
-            handles, labels, loc="outside upper left", ncols=columns, handlelength=1.6, columnspacing=1.6, borderpad=0.2
-        )
-        if columns == 1 or legend.get_window_extent().width <= 0.96 * made.bbox.width:
-            return
-        legend.remove()
+    places, labels = [look.place(arm) for arm in shown], [look.labels[arm] for arm in shown]
+    legend(made, [Line2D([], [], color=colour(at), ls=dashes(at), lw=2.2) for at in places], labels)

@@ -1,0 +1,97 @@
+"""Profiles: arrays as lines, such as singular values by their number or a histogram by its bins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from pliant.formats import Grid
+from pliant.functional.statistics import bands
+from pliant.numbers import number
+from pliant.plots.base import Layout, Look, colour, dashes, legend
+from pliant.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The entries of an array at the last step at which it was measured: a line an arm, with intervals over seeds.
+
+    Args:
+        column: of arrays of one axis.
+        title: what the entries are, with units.
+        label: of the horizontal axis, with units.
+        arms: those that are drawn, by the label of their line.
+        at: where each entry stands on the horizontal axis; 1, 2, 3, ... if None.
+        log: both axes are logarithmic.
+
+    >>> Profile("spectrum", "singular value", "number", {"plain": "plain_0"}).columns()
+    ('spectrum',)
+    """
+
+    sheet: ClassVar[bool] = False
+
+    column: str
+    title: str
+    label: str
+    arms: Mapping[str, str]
+    at: tuple[float, ...] | None = None
+    log: bool = False
+
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def points(self, results: Results, look: Look) -> list[int]:
+        return []
+
+    def layout(self, results: Results, look: Look) -> Layout:
+        return Layout(1, 1, 560, 330)
+
+    def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
+        (on,) = axes
+        for place, (label, values) in enumerate(self._values(results).items()):
+            ends = bands(values)
+            x = self._places(values.shape[1])
+            how = {"color": colour(place), "zorder": 2 + place / 100}
+            on.plot(x, ends.mean, dashes(place), label=label, **how)
+            if np.isfinite(ends.low).any():
+                low = np.maximum(ends.low, ends.mean / 1e3) if self.log else ends.low
+                on.fill_between(x, low, ends.high, alpha=0.16, linewidth=0, **how)
+        if self.log:
+            on.set_xscale("log")
+            on.set_yscale("log")
+        on.set_xlabel(self.label)
+        on.set_title(self.title)
+        legend(on.figure, *on.get_legend_handles_labels())  # type: ignore[arg-type]
+
+    def caption(self, results: Results, look: Look) -> list[str]:
+        seeds = len(results.seeds)
+        return [f"{self.title}: " + (f"means over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "one seed.")]
+
+    def grid(self, results: Results, look: Look) -> Grid:
+        values = self._values(results)
+        places = self._places(max((found.shape[1] for found in values.values()), default=0))
+        rows = [
+            [
+                f"{at:g}",
+                *(number(float(found[:, i].mean()), 3) if i < found.shape[1] else "" for found in values.values()),
+            ]
+            for i, at in enumerate(places)
+        ]
+        return Grid([self.label, *values], rows, "r" * (1 + len(values)), [self.title])
+
+    def _places(self, size: int) -> np.ndarray:
+        return np.arange(1.0, size + 1) if self.at is None else np.array(self.at)
+
+    def _values(self, results: Results) -> dict[str, np.ndarray]:
+        """The arrays `(seeds, entries)` of the arms that were run, by the label of their line."""
+        found = {}
+        for label, arm in self.arms.items():
+            if arm in results.arms:
+                found[label] = np.stack([results.array(arm, self.column, s)[1][-1] for s in results.seeds_of(arm)])
+        return found

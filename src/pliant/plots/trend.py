@@ -1,0 +1,109 @@
+"""Trends: a metric against a number in which arms differ, such as a width or an offset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from pliant.formats import Grid
+from pliant.functional.statistics import Interval, bands, interval
+from pliant.numbers import with_interval
+from pliant.plots.base import STEPS, Layout, Look, colour, dashes, legend
+from pliant.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Series = Mapping[float, str]  # the arm of each number
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A metric at the end of a task against a number that arms have: a line a series, with intervals over seeds.
+
+    Lines are means over the seeds that are finite, bars their 95 % intervals. Arms that were not run are left out.
+
+    Args:
+        column: the metric.
+        title: what it is, with units.
+        label: of the number, with units.
+        series: the arms of each line by its label: from the number to the arm.
+        task: at the end of the first or of the last task.
+        log: logarithmic vertical axis.
+
+    >>> Trend("error", "final error", "offset", {"plain": {0.0: "plain_0", 8.0: "plain_8"}}).columns()
+    ('error',)
+    """
+
+    sheet: ClassVar[bool] = False
+
+    column: str
+    title: str
+    label: str
+    series: Mapping[str, Series]
+    task: Literal["first", "last"] = "last"
+    log: bool = False
+
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def points(self, results: Results, look: Look) -> list[int]:
+        return []
+
+    def layout(self, results: Results, look: Look) -> Layout:
+        return Layout(1, 1, 560, 330)
+
+    def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        (on,) = axes
+        for place, name in enumerate(self.series):
+            found = self._values(results, name)
+            if not found:
+                continue
+            x = np.array(list(found))
+            ends = bands(np.stack(list(found.values()), axis=1))
+            how = {"color": colour(place), "zorder": 2 + place / 100}
+            on.plot(x, ends.mean, dashes(place), marker="o", ms=4, label=name, **how)
+            if np.isfinite(ends.low).all():
+                low = np.maximum(ends.low, ends.mean / 1e3) if self.log else ends.low
+                on.fill_between(x, low, ends.high, alpha=0.16, linewidth=0, **how)
+        if self.log:
+            on.set_yscale("log")
+        else:
+            on.set_ylim(bottom=min(0.0, on.get_ylim()[0]))
+        on.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+        on.set_xlabel(self.label)
+        on.set_title(self.title)
+        legend(on.figure, *on.get_legend_handles_labels())  # type: ignore[arg-type]
+
+    def caption(self, results: Results, look: Look) -> list[str]:
+        seeds = len(results.seeds)
+        return [
+            f"{self.title} against {self.label}: "
+            + (f"means over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "one seed, no bands.")
+        ]
+
+    def grid(self, results: Results, look: Look) -> Grid:
+        values = {name: self._values(results, name) for name in self.series}
+        every = sorted({number for found in values.values() for number in found})
+        rows = [
+            [f"{number:g}", *(_said(found[number]) if number in found else "" for found in values.values())]
+            for number in every
+        ]
+        return Grid([self.label, *values], rows, "r" * (1 + len(values)), [self.title])
+
+    def _values(self, results: Results, name: str) -> dict[float, np.ndarray]:
+        """Of the arms of a series that were run, by number, one value a seed, NaN where it is not finite."""
+        pick = results.first if self.task == "first" else results.last
+        runs = {number: arm for number, arm in sorted(self.series[name].items()) if arm in results.arms}
+        found = {number: pick(arm, self.column) for number, arm in runs.items()}
+        return {number: np.where(np.isfinite(values), values, np.nan) for number, values in found.items()}
+
+
+def _said(values: np.ndarray) -> str:
+    left = values[np.isfinite(values)]
+    return with_interval(interval(left) if len(left) else Interval(np.nan, np.nan, np.nan))

@@ -1,0 +1,64 @@
+"""Metrics against a number of the arms, and arrays as lines: the values that are drawn, tabulated and left out."""
+
+import numpy as np
+import pytest
+
+from pliant.plots import Look, Profile, Trend
+from pliant.plots.figures import figure, svg
+from pliant.results import Results
+
+ARMS = {"a_0": 1.0, "a_8": 3.0, "b_0": 2.0}
+LOOK = Look({arm: arm for arm in (*ARMS, "b_8")})
+TREND = Trend("error", "error", "offset", {"A": {8.0: "a_8", 0.0: "a_0"}, "B": {0.0: "b_0", 8.0: "b_8"}})
+PROFILE = Profile("spectrum", "singular value", "number", {"A": "a_0", "B": "b_8"}, log=True)
+
+
+def results(seeds: int = 3) -> Results:
+    """Each arm's error is its number plus the seed at its last task, and 10 more at its first; b_8 was not run."""
+
+    def table(value: float, seed: int) -> dict[str, np.ndarray]:
+        spectrum = np.array([[np.nan] * 3, [9.0, 3.0, 1.0 + seed]])
+        error = np.array([value + seed + 10, value + seed])
+        return {
+            "step": np.array([5, 10]), "task": np.array([0, 1]), "end": np.array([True, True]),
+            "diverged_at": np.array([-1, -1]), "error": error, "spectrum": spectrum,
+        }  # fmt: skip
+
+    return Results({(arm, seed): table(value, seed) for arm, value in ARMS.items() for seed in range(seeds)})
+
+
+def test_a_trend_goes_through_the_means_in_the_order_of_the_numbers() -> None:
+    (axes,) = figure("t", [TREND], results(), LOOK).axes
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert drawn == {"A": ([0.0, 8.0], [2.0, 4.0]), "B": ([0.0], [3.0])}
+    assert axes.get_xlabel() == "offset"
+
+
+def test_the_first_task_can_be_asked_for() -> None:
+    first = Trend("error", "error", "offset", {"A": {0.0: "a_0"}}, task="first")
+    (axes,) = figure("t", [first], results(), LOOK).axes
+    assert list(axes.lines[0].get_ydata()) == [12.0]
+
+
+def test_a_trend_as_a_table_has_a_row_a_number_and_nothing_where_nothing_was_run() -> None:
+    grid = TREND.grid(results(), LOOK)
+    assert [row[0] for row in grid.rows] == ["0", "8"]
+    assert grid.rows[0][1].startswith("2")
+    assert grid.rows[1][2] == ""
+
+
+def test_a_profile_is_the_last_array_that_was_measured() -> None:
+    (axes,) = figure("t", [PROFILE], results(), LOOK).axes
+    (line,) = axes.lines
+    assert list(line.get_xdata()) == [1.0, 2.0, 3.0]
+    assert list(line.get_ydata()) == [9.0, 3.0, 2.0]
+    assert PROFILE.grid(results(), LOOK).rows[2][0] == "3"
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("plot", [TREND, PROFILE], ids=["trend", "profile"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_both_draw_the_same_bytes_twice_and_say_over_how_many_seeds(plot: Trend | Profile, seeds: int) -> None:
+    one, other = (svg(figure("t", [plot], results(seeds), LOOK)) for _ in range(2))
+    assert one == other
+    assert ("one seed" if seeds == 1 else "3 seeds") in plot.caption(results(seeds), LOOK)[0]
