@@ -8,7 +8,7 @@ from torch import nn
 import pliant
 from pliant import Monitor, Network
 from pliant.causes.repairs import Norm
-from pliant.diagnostics import DeadUnits
+from pliant.diagnostics import DeadUnits, ParameterNorm
 from pliant.interventions import L2, Chain, LayerNorm, Reset
 from pliant.interventions import GradientNorm as Penalty
 from pliant.monitor import JSONL
@@ -19,6 +19,20 @@ X, Y = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)), torch.ara
 
 def net():
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(self.cell(x[:, None])[0][:, -1])
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
 
 
 def attach(*members, **settings):
@@ -53,6 +67,13 @@ MONITOR = {
     "the name of a loss": (lambda: Monitor(net(), (X, Y), loss="mse"), "got 'mse': write loss=nn.functional"),
     "one diagnostic": (lambda: Monitor(net(), X, diagnostics=DeadUnits()), r"write diagnostics=\(DeadUnits\(\),\)"),
     "a word": (lambda: Monitor(net(), X, diagnostics="dead"), "got 'dead': write diagnostics="),
+    "an LSTM": (
+        lambda: Monitor(Recurrent(), X, diagnostics=(DeadUnits(),)),
+        r"of Recurrent are inside 'cell', where they cannot be seen: measure what needs none",
+    ),
+    "noise that is no dropout": (
+        lambda: Monitor(nn.Sequential(*net(), Noise()), X, purify=True), "draw from a generator of the model's own"
+    ),
     "one sink": (lambda: Monitor(net(), X, sinks=JSONL("x")), r"expected a list of sinks, .* write sinks=\["),
     "a path": (lambda: Monitor(net(), X, sinks=["x.jsonl"]), r"expected a list of sinks, got \['x.jsonl'\]"),
 }  # fmt: skip
@@ -99,3 +120,8 @@ def test_one_line_says_what_to_write(wrong, message):
     with pytest.raises(ValueError, match=message) as caught:
         wrong()
     assert "\n" not in str(caught.value)
+
+
+def test_a_recurrent_network_is_measured_where_no_activations_are_needed():
+    row = Monitor(Recurrent(), X, diagnostics=(ParameterNorm(),))(0)
+    assert row["norm_ratio"] == 1.0

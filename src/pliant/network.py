@@ -347,6 +347,11 @@ class Network:
             if any(found.get(site, axis) != axis for site, axis in recorder.taken.items()):
                 recorder, output = self._recorded(params, x, found, mask)
         unseen = [n for n, m in self.module.named_modules() if isinstance(m, UNSEEN)]
+        if unseen and not recorder.sites:
+            raise ValueError(
+                f"the nonlinearities of {type(self.module).__name__} are inside {', '.join(map(repr, unseen))}, where "
+                "they cannot be seen: measure what needs none, as in diagnostics=(ParameterNorm(),), or another part"
+            )
         if unseen:
             warnings.warn(f"the nonlinearities inside {', '.join(map(repr, unseen))} cannot be seen", stacklevel=2)
         if not recorder.sites:

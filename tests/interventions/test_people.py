@@ -146,7 +146,7 @@ def test_an_expert_without_tokens_is_not_measured():
             model(everybody).sum().backward()
             optimizer.step()
             keeper.step()
-            units = next(u for u in keeper._network.units if u.name.startswith("experts"))
+            units = next(u for u in keeper._ground.network.units if u.name.startswith("experts"))
             with torch.no_grad():
                 model.gate.bias[int(units.name.split(".")[1])] -= 100  # nobody goes to this expert any more
             before = copy.deepcopy(keeper.state)
@@ -155,7 +155,7 @@ def test_an_expert_without_tokens_is_not_measured():
                 optimizer.step()
                 keeper.step()
             if method == "ContinualBackprop":
-                place = sum(u.size for u in keeper._network.units[: keeper._network.units.index(units)])
+                place = sum(u.size for u in keeper._ground.network.units[: keeper._ground.network.units.index(units)])
                 for of in ("utility", "mean", "age"):
                     now, then = (s[0][of][place : place + units.size] for s in (keeper.state, before))
                     assert torch.equal(now, then)

@@ -57,6 +57,7 @@ class Subject:
         self.x, self.y = self._here(batch(probe))
         self.loss = loss
         self.mask = None if mask is None else self._here(_fitting(mask, self.x))
+        self._purified = purify
         with self.undisturbed():
             pure = purified(model, call).to(next(self.model.parameters()).device) if purify else model
             try:
@@ -116,7 +117,10 @@ class Subject:
         except Exception as error:
             raise ValueError(f"the model cannot be called on the probe: {error}") from error
         if not all(map(torch.equal, before, self._streams())):
-            raise ValueError(f"the model draws from the global random stream (F.dropout?): {PURIFY}")
+            line = PURIFY
+            if self._purified:
+                line = "without dropout it does, too: draw from a generator of the model's own, or not in eval mode"
+            raise ValueError(f"the model draws from the global random stream (F.dropout?): {line}")
         network.say_unread()
         if self.loss is None:
             return
