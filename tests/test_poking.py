@@ -1,12 +1,14 @@
 """The unit map of odd structures: what it calls exact is so, in train mode, whichever half of the units is silent."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from pliant import generic
+from pliant import Chain, ReDo, disentangle, generic
 from pliant.diagnostics import DeadUnits, Observation
 from pliant.diagnostics._nudge import sensitivities
 from pliant.monitor import Monitor
@@ -316,6 +318,27 @@ def test_a_hard_choice_made_of_units_is_something_that_they_move():
 
     (units,) = find_units(Hard(), draws(6, 4))
     assert not units.exact
+
+
+def test_resets_monitor_and_causes_see_what_is_mapped_inside_a_forward_pass():
+    module = Mapped().float()
+    with torch.no_grad():
+        module.bias[0, :3] = BIAS
+    x, optimizer = draws(16, 4, 5).float(), torch.optim.SGD(module.parameters(), lr=0.0)
+    assert Monitor(module, probe=x, diagnostics=[DeadUnits()], every=1)(0)["dead"] == pytest.approx(3 / 7)
+    keeper = Chain(ReDo(tau=0.0, every=1)).attach(module, optimizer, fresh=Mapped)
+    before = module(x)
+    before.sum().backward()
+    optimizer.step()
+    keeper.step()
+    assert torch.equal(module(x), before)
+    assert (module.second[:, :, :3] == 0).all()
+    assert (module.bias[0, :3] == 0).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vmap has no rule for a module of its own, and so few samples
+        assert "plasticity lost" in str(
+            disentangle(module, fresh=Mapped, inputs=x, optimizer=optimizer, targets=2, steps=2)
+        )
 
 
 class GatedConvolution(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._C import _functorch  # type: ignore
 from torch.utils._pytree import tree_map
 
-from pliant.sites import CONVOLUTIONS, NONLINEARITIES, Watch
+from pliant.sites import CONVOLUTIONS, NONLINEARITIES, Watch, unmapped
 
 Tensors = dict[str, Tensor]
 
@@ -96,10 +96,10 @@ class Cut(Watch):
         self.last = self.decided = self.scaled = self.drawn = 0
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        self.pieces[name], wraps = _whole(before)
+        self.pieces[name], wraps = unmapped(before)
         self.axes[name] = self.unit_dim % before.ndim + len(wraps)
         if self.leaves is None:
-            self.point.leaves[name] = _whole(post)[0].shape
+            self.point.leaves[name] = unmapped(post)[0].shape
             return post
         leaf = self.leaves.get(name, self.point.leaves[name])
         leaf = leaf.clone()  # what comes after may be in place
@@ -222,16 +222,6 @@ def _grouped(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = None,
 def _double(value: Any) -> Any:
     """Every floating dtype that is asked for is float64: coarser ones round the codes away."""
     return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
-
-
-def _whole(t: Tensor) -> tuple[Tensor, list[int]]:
-    """A tensor with the examples of `torch.vmap` as its first axes, and the levels of these."""
-    levels = []
-    while _functorch.is_batchedtensor(t):
-        axis, level = _functorch.maybe_get_bdim(t), _functorch.maybe_get_level(t)
-        t = _functorch.get_unwrapped(t).movedim(axis, 0)
-        levels.append(level)
-    return t, levels
 
 
 # -- statistics that do not move ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from pliant.adapter import How, adapted, bare, inexact, tensors_of, uncheckpointed
-from pliant.sites import CONVOLUTIONS, arguments, rows, uncompiled_parts
+from pliant.sites import CONVOLUTIONS, arguments, carried, rows, uncompiled_parts
 
 PRODUCTS = (
     CONVOLUTIONS
@@ -85,7 +85,7 @@ class _Products(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in PRODUCTS:
             tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-            self.storages |= {t.untyped_storage().data_ptr() for t in tensors}
+            self.storages |= {carried(t).untyped_storage().data_ptr() for t in tensors}
         return func(*args, **(kwargs or {}))
 
 
@@ -115,6 +115,7 @@ def output_layers(module: nn.Module, example: Any) -> frozenset[str]:
         args, kwargs = arguments(example)
         output = module(*args, **kwargs)
     ends = [t for t in tensors_of(output) if t.requires_grad]
+    calls = [(carried(x), [carried(t) for t in own], carried(result)) for x, own, result in mode.calls]
 
     def reached(ends: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[bool]:
         if not ends:
@@ -125,8 +126,8 @@ def output_layers(module: nn.Module, example: Any) -> frozenset[str]:
 
     params = dict(module.named_parameters())
     last: set[str] = set()
-    for i, (_, own, result) in enumerate(mode.calls):
-        later = [x for x, _, _ in mode.calls[i + 1 :] if x.requires_grad]
+    for i, (_, own, result) in enumerate(calls):
+        later = [x for x, _, _ in calls[i + 1 :] if x.requires_grad]
         if reached(ends, [result])[0] and not reached(later, [result])[0]:
             used = reached(own, list(params.values()))
             last |= {name for name, there in zip(params, used, strict=True) if there}

@@ -34,8 +34,8 @@ from pliant.sites import (
     Recorder,
     Site,
     arguments,
+    depth,
     elementwise_modules,
-    mapped,
     uncompiled_parts,
 )
 
@@ -380,7 +380,7 @@ class Network:
         >>> net.axes(torch.ones(1, 1, 2, 2))
         {'1': 1}
         """
-        if self._axes is None and not mapped():
+        if self._axes is None and not depth():
             from pliant.poking import find_axes
 
             with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _functorch  # type: ignore
 from torch.func import vjp
 from torch.overrides import TorchFunctionMode
 
@@ -134,6 +135,7 @@ class Watch(TorchFunctionMode, ABC):
         self.pending: tuple[str, Tensor, Tensor, Tensor] | None = None  # its name, input, what was kept, what it got
         self.names: Counter[str] = Counter()
         self.masks = Masks()
+        self.depth = depth()  # what is mapped inside the forward pass is seen as a whole
         self.features: Tensor | None = None
         self.unit_dim = -1
         self.hidden = 0
@@ -168,12 +170,12 @@ class Watch(TorchFunctionMode, ABC):
         kwargs = kwargs or {}
         target = overwritten(func, args, kwargs)
         if func is F.linear or func in CONVOLUTIONS:
-            self.features = args[0] if args else kwargs["input"]
+            self.features, _ = unmapped(args[0] if args else kwargs["input"], self.depth)
             self.unit_dim = -1 if func is F.linear else 1
             self.hidden = self.names.total()
             return func(*args, **kwargs)
         x, function = self._nonlinearity(func, args, kwargs) if self.inside is None else (None, None)
-        before = self.keep(x) if x is not None and _has_units(x) else None
+        before = self.keep(x) if x is not None and _has_units(x, self.depth) else None
         if target is not None:
             self.spare(target)
         if x is None or function is None or before is None:
@@ -196,7 +198,9 @@ class Watch(TorchFunctionMode, ABC):
 
     def enter(self, path: str, module: nn.Module, args: tuple) -> tuple[Tensor] | None:
         self.stack.append((path, module))
-        if not (module in self.composites and self.inside is None and len(args) == 1 and _has_units(args[0])):
+        if not (module in self.composites and self.inside is None and len(args) == 1):
+            return None
+        if not _has_units(args[0], self.depth):
             return None
         self.inside = (module, len(self.stack))
         x = args[0].clone() if self.replaces else args[0]  # it may be overwritten
@@ -241,10 +245,11 @@ class Recorder(Watch):
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         value, pullback = vjp(function, before)  # type: ignore[misc]
         (slope,) = pullback(torch.ones_like(before))
-        dim = self.axes.get(name, self.unit_dim if before.ndim > 2 else -1)
-        if before.ndim > 2:
-            self.taken[name] = dim % before.ndim
-        self.sites[name] = Site(*(_by_units(t.detach(), dim, self.mask) for t in (before, value, slope)))
+        pre, *rest = (unmapped(t.detach(), self.depth)[0] for t in (before, value, slope))
+        dim = self.axes.get(name, self.unit_dim % before.ndim - before.ndim if pre.ndim > 2 else -1)
+        if pre.ndim > 2:
+            self.taken[name] = dim % pre.ndim
+        self.sites[name] = Site(*(_by_units(t, dim, self.mask) for t in (pre, *rest)))
         self.fed[name] = self.source
         return post
 
@@ -273,7 +278,7 @@ def rows(t: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def _by_units(t: Tensor, dim: int, mask: Tensor | None) -> Tensor:
     """As `(samples, units)`; of channels, each one's numbers lie side by side, which reductions over samples like."""
-    if dim in (-1, t.ndim - 1):
+    if dim % t.ndim == t.ndim - 1:
         return rows(t, mask)
     return t.movedim(dim, 0).flatten(1).T if mask is None else rows(t.movedim(dim, -1), mask)
 
@@ -303,7 +308,7 @@ class Activity(Watch):
         return list(self.posts) if same else None
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        self.posts[name] = post
+        self.posts[name], _ = unmapped(post, self.depth)
         self.left.append(post)
         return post
 
@@ -319,7 +324,7 @@ class Calls(TorchFunctionMode):
         super().__init__()
         self.posts: list[Tensor] = []
         self.features: Tensor | None = None
-        self.unit_dim = -1
+        self.unit_dim, self.depth = -1, depth()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if (target := overwritten(func, args, kwargs or {})) is not None:
@@ -328,10 +333,10 @@ class Calls(TorchFunctionMode):
                 self.features = spared(self.features, target)
         found = func(*args, **(kwargs or {}))
         if func is F.linear or func in CONVOLUTIONS:
-            self.features = args[0] if args else (kwargs or {})["input"]
+            self.features, _ = unmapped(args[0] if args else (kwargs or {})["input"], self.depth)
             self.unit_dim = -1 if func is F.linear else 1
         elif is_nonlinearity(func, args, kwargs or {}, self.features):
-            self.posts.append(found)
+            self.posts.append(unmapped(found, self.depth)[0])
         return found
 
 
@@ -356,14 +361,30 @@ def uncompiled_parts() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
-def mapped() -> bool:
-    """Whether a function transform such as `torch.vmap` is under way."""
-    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+def depth() -> int:
+    """How many function transforms such as `torch.vmap` are under way, one inside the other."""
+    inner = _functorch.peek_interpreter_stack()
+    return 0 if inner is None else inner.level()
 
 
-def _has_units(x: Any) -> bool:
+def carried(t: Tensor) -> Tensor:
+    """The tensor inside the wrappers of `torch.vmap`, which the graph knows."""
+    return carried(_functorch.get_unwrapped(t)) if _functorch.is_batchedtensor(t) else t
+
+
+def unmapped(t: Tensor, depth: int = 0) -> tuple[Tensor, list[int]]:
+    """A tensor with the examples of each `torch.vmap` below a depth as first axes, and the levels of these."""
+    levels = []
+    while _functorch.is_batchedtensor(t) and _functorch.maybe_get_level(t) > depth:
+        axis = _functorch.maybe_get_bdim(t)
+        levels.append(_functorch.maybe_get_level(t))
+        t = _functorch.get_unwrapped(t).movedim(axis, 0)
+    return t, levels
+
+
+def _has_units(x: Any, depth: int) -> bool:
     """Whether this may be a batch of activations: not a lone vector (a learned deviation, say), nor whole numbers."""
-    return isinstance(x, Tensor) and x.ndim > 1 and x.is_floating_point()
+    return isinstance(x, Tensor) and x.is_floating_point() and unmapped(x, depth)[0].ndim > 1
 
 
 def elementwise_modules(root: nn.Module) -> set[nn.Module]:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.adapter import adapted, uncheckpointed
 from pliant.modules import seeded
-from pliant.sites import CONVOLUTIONS, Watch, arguments, elementwise_modules
+from pliant.sites import CONVOLUTIONS, Watch, arguments, depth, elementwise_modules
 from pliant.written import PRODUCTS
 
 TOGETHER = PRODUCTS | {  # of two activations: a gate, attention, a sum with what was skipped
@@ -41,6 +41,8 @@ class _Unread(Watch):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         found = super().__torch_function__(func, types, args, kwargs)
+        if depth():  # inside torch.vmap no graph can begin
+            return found
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad]
         if func is F.linear or func in CONVOLUTIONS:
             assert self.features is not None

@@ -131,6 +131,7 @@ class Example:
         nets: those it makes sense on.
         refuses: names of the interventions that, standing before it in a chain, make its `build` raise a `ValueError`.
         pointless_after: names of those that, standing before it, make its `build` warn.
+        idle_beside: names of those beside which, in either order, it warns that it leaves units as they are.
         tolerance: of the comparison with the transcription, relative and absolute.
     """
 
@@ -150,6 +151,7 @@ class Example:
     nets: tuple[str, ...] = ("MLP", "CNN", "residual", "attention")
     refuses: tuple[str, ...] = ()
     pointless_after: tuple[str, ...] = ()
+    idle_beside: tuple[str, ...] = ()
     tolerance: float = 1e-9
 
 
