@@ -415,12 +415,12 @@ def test_composes_with_every_other(first):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             together = population(net, examples, "Adam", [1, 2, 3])
+            state = together.init()
         said = [str(w.message) for w in caught]
         said = [line for line in said if not any(e.warns and re.match(e.warns, line) for e in examples)]
         idle = second in ONE_EACH[first].idle_beside or first in ONE_EACH[second].idle_beside
         assert bool(said) == (idle or first in ONE_EACH[second].pointless_after), (pair, said)
         assert all((first if second in ONE_EACH[first].idle_beside else second) in line for line in said), (pair, said)
-        state = together.init()
         start = structure(state.interventions)
         train(together, net, range(3), 3, state, start=EVENT - 1, events=events(*examples))
         assert structure(state.interventions) == start, pair
