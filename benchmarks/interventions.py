@@ -21,16 +21,16 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 import pliant.interventions
-from pliant.experiment import Arm
 from pliant.interventions import Chain, ContinualBackprop
 from pliant.nets import CNN, MLP
 from pliant.network import Network
-from pliant.optim import Adam
+from pliant.optim import Adam, Optimizer
 from pliant.papers.toolbox.cures import cures
 from pliant.population import Member, Population, PopulationState
 from pliant.run.memory import keep_freed
@@ -51,10 +51,17 @@ NETS: dict[str, tuple[Callable, tuple[int, ...], int, int, int]] = {  # net, sha
 }
 
 
+class Recipe(NamedTuple):
+    """An optimizer with interventions."""
+
+    optimizer: Optimizer
+    chain: Chain
+
+
 class Running:
     """A population that trains on one batch over and over."""
 
-    def __init__(self, arm: Arm, make: Callable, shape: tuple[int, ...], batch: int, members: int):
+    def __init__(self, arm: Recipe, make: Callable, shape: tuple[int, ...], batch: int, members: int):
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(members, batch, *shape, generator=generator)
         self.y = torch.randint(10, (members, batch), generator=generator)
@@ -79,7 +86,7 @@ class Running:
 
 
 def ratio(
-    arm: Arm, plain: Running, make: Callable, shape: tuple, batch: int, members: int, steps: int, rounds: int
+    arm: Recipe, plain: Running, make: Callable, shape: tuple, batch: int, members: int, steps: int, rounds: int
 ) -> float:
     """The time of an average step of the arm in those of a plain one."""
     running = Running(arm, make, shape, batch, members)
@@ -105,20 +112,20 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed()
     warnings.filterwarnings("ignore")
-    none = Arm("none", Adam(), Chain())
+    none = Recipe(Adam(), Chain())
     plains = {name: Running(none, *net[:-1]) for name, net in NETS.items()}
     arms = {c.name: c for c in cures() if not given.only or given.only.lower() in c.name.lower()}
     costs: dict[str, dict[str, float]] = {}
     print(f"{'':28}{'mlp':>8}{'cnn':>8}{'goal':>8}")
     for name, cure in arms.items():
-        arm = Arm(name, cure.optimizer, Chain(*cure.interventions))
+        arm = Recipe(cure.optimizer, Chain(*cure.interventions))
         found = {n: ratio(arm, plains[n], *net, rounds=given.rounds) for n, net in NETS.items()}
         goal = GOALS.get(cure.kind, float("nan"))
         print(f"{name:28}{found['mlp']:8.2f}{found['cnn']:8.2f}{goal:8.2f}", flush=True)
         costs[cure.kind] = {n: round(r, 2) for n, r in found.items()}
     if not given.only or given.only.lower() in "continualbackprop":
         small = (lambda: MLP(784, 10, hidden=(100, 100, 100)), (784,), 1, 1)
-        alone = Arm("CBP", Adam(), Chain(ContinualBackprop()))
+        alone = Recipe(Adam(), Chain(ContinualBackprop()))
         found = ratio(alone, Running(none, *small), *small, steps=200, rounds=given.rounds)
         print(f"continual backprop, one network 784-100-100-100-10 at batch 1: {found:.2f} (goal 1.5)")
     if given.write:

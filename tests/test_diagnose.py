@@ -274,7 +274,7 @@ def test_bad_calls_are_one_line(here: Path, capsys: pytest.CaptureFixture[str], 
         ("normed", "the checkpoint does not fit --model"),
         ("failing", "--model nets_of_diagnose:failing fails when called: RuntimeError: no weights here"),
         ("number", "expected a function that returns a module, got int"),
-        ("constant", "expected a function without arguments, got int"),
+        ("constant", "expected a function, got int"),
         ("nothing", "--model nets_of_diagnose:nothing cannot be imported"),
     ],
 )

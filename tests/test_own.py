@@ -161,9 +161,9 @@ def test_a_net_of_the_working_directory_begins_as_its_function_makes_it(tmp_path
         ("failing", "my_nets:failing fails when called: RuntimeError: no weights here (my_nets.py, line 8)"),
         (
             "odd",
-            "my_nets:odd to take (input shape, number of outputs), or nothing, got a function of 1 argument",
+            "my_nets:odd: expected a function of (input shape, number of outputs), or of nothing, got one",
         ),
-        ("nothing", "expected my_nets:nothing to return a module, got int"),
+        ("nothing", "my_nets:nothing: expected a function that returns a module, got int"),
         ("small", "expected a network with outputs of shape (4, 10), got (4, 3)"),
         ("gone", "--set net=my_nets:gone cannot be imported: AttributeError"),
     ],
@@ -196,6 +196,6 @@ def test_functions_are_called_with_what_they_take() -> None:
     assert Built("pliant.nets:MLP")((1, 2, 2), 3)(torch.ones(5, 1, 2, 2)).shape == (5, 3)
     assert not Built("torch.nn:Identity").sized
     with pytest.raises(ValueError, match=r"expected --set net=package\.module:function, got 'mlp'"):
-        function("mlp", "--set net")
+        function("mlp", "--set net=")
     with pytest.raises(ValueError, match=r"--set net=math:pi: expected a function, got float"):
-        function("math:pi", "--set net")
+        function("math:pi", "--set net=")

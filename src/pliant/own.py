@@ -29,7 +29,7 @@ class Built:
     """
 
     path: str
-    option: str = "--set net"
+    option: str = "--set net="
 
     @property
     def function(self) -> Callable[..., nn.Module]:
@@ -43,35 +43,37 @@ class Built:
         needed = [p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         if len(needed) not in (0, 2):
             raise ValueError(
-                f"expected {self.path} to take (input shape, number of outputs), or nothing, got a function of "
-                f"{len(needed)} argument{'s' if len(needed) != 1 else ''}"
+                f"{self.option}{self.path}: expected a function of (input shape, number of outputs), or of nothing, "
+                f"got one of {len(needed)} argument{'s' if len(needed) != 1 else ''}"
             )
         return bool(needed)
 
     def __call__(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
         from torch import nn
 
-        with one_line(f"{self.path} fails when called"):
+        with one_line(f"{self.option}{self.path} fails when called"):
             made = self.function(shape, outputs) if self.sized else self.function()
         if not isinstance(made, nn.Module):
-            raise ValueError(f"expected {self.path} to return a module, got {type(made).__name__}")
+            raise ValueError(
+                f"{self.option}{self.path}: expected a function that returns a module, got {type(made).__name__}"
+            )
         return made
 
 
 def function(path: str, option: str) -> Callable[..., Any]:
     """The function at `module:name`, of the working directory, too; `ValueError` naming the option where there is none.
 
-    >>> function("pliant.nets:MLP", "--set net").__name__
+    >>> function("pliant.nets:MLP", "--set net=").__name__
     'MLP'
     """
     module, colon, name = path.partition(":")
     if not colon:
-        raise ValueError(f"expected {option}=package.module:function, got {path!r}")
+        raise ValueError(f"expected {option}package.module:function, got {path!r}")
     _on_path(Path.cwd())
-    with one_line(f"{option}={path} cannot be imported"):
+    with one_line(f"{option}{path} cannot be imported"):
         found = getattr(importlib.import_module(module), name)
     if not callable(found):
-        raise ValueError(f"{option}={path}: expected a function, got {type(found).__name__}")
+        raise ValueError(f"{option}{path}: expected a function, got {type(found).__name__}")
     return found
 
 

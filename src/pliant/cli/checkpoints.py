@@ -125,16 +125,13 @@ def builder(path: str, x: np.ndarray | None, tensors: dict[str, Tensor]) -> Call
     It takes nothing, or the shape of an input and the number of outputs, as `pliant run --set net=` has it: then those
     of `x`, and of the last tensor.
     """
-    built = Built(path, "--model")
+    built = Built(path, "--model ")
 
     def build() -> nn.Module:
-        try:
-            if built.sized and x is None:
-                raise ValueError(f"{path} takes the shape of an input: it needs --data batch.npz, which has it")
-            last = list(tensors.values())[-1]
-            return built(() if x is None else x.shape[1:], len(last) if last.ndim else 1)
-        except ValueError as error:
-            raise ValueError(f"--model {error}") from None
+        if built.sized and x is None:
+            raise ValueError(f"--model {path} takes the shape of an input: it needs --data batch.npz, which has it")
+        last = list(tensors.values())[-1]
+        return built(() if x is None else x.shape[1:], len(last) if last.ndim else 1)
 
     return build
 

@@ -62,7 +62,7 @@ def spike(results: Results, arm: str) -> np.ndarray:
     Right after: within 100 steps, or within half of a shorter task.
     """
     found = []
-    for seed in results.seeds:
+    for seed in results.seeds_of(arm):
         table = results.tables[arm, seed]
         step, task, norms = table["step"], table["task"], table["update_norm"]
         into = step - np.array([step[task == t].min() for t in range(task.max() + 1)])[task]
