@@ -48,8 +48,7 @@ def vgg(**settings: Any) -> nn.Module:
     """With 32 units where timm has 4096."""
     model = VGG([8, "M", 12, "M", 16, "M"], num_classes=5, mlp_ratio=0.01, **settings)
     model.pre_logits = ConvMlp(16, 32, kernel_size=3, mlp_ratio=1.0, drop_rate=0.1, act_layer=nn.ReLU)
-    model.num_features = model.head_hidden_size = 32
-    model.reset_classifier(5)
+    model.head.fc = nn.Linear(32, 5)
     return model
 
 
