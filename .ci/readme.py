@@ -31,14 +31,14 @@ def smoke(command: list[str]) -> list[str]:
     >>> smoke(["pliant", "run", "x", "--tier", "laptop", "--seeds", "5"])
     ['pliant', 'run', 'x', '--tier', 'smoke', '--seeds', '2']
     """
-    if command[1] not in ("run", "check", "report"):
+    if command[1] not in ("run", "check", "report", "figure", "pilot"):
         return command
     kept = list(command)
     for option in ("--tier", "--seeds"):
         if option in kept:
             at = kept.index(option)
             del kept[at : at + 2]
-    return [*kept, "--tier", "smoke", *(["--seeds", "2"] if command[1] == "run" else [])]
+    return [*kept, "--tier", "smoke", *(["--seeds", "2"] if command[1] in ("run", "pilot") else [])]
 
 
 def main(path: str) -> int:
