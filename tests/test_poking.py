@@ -420,6 +420,34 @@ def test_the_number_of_passes_does_not_grow_with_depth(monkeypatch):
     assert count(3) == count(12)
 
 
+class Excited(nn.Module):
+    """Squeeze and excitation: gates made of the units that they multiply."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.squeeze, self.excite = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(3, 6)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x):
+        h = F.relu(self.layer(x))
+        return x + self.last(h * self.excite(F.relu(self.squeeze(h))).sigmoid())
+
+
+def test_where_units_meet_in_products_passes_grow_by_one_a_group(monkeypatch):
+    passes = []
+    called = Poked.called
+    monkeypatch.setattr(Poked, "called", lambda *args: passes.append(1) or called(*args))
+
+    def count(blocks):
+        passes.clear()
+        groups = find_units(nn.Sequential(*(Excited() for _ in range(blocks)), nn.Linear(4, 1)), draws(4, 4))
+        assert [units.size for units in groups] == [6, 3, 6] * blocks
+        assert [units.exact for units in groups] == [True, True, True] * blocks
+        return len(passes)
+
+    assert count(6) - count(2) == 3 * 4
+
+
 def test_one_or_two_examples_will_do_unless_they_depend_on_each_other():
     mixed = Inputs((draws(30, 5), AS_MANY), {})
     assert Poked(Graph(), mixed).x.args[0].shape == (30, 5)

@@ -82,6 +82,7 @@ class Poked(Generic):
         self.site_axes = self.axes()
         self.hidden = list(self.cut.axes)[: self.cut.last]
         self.kind = "parity"
+        self.turns: list[int] = []
         self._silent: dict[int, Tensors] = {}
 
     def feeding(self, site: str, axis: int, cut: Cut, among: Tensors) -> tuple[Tensors, Tensors]:
@@ -179,18 +180,38 @@ class Poked(Generic):
     def trials(self, groups: list[_Group], kind: str) -> Iterator[Masks]:
         """Which units are silent together: in every trial, of every group, a half that is drawn.
 
-        By `"parity"`, neighbours have other halves silent. Where that leaves products of two silent units, so have, in
-        some trial, any two groups (`"bits"`), or one group has silent units at a time (`"apart"`).
+        By `"parity"`, neighbours have other halves silent. Where that leaves products of two silent units, only groups
+        that never meet in a product have silent units at a time (`"apart"`).
         """
         halves = [some_half(group.size) for group in groups]
-        if kind == "apart":
-            for i, half in enumerate(halves):
-                for mask in (half, ~half):
-                    yield [mask if i == j else torch.zeros_like(other) for j, other in enumerate(halves)]
-            return
-        for bit in range(max(1, (len(groups) - 1).bit_length()) if kind == "bits" else 1):
+        if kind == "parity":
             for side in (0, 1):
-                yield [half if (i >> bit) & 1 == side else ~half for i, half in enumerate(halves)]
+                yield [half if i % 2 == side else ~half for i, half in enumerate(halves)]
+            return
+        self.turns = self.turns or self.apart_from(groups)
+        for turn in range(max(self.turns) + 1):
+            for side in (True, False):
+                yield [(h if side else ~h) & (mine == turn) for h, mine in zip(halves, self.turns, strict=True)]
+
+    def apart_from(self, groups: list[_Group]) -> list[int]:
+        """Turns for the groups, as few as will do, so that no two of one turn are factors of one product.
+
+        Two groups meet where the silence of one changes what the network makes of the other.
+        """
+        sites = {site: self.point.leaves[site] for group in groups for site in group.sites}
+        usual, meets = self.gradient(self.total(self.run()), sites), []
+        for group in groups:
+            silent = {site: torch.zeros_like(self.point.leaves[site]) for site in group.sites}
+            found = self.gradient(self.total(self.run(leaves=silent)), sites)
+            same = {site for site in usual.keys() & found.keys() if _same({site: usual[site]}, {site: found[site]})}
+            meets.append(
+                {j for j, other in enumerate(groups) if other is not group and not same.issuperset(other.sites)}
+            )
+        turns: list[int] = []
+        for i in range(len(groups)):
+            taken = {turns[j] for j in range(i) if j in meets[i] or i in meets[j]}
+            turns.append(min(set(range(i + 1)) - taken))
+        return turns
 
     def silent(self, groups: list[_Group], masks: Masks, code: Tensor | None = None) -> Tensors:
         """What leaves the sites where some units are silent: 0, or next to it and with a code."""
@@ -213,7 +234,7 @@ class Poked(Generic):
         There the gradient is the activation times what comes after: 0 but for EPSILON, with the unit's code.
         """
         found: list[Tensors] = []
-        for self.kind in ("parity", "bits", "apart") if groups else ():
+        for self.kind in ("parity", "apart") if groups else ():
             found, clean = [{} for _ in groups], True
             for masks in self.trials(groups, self.kind):
                 owners, products = self.readers(groups, masks)
