@@ -179,7 +179,7 @@ def test_an_interrupt_ends_cleanly_keeps_what_was_done_and_says_how_to_go_on(tmp
         "--tier",
         "smoke",
         "--set",
-        "num_tasks=48",
+        "num_tasks=240",
         "--seeds",
         "1",
         "--arms",
@@ -197,7 +197,7 @@ def test_an_interrupt_ends_cleanly_keeps_what_was_done_and_says_how_to_go_on(tmp
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "To go on: pliant run lyle2024/swiss_cheese --tier smoke --seeds 1 --arms both --set num_tasks=48" in error
+    assert "To go on: pliant run lyle2024/swiss_cheese --tier smoke --seeds 1 --arms both --set num_tasks=240" in error
     assert "Traceback" not in error
     assert len(list(tmp_path.glob("**/.checkpoint-0-0.safetensors"))) == 1
     assert main([*call, "--out", str(tmp_path)]) == 0

@@ -53,6 +53,7 @@ def adapted(model: nn.Module, call: How | None = None) -> nn.Module:
 
     Raises `ValueError` for a `call` that is neither. A copy that has no `forward` raises one when it is called.
 
+    >>> import torch
     >>> class Agent(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
@@ -297,6 +298,7 @@ def _plainly(*args: Any, **kwargs: Any) -> Any:
 def inexact(t: Tensor) -> bool:
     """Whether a tensor can have a gradient: it holds real or complex numbers.
 
+    >>> import torch
     >>> inexact(torch.ones(1)), inexact(torch.arange(2))
     (True, False)
     """
@@ -306,6 +308,7 @@ def inexact(t: Tensor) -> bool:
 def tensors_of(output: Any) -> list[Tensor]:
     """The tensors of an output: also in what is no tree, such as a `torch.distributions.Distribution`.
 
+    >>> import torch
     >>> tensors_of((torch.ones(1), torch.distributions.Normal(torch.zeros(2), torch.ones(2))))
     [tensor([1.]), tensor([0., 0.]), tensor([1., 1.])]
     """

@@ -40,7 +40,7 @@ def decode(gradients: list[Tensors], size: int) -> tuple[Tensors, Tensors]:
         scale = torch.stack([t.abs().amax() for t in (one, two, three)]).amax()
         if scale == 0:
             continue
-        there = one.abs() > 1e-12 * scale
+        there = one.abs() > 1e-12 * one.abs().amax()  # the codes' places make the second gradient larger
         place = torch.where(there, two / torch.where(there, one, 1.0), 0.0)
         unit = place.round().long() - 1
         valid = there & (unit >= 0) & (unit < size) & ((place - place.round()).abs() < PLACE)

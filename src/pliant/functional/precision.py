@@ -8,6 +8,7 @@ from torch import Tensor
 def wide(x: Tensor) -> Tensor:
     """In float32, if it has fewer digits (bfloat16, float16): sums and thresholds need them; else `x` itself.
 
+    >>> import torch
     >>> wide(torch.ones(1, dtype=torch.bfloat16)).dtype, wide(torch.ones(1, dtype=torch.float64)).dtype
     (torch.float32, torch.float64)
     """

@@ -100,7 +100,9 @@ EXAMPLES = {
         SpectralNorm(num_iterations=5, layers="hidden"),
         lambda names: naive.SpectralNorm(names, HIDDEN_LAYERS, 5),
     ),
-    "WeightNorm": Example(WeightNorm(), naive.WeightNorm, refuses=(*OTHER_WEIGHTS, "PlasticityInjection")),
+    "WeightNorm": Example(
+        WeightNorm(), naive.WeightNorm, refuses=(*OTHER_WEIGHTS, "PlasticityInjection"), pointless_after=("InFeR",)
+    ),
     "OutputNorm": Example(OutputNorm(), naive.OutputNorm, refuses=("OutputNorm",)),
     "CReLU": _doubled(CReLU(), _positive, _negative),
     "CReLU at equal parameters": _doubled(CReLU(equal_parameters=True), _positive, _negative),
