@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-faults test-extras lint clean
+.PHONY: demo test test-slow test-faults test-extras test-zoo lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,9 @@ test-faults: .venv/installed
 
 test-extras: .venv-extras/installed
 	.venv-extras/bin/python -m pytest tests/extras -n 2 --dist loadgroup
+
+test-zoo: .venv-extras/installed
+	.venv-extras/bin/python -m pytest tests/extras/zoo -m slow -n 2 --dist loadgroup
 
 lint: .venv/installed
 	$(BIN)/ruff check .
