@@ -140,7 +140,7 @@ def test_mlflow_holds_the_store(sent: Callable[[str], Path], runs: list[Tracked]
 def test_curves_arrive_as_packs_finish(tmp_path: Path) -> None:
     experiment = find(ID)
     store = Store(tmp_path, experiment, "smoke", experiment.settings("smoke"))
-    folder, packs = tmp_path / "tensorboard", plan(["none", "both"], 2)
+    folder, packs = tmp_path / "tensorboard", plan(experiment.setup(store.settings), ["none", "both"], 2)
     for rerun in (False, True):
         shutil.rmtree(folder, ignore_errors=True)
         live, seen = Live("tensorboard", store, packs, folder, rerun=rerun), []
