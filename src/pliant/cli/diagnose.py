@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
+from pliant.cli.described import print_numbers, print_units, print_weights
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command
+from pliant.cli.verdict import print_causes
 from pliant.words import unknown
 
 if TYPE_CHECKING:
-    from pliant.causes import Causes
     from pliant.cli.checkpoints import Checkpoint
-    from pliant.cli.measuring import Numbers
 
 CANNOT_TELL = 3
 CODES = {"healthy": OK, "lost": FAILED, "cannot tell": CANNOT_TELL}
 CHOICES = {"loss": ("cross_entropy", "mse"), "probe": ("sines", "labels"), "optimizer": ("adam", "sgd", "rmsprop")}
 BUDGET = ("probe", "steps", "targets")  # any of them asks for the probe
-SITES = ("dead", "dormant", "linearized", "saturated", "one_sided", "active")  # columns of the table of units
 
 
 def add(commands: Commands) -> None:
@@ -104,10 +102,10 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
     if given.json:
         print(json.dumps(_finite({**said, "weights": weights, "verdict": verdict}), indent=1))
         return CODES[verdict]
-    _print_weights(console, weights)
+    print_weights(console, weights)
     if now is not None and fresh is not None:
-        _print_units(console, now, fresh)
-        _print_numbers(console, now, fresh)
+        print_units(console, now, fresh)
+        print_numbers(console, now, fresh)
     if causes is None:
         _print_hint(console, given, checkpoint)
     else:
@@ -139,107 +137,12 @@ def _check(given: argparse.Namespace, probing: bool) -> None:
         raise ValueError(f"--page {given.page}: there is no folder {given.page.parent}")
 
 
-def print_causes(console: Console, causes: Causes) -> None:
-    """The verdict, and a table of the repairs where something was lost."""
-    style = {"lost": "bold red", "healthy": "bold green"}.get(causes.verdict, "bold yellow")
-    console.print(Text(f"\n{causes.conclusion}", style))
-    if causes.verdict != "lost":
-        return
-    table = _table(("repair", "left"), *((n, "right") for n in ("share", "95 %", "alone", "moved")), ("evidence", ""))
-    order = sorted(range(len(causes.repairs)), key=lambda i: -causes.shares[causes.repairs[i].name].mean)
-    for i in order:
-        name, alone = causes.repairs[i].name, causes.alone(i)
-        moved, recovers = f"{causes.changed[name]:.2f}", "" if alone is None else f"{alone:+.3f}"
-        table.add_row(name, *_share(causes, name), recovers, moved, causes.told(name))
-    table.add_row("unexplained", *_share(causes, "unexplained"), "", "", "")
-    console.print()
-    console.print(table)
-    if causes.idle:
-        console.print(Text(f"nothing to repair: {', '.join(causes.idle)}", "dim"))
-    unit = causes.probed.unit
-    console.print(Text(f"alone: what one repair recovers, in {unit}; moved: how far it moves the outputs", "dim"))
-    if order and causes.shares[causes.repairs[order[0]].name].mean > 0:
-        top = causes.repairs[order[0]]
-        console.print(Text(f"\ntreat {top.mechanism} with: {top.cure}"))
-
-
-def _share(causes: Causes, name: str) -> tuple[str, str]:
-    share = causes.shares[name]
-    if not math.isfinite(share.low):
-        return f"{100 * share.mean:.0f} %", "-"
-    return f"{100 * share.mean:.0f} %", f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
-
-
-def _print_weights(console: Console, weights: dict[str, Numbers]) -> None:
-    against = any("norm_ratio" in found for found in weights.values())
-    ranks = ("srank", "effective_rank", "stable_rank")
-    names = ("norm", *(("fresh",) if against else ()), "top s.v.", "srank", "effective", "stable", "of")
-    table = _table(("tensor", "left"), ("shape", "left"), *((name, "right") for name in names))
-    for name, found in weights.items():
-        numbers = [found["norm"], *((found.get("norm_ratio"),) if against else ()), found.get("spectral_norm")]
-        cells = [_number(value) for value in (*numbers, *(found.get(rank) for rank in ranks), found.get("full_rank"))]
-        if against and cells[1]:
-            cells[1] = f"{cells[1]}x"
-        table.add_row(name, "x".join(map(str, found["shape"])), *cells)
-    console.print(table)
-    ratio = "fresh: the norm over that of a fresh draw; " if against else ""
-    console.print(Text(f"{ratio}s.v.: singular value; srank, effective and stable: ranks, of so many", "dim"))
-
-
-def _print_units(console: Console, now: Numbers, fresh: Numbers) -> None:
-    columns = [name for name in SITES if name in now]
-    sites = [key.partition("/")[2] for key in now if columns and key.startswith(f"{columns[0]}/")]
-    if not sites:
-        return
-    table = _table(("units at", "left"), *((name.replace("_", " "), "right") for name in columns))
-    for site in sites:
-        table.add_row(site, *(_percent(now.get(f"{name}/{site}")) for name in columns))
-    table.add_section()
-    table.add_row("all", *(_percent(now.get(name)) for name in columns), style="bold")
-    table.add_row("in a fresh network", *(_percent(fresh.get(name)) for name in columns), style="dim")
-    console.print()
-    console.print(table)
-
-
-def _print_numbers(console: Console, now: Numbers, fresh: Numbers) -> None:
-    """What is said of the whole network; units have a table of their own."""
-    table = _table(("number", "left"), ("here", "right"), ("fresh", "right"))
-    for name, value in now.items():
-        if "/" not in name and not name.endswith("_count") and name not in SITES:
-            table.add_row(name, _number(value), _number(fresh.get(name)))
-    console.print()
-    console.print(table)
-    console.print(Text("`pliant diagnostics` says what each is", "dim"))
-
-
 def _print_hint(console: Console, given: argparse.Namespace, checkpoint: Checkpoint) -> None:
     lacks = [f"--{name}" for name in ("model", "data") if getattr(given, name) is None]
     needs = f", which needs {' and '.join(lacks)}" if lacks else ""
     state = "; it has its optimizer's state, which the probe would carry" if checkpoint.optimizer else ""
     console.print(Text(f"\ncannot tell without --fresh{needs}{state}", "bold yellow"))
     console.print(Text("These numbers describe the network; what it can still learn, only the probe says.", "dim"))
-
-
-def _table(*columns: tuple[str, Any]) -> Table:
-    made = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    for at, (heading, justify) in enumerate(columns):
-        made.add_column(heading, justify=justify or "left", overflow="fold", no_wrap=at > 0 and justify != "")
-    return made
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    if not math.isfinite(value):
-        return "-"
-    size = abs(value)
-    if 1e3 <= size < 1e5:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if size == 0 or 1e-3 <= size < 1e3 else f"{value:.1e}"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None or not math.isfinite(share) else f"{100 * share:.3g} %"
 
 
 def _finite(value: Any) -> Any:
