@@ -8,7 +8,17 @@ import numpy as np
 
 import pliant.tasks
 from pliant.data import Dataset
-from pliant.tasks import Growing, OffsetNoise, PermutedPixels, RandomLabels, Task, Waves
+from pliant.tasks import (
+    BitFlipping,
+    Composite,
+    Growing,
+    OffsetNoise,
+    PermutedClasses,
+    PermutedPixels,
+    RandomLabels,
+    Task,
+    Waves,
+)
 
 
 def data(size: int = 40, regression: bool = False) -> Dataset:
@@ -24,6 +34,11 @@ EXAMPLES = {
     "RandomLabels, a fraction": RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4, fraction=0.3),
     "OffsetNoise": OffsetNoise(num_examples=20, batch_size=6, every=10, num_tasks=4, offset=8.0, outputs=2),
     "PermutedPixels": PermutedPixels(num_examples=20, batch_size=6, every=10, num_tasks=4),
+    "PermutedClasses": PermutedClasses(num_examples=20, batch_size=6, every=10, num_tasks=4),
+    "Composite": Composite(num_examples=20, batch_size=6, every=10, num_tasks=4),
+    "BitFlipping": BitFlipping(num_examples=20, batch_size=6, every=10, num_tasks=4, flipping=4),
+    "OffsetNoise, growing": OffsetNoise.growing(30.0, num_examples=20, batch_size=6, every=10, num_tasks=4),
+    "Growing, random labels": Growing(num_examples=20, batch_size=6, every=10, num_tasks=4, begin=8, random=True),
     "Growing": Growing(num_examples=20, batch_size=6, every=10, num_tasks=4, begin=8),
     "Waves": Waves(num_examples=20, batch_size=6, every=10, num_tasks=4, frequency=1.0, outputs=2, width=8),
     "RandomLabels, unequal": RandomLabels(

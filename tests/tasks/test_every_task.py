@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -16,10 +17,13 @@ import torch
 
 import pliant.tasks
 from pliant.data import Dataset
-from pliant.tasks import Growing, OffsetNoise, RandomLabels, Task, Waves
+from pliant.tasks import BitFlipping, Growing, OffsetNoise, PermutedClasses, RandomLabels, Task, Waves
 from pliant.tasks.base import draw
 from tests.tasks.examples import EXAMPLES, data, registered
 
+CLASSES = {"RandomLabels", "RandomLabels, a fraction", "RandomLabels, unequal", "Composite", "PermutedClasses"} | {
+    "Growing, random labels"
+}  # tasks that need classes
 every_task = pytest.mark.parametrize("task", EXAMPLES.values(), ids=EXAMPLES)
 SEEDS = [0, 1, 5]
 
@@ -29,8 +33,11 @@ def equal(a, b):
 
 
 def who(x, dataset):
-    """Which example a standardized image is, whatever the order of its pixels: its smallest value."""
-    return ((x.double().flatten(-3).min(-1).values * dataset.std[0] + dataset.mean[0]) * 64).round().long()
+    """Which example a standardized image is, whatever the order of its pixels: its smallest value; bits as a number."""
+    raw = ((x.double().flatten(-3) * dataset.std[0] + dataset.mean[0]) * 64).round().long()
+    if ((raw == 0) | (raw == 64)).all():
+        return (raw // 64 * 2 ** torch.arange(raw.shape[-1])).sum(-1)
+    return raw.min(-1).values
 
 
 def digest(task, seeds, order):
@@ -159,7 +166,7 @@ def test_inputs_stay_raw_until_a_batch_is_drawn(task, dtype):
     assert len(stream._pool) <= 60  # what no seed keeps is not held
     batch = next(stream.batches(0, 1))
     assert batch.x.dtype is dtype
-    assert batch.y.dtype is (dtype if isinstance(task, (OffsetNoise, Waves)) else torch.int64)
+    assert batch.y.dtype is (dtype if isinstance(task, (BitFlipping, OffsetNoise, Waves)) else torch.int64)
     assert batch.x.shape == (3, 6, 2, 3, 4)
 
 
@@ -177,7 +184,7 @@ def test_inputs_are_standardized_once():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", [name for name, task in EXAMPLES.items() if not isinstance(task, RandomLabels)])
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in CLASSES])
 def test_regression_targets_have_the_dtype_of_the_inputs(name, dtype):
     batch = next(EXAMPLES[name].bind(data(regression=True), SEEDS, dtype=dtype).batches(0, 1))
     assert batch.x.dtype is batch.y.dtype is dtype
@@ -195,7 +202,7 @@ def test_each_seed_draws_its_own_examples_uniformly():
 @pytest.mark.parametrize("kind", registered(), ids=lambda kind: kind.__name__)
 def test_refuses_sizes_that_do_not_fit(kind):
     sizes = {"num_examples": 20, "batch_size": 6, "every": 10, "num_tasks": 4}
-    sizes |= {"begin": 20} if kind is Growing else {}
+    sizes |= {"begin": 20} if kind is Growing else {"flipping": 4} if kind is BitFlipping else {}
     for name in ("num_examples", "batch_size", "every", "num_tasks"):
         for bad in (0, -1):
             with pytest.raises(ValueError, match=f"expected {name} to be at least 1, got {bad}"):
@@ -231,10 +238,10 @@ def test_a_long_run_forgets_old_epochs_and_draws_the_same():
 
 
 def test_vectors_and_floats_are_inputs_too():
-    x = np.linspace(0, 1, 120, dtype=np.float32).reshape(40, 3)
-    dataset = Dataset("vectors", x, np.arange(40) % 3, None, None, 3, 1.0, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+    x = np.linspace(0, 1, 200, dtype=np.float32).reshape(40, 5)
+    dataset = Dataset("vectors", x, np.arange(40) % 3, None, None, 3, 1.0, (0.5,) * 5, (0.3,) * 5)
     for task in EXAMPLES.values():
-        assert next(task.bind(dataset, SEEDS).batches(0, 1)).x.shape == (3, 6, 3)
+        assert next(task.bind(dataset, SEEDS).batches(0, 1)).x.shape == (3, 6, 5)
 
 
 def test_tasks_of_unequal_length_follow_each_other():
@@ -264,6 +271,100 @@ def test_growing_data_keep_what_they_have_and_every_epoch_covers_it():
         assert y[m].tolist() == [dataset.y_train[i] for i in who(x[m], dataset).tolist()]
     with pytest.raises(ValueError, match="expected begin to be from batch_size=6 to num_examples=20, got 5"):
         replace(task, begin=5)
+
+
+def test_a_warm_start_is_half_of_the_data_then_all_of_them():
+    task, dataset = Growing.warm_start(num_examples=40, batch_size=10, every=8), data()
+    half, whole = (task.examples(dataset, 3, index) for index in (0, 1))
+    assert (len(half.rows), len(whole.rows), task.num_tasks) == (20, 40, 2)
+    assert np.array_equal(half.rows, whole.rows[:20])
+    assert np.array_equal(whole.targets, dataset.y_train[whole.rows])
+
+
+def test_growing_random_labels_stay_and_are_not_the_true_ones():
+    task, dataset = EXAMPLES["Growing, random labels"], data(size=4000)
+    task = replace(task, num_examples=4000)
+    tasks = [task.examples(dataset, 5, index) for index in range(4)]
+    for before, after in itertools.pairwise(tasks):
+        assert np.array_equal(after.targets[: len(before.targets)], before.targets)
+    true = dataset.y_train[tasks[-1].rows]
+    assert (tasks[-1].targets == true).mean() == pytest.approx(1 / 7, abs=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_tasks_with_classes_refuse_regression_data(name):
+    with pytest.raises(ValueError, match="regression data set"):
+        EXAMPLES[name].bind(data(regression=True), SEEDS)
+
+
+def test_permuted_classes_rename_all_examples_of_a_class_alike():
+    task, dataset = replace(EXAMPLES["PermutedClasses"], num_examples=40, num_tasks=200), data()
+    names = []
+    for index in range(200):
+        found = task.examples(dataset, 2, index)
+        renamed = dict(zip(dataset.y_train[found.rows].tolist(), found.targets.tolist(), strict=True))
+        assert [renamed[int(y)] for y in dataset.y_train[found.rows]] == found.targets.tolist()
+        assert sorted(renamed.values()) == list(range(7))
+        names.append([renamed[c] for c in range(7)])
+    counts = np.array([np.bincount(column, minlength=7) for column in np.array(names).T])
+    assert (np.abs(counts - 200 / 7) < 25).all()  # uniform: 28.6 expected, deviation 4.9
+
+
+def test_one_class_cannot_be_permuted():
+    one = replace(data(), y_train=np.zeros(40, np.int64), num_classes=1)
+    with pytest.raises(ValueError, match="expected two classes or more to permute, got 1 in counting"):
+        PermutedClasses(num_examples=20, batch_size=6, every=10, num_tasks=4).bind(one, [0])
+
+
+def test_composite_changes_labels_and_positions_together():
+    task, dataset = EXAMPLES["Composite"], data()
+    first, second = (task.examples(dataset, 1, index) for index in (0, 1))
+    labels = RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4)
+    for index, found in ((0, first), (1, second)):
+        assert np.array_equal(found.targets, labels.examples(dataset, 1, index).targets)
+        assert sorted(found.positions) == list(range(24))
+    assert not np.array_equal(first.positions, second.positions)
+
+
+def test_one_shared_bit_flips_at_a_switch_and_targets_are_those_of_threshold_units():
+    task, dataset = replace(EXAMPLES["BitFlipping"], width=40), data()
+    tasks = [task.examples(dataset, 4, index) for index in range(4)]
+    for before, after in itertools.pairwise(tasks):
+        changed = (before.inputs != after.inputs).reshape(20, 24)
+        assert (changed.sum(1) == 1).all()
+        assert (changed == changed[0]).all()
+        assert changed[0].argmax() < 4
+    generator = draw(4, "threshold units")
+    into, out = 1 - 2 * generator.integers(0, 2, (25, 40)), 1 - 2 * generator.integers(0, 2, 40)
+    for image, target in zip(tasks[2].inputs, tasks[2].targets, strict=True):
+        bits = [int(value == 64) for value in image.ravel()] + [1]
+        total = 0
+        for j in range(40):
+            activation = sum(bit * int(weight) for bit, weight in zip(bits, into[:, j], strict=True))
+            total += int(out[j]) * (activation > 0.7 * 25 - sum(int(weight) == -1 for weight in into[:, j]))
+        assert target == total
+    assert len({float(t) for t in task.examples(dataset, 4, 0).targets}) > 1
+    with pytest.raises(ValueError, match="expected flipping to be below 24, the input positions of counting, got 24"):
+        replace(task, flipping=24).bind(dataset, [0])
+    with pytest.raises(ValueError, match="expected flipping to be at least 1, got 0"):
+        replace(task, flipping=0)
+
+
+@pytest.mark.parametrize("make", [
+    lambda offset: OffsetNoise(20, 6, 10, 4, offset=offset),
+    lambda offset: Waves(20, 6, 10, 4, offset=offset),
+])  # fmt: skip
+@pytest.mark.parametrize("offset", [1e6, -1e8, (0.0, 1.0, 2.0, 1e30), 1e300, math.inf, math.nan])
+def test_offsets_that_float32_rounds_the_targets_away_around_are_refused(make, offset):
+    with pytest.raises(ValueError, match=r"expected offsets that leave float32 room .* a phase error of .* rad"):
+        make(offset)
+    make(1e5)  # rounding moves a target by 0.004
+
+
+def test_a_sine_that_float64_cannot_tell_is_refused():
+    with pytest.raises(ValueError, match=r"expected a frequency whose sine float64 can tell, got 1e\+15: .* rad"):
+        Waves(20, 6, 10, 4, frequency=1e15)
+    assert OffsetNoise.growing(6.0, num_examples=20, batch_size=6, every=10, num_tasks=4).offset == (0, 2, 4, 6)
 
 
 def test_waves_are_sines_of_a_network_of_the_inputs():

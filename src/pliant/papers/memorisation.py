@@ -11,12 +11,17 @@ from torch import nn
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.optim import Adam
 from pliant.own import Built
-from pliant.tasks import PermutedPixels, RandomLabels, Task
+from pliant.tasks import Composite, PermutedClasses, PermutedPixels, RandomLabels, Task
 from pliant.trials import Measure, Supervised
 from pliant.trials.supervised import Net
 from pliant.words import unknown
 
-TASKS: dict[str, type[Task]] = {"random_labels": RandomLabels, "permuted_pixels": PermutedPixels}
+TASKS: dict[str, type[Task]] = {
+    "random_labels": RandomLabels,
+    "permuted_pixels": PermutedPixels,
+    "permuted_classes": PermutedClasses,
+    "composite": Composite,
+}
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vit": ViT}
 
 
@@ -34,7 +39,8 @@ class Memorisation:
         every: steps a task.
         num_tasks: tasks.
         lr: learning rate of Adam.
-        task: random_labels, which are drawn again, or permuted_pixels, with the true labels.
+        task: random_labels, which are drawn again; permuted_pixels or permuted_classes, with the true labels;
+            composite, random labels and permuted pixels at once.
     """
 
     data: str = "mnist"

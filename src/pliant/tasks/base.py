@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ class Examples(NamedTuple):
         rows: which examples of the training set.
         targets: one a row: class labels, or numbers `(rows,)` or `(rows, values)`.
         positions: a permutation of the input positions, or None.
+        inputs: raw inputs, one a row, in place of the training set's, or None.
 
     >>> Examples(np.array([3, 1]), np.array([0, 9])).positions is None
     True
@@ -43,6 +45,7 @@ class Examples(NamedTuple):
     rows: np.ndarray
     targets: np.ndarray
     positions: np.ndarray | None = None
+    inputs: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ class Stream:
             pairs = zip(self.seeds, previous, strict=True)
             found = [self.task.examples(self.data, seed, task, before) for seed, before in pairs]
             self._latest = (task, found)
-            self._keep(np.stack([examples.rows for examples in found]))
+            self._keep(found)
             moved = [examples.positions for examples in found]
             positions = None if moved[0] is None else torch.from_numpy(np.stack(moved)).to(self.device)  # type: ignore[arg-type]
             y = torch.from_numpy(np.stack([examples.targets for examples in found])).to(self.device)
@@ -210,13 +213,18 @@ class Stream:
             self._tasks = {task: (y, positions)}
         return self._tasks[task]
 
-    def _keep(self, rows: np.ndarray) -> None:
-        """Holds these examples of each member, `(members, examples)`, those of several once, and no others."""
-        if self._rows is not None and np.array_equal(rows, self._rows):
+    def _keep(self, found: list[Examples]) -> None:
+        """Holds the inputs of each member's examples, those of several once, and no others."""
+        rows, own = np.stack([examples.rows for examples in found]), [examples.inputs for examples in found]
+        if own[0] is not None:
+            kept, where = np.concatenate(own), np.arange(rows.size)  # type: ignore[arg-type]
+        elif self._rows is not None and np.array_equal(rows, self._rows):
             return
-        self._rows = rows
-        kept, where = np.unique(rows, return_inverse=True)
-        self._pool = torch.from_numpy(np.ascontiguousarray(self.data.x_train[kept])).to(self.device)
+        else:
+            self._rows = rows
+            kept, where = np.unique(rows, return_inverse=True)
+            kept = self.data.x_train[kept]
+        self._pool = torch.from_numpy(np.ascontiguousarray(kept)).to(self.device)
         self._where = torch.from_numpy(where.reshape(rows.shape)).to(self.device)
 
     def _inputs(self, rows: Tensor, positions: Tensor | None) -> Tensor:
@@ -224,6 +232,27 @@ class Stream:
         if positions is None:
             return x
         return x.flatten(2).gather(2, positions[:, None].expand(-1, x.shape[1], -1)).reshape(x.shape)
+
+
+MOST = 0.01  # error that rounding may make, of targets whose own size is about 1
+
+
+def check_rounding(offset: float | tuple[float, ...], size: float) -> None:
+    """Raises `ValueError` for offsets so large that float32 rounds away the targets around them, which have this size.
+
+    >>> check_rounding(1e8, 1.0)
+    Traceback (most recent call last):
+    ValueError: expected offsets that leave float32 room for targets of size 1 around them, got 1e+08: rounding moves a
+    target by up to 4, which is a phase error of 4 rad where targets are sines
+    """
+    largest = float(np.max(np.abs(offset)))
+    error = 0.5 * float(np.spacing(np.float32(largest))) if largest < 1e38 else math.inf
+    if not error <= MOST * size:
+        raise ValueError(
+            f"expected offsets that leave float32 room for targets of size {size:g} around them, got {largest:g}: "
+            f"rounding moves a target by up to {error:.2g}, which is a phase error of {error / size:.2g} rad where "
+            "targets are sines"
+        )
 
 
 def draw(seed: int, purpose: str, *counters: int) -> np.random.Generator:

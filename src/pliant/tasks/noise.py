@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pliant.data import Dataset
-from pliant.tasks.base import Examples, Task, draw
+from pliant.tasks.base import Examples, Task, check_rounding, draw
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,22 @@ class OffsetNoise(Task):
         super().__post_init__()
         if isinstance(self.offset, tuple) and len(self.offset) != self.num_tasks:
             raise ValueError(f"expected an offset for each of {self.num_tasks} tasks, got {self.offset}")
+        if self.noise:
+            check_rounding(self.offset, self.noise)
+
+    @classmethod
+    def growing(
+        cls, offset: float, *, num_examples: int, batch_size: int, every: int, num_tasks: int, outputs: int = 1
+    ) -> OffsetNoise:
+        """Targets that grow: the offset goes evenly from 0 in the first task to `offset` in the last.
+
+        >>> OffsetNoise.growing(30.0, num_examples=3, batch_size=3, every=10, num_tasks=4).offset
+        (0.0, 10.0, 20.0, 30.0)
+
+        Source: P2 section 4.2, one of two readings of its growing streams; the other is `Growing`.
+        """
+        offsets = tuple(np.linspace(0.0, offset, num_tasks).tolist())
+        return cls(num_examples, batch_size, every, num_tasks, offset=offsets, outputs=outputs)
 
     def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
         rows = self.own_rows(data, seed) if previous is None else previous.rows

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from pliant.data import Dataset
-from pliant.tasks.base import Examples, Task, draw
+from pliant.tasks.base import MOST, Examples, Task, check_rounding, draw
+
+SIZE = 10.0  # outputs of f are below it
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class Waves(Task):
         super().__post_init__()
         if isinstance(self.offset, tuple) and len(self.offset) != self.num_tasks:
             raise ValueError(f"expected an offset for each of {self.num_tasks} tasks, got {self.offset}")
+        check_rounding(self.offset, 1.0)
+        error = 0.5 * np.spacing(self.frequency * SIZE)
+        if not error < MOST:
+            raise ValueError(
+                f"expected a frequency whose sine float64 can tell, got {self.frequency:g}: the phase of an output of "
+                f"{SIZE:g} has an error of up to {error:.2g} rad"
+            )
 
     def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
         rows = self.own_rows(data, seed) if previous is None else previous.rows
