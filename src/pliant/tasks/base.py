@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pliant.data import Dataset
+from pliant.functional.draws import draw
 
 
 class Batches(NamedTuple):
@@ -253,8 +254,3 @@ def check_rounding(offset: float | tuple[float, ...], size: float) -> None:
             f"rounding moves a target by up to {error:.2g}, which is a phase error of {error / size:.2g} rad where "
             "targets are sines"
         )
-
-
-def draw(seed: int, purpose: str, *counters: int) -> np.random.Generator:
-    """A generator that is a function of its arguments alone; purposes do not share numbers."""
-    return np.random.default_rng([seed, *purpose.encode(), 0, *counters])
