@@ -21,7 +21,7 @@ from pliant.stacking import at, detached, stack, with_numbers
 
 SEEN = frozenset({"features", "activations"})  # what only a watched forward pass shows
 FLOPS_APART = 3e7  # of convolutions, in the forward pass of one member's batch
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 Shown = dict[str, Any] | list[dict[str, Any]]
 
 

@@ -149,10 +149,10 @@ class Population:
             diverged_at=[-1] * len(self),
         )
 
-    def step(self, state: PopulationState, x: Tensor, y: Tensor) -> Tensor:
+    def step(self, state: PopulationState, x: Any, y: Any) -> Tensor:
         """One optimizer step of every member on its own batch; returns the losses before it, without penalties.
 
-        `x` and `y` have a leading member axis. `state` is overwritten. A member whose loss is not finite is frozen, the
+        `x` and `y`, tensors or trees of them, have a leading member axis. `state` is overwritten. A member whose loss is not finite is frozen, the
         others go on (a gradient that overflows under a finite loss shows in the loss of the next step).
         """
         key = None
@@ -177,7 +177,7 @@ class Population:
         state.step += 1
         return losses
 
-    def gradients(self, state: PopulationState, x: Tensor, y: Tensor) -> Params:
+    def gradients(self, state: PopulationState, x: Any, y: Any) -> Params:
         """Gradients of the training loss with its penalties, dropout off; what `step` would follow."""
         self._check_axis(x, y)
         return self._gradients.eagerly(*self._arguments(state, x, y, None), False)
@@ -203,8 +203,8 @@ class Population:
         self,
         diagnostics: Iterable[Diagnostic | Observer],
         state: PopulationState,
-        x: Tensor,
-        y: Tensor,
+        x: Any,
+        y: Any,
         update: Params | None = None,
     ) -> dict[str, Tensor]:
         """All scalars of the given diagnostics, each with one entry a member; training is not touched."""

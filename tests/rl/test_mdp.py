@@ -21,6 +21,12 @@ def uniform(step: int) -> torch.Tensor:
     return torch.from_numpy(draw(7, "test", step).random((len(SEEDS), ENVS, NUM_DRAWS + 1)))
 
 
+def independent(counts: np.ndarray) -> float:
+    """The p value of rows and columns having nothing to do with each other."""
+    _, p, _, _ = chi2_contingency(counts)
+    return float(p)  # type: ignore[arg-type]
+
+
 def walk(mdp: ClassificationMDP) -> tuple[World, dict[str, np.ndarray]]:
     """States, actions, rewards and next states of a random policy, each flat."""
     world = mdp.bind(load("digits"), SEEDS)
@@ -63,7 +69,7 @@ def test_the_next_state_is_random_unless_the_action_leads_on(mdp: Classification
         seen = {name: values[~hit] for name, values in seen.items()}
     pairs = np.zeros((10, 10))
     np.add.at(pairs, (seen["state"], seen["following"]), 1)
-    assert chi2_contingency(pairs).pvalue > 0.01
+    assert independent(pairs) > 0.01
     assert chisquare(pairs.sum(0)).pvalue > 0.01
 
 
@@ -83,7 +89,7 @@ def test_states_are_classes_or_labels_drawn_once() -> None:
     rows = draw(5, "examples").permutation(len(data.x_train))[:400]
     true, random = (kind(400).bind(data, SEEDS) for kind in (TrueLabel, RandomLabel))
     np.testing.assert_array_equal(true.states[1], data.y_train[rows])
-    assert chi2_contingency(np.histogram2d(data.y_train[rows], random.states[1], 10)[0]).pvalue > 0.01
+    assert independent(np.histogram2d(data.y_train[rows], random.states[1], 10)[0]) > 0.01
     assert torch.equal(random.states, RandomLabel(400).bind(data, SEEDS).states)
     assert not torch.equal(random.states[0], random.states[1])
     image = torch.tensor([[0, 399], [3, 3]])

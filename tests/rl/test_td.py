@@ -14,7 +14,7 @@ GAMMA = 0.5
 REWARD = torch.tensor([1.0, 0.0])
 
 
-def logits(*rows: list[float]) -> torch.Tensor:
+def logits(*rows: list) -> torch.Tensor:
     """Log-probabilities, `(batch, actions, bins)`."""
     return torch.tensor(rows).log()
 
@@ -73,6 +73,7 @@ def test_the_loss_is_that_of_the_action_taken_alone() -> None:
     loss = head.loss(picked(head.split(outputs), action), head.encode(torch.tensor([0.0, 1.0, 2.0, 0.5])))
     assert loss.item() == pytest.approx(math.log(3))
     loss.backward()
+    assert outputs.grad is not None
     untouched = head.split(outputs.grad)[torch.arange(4), 1 - action]
     assert (untouched == 0).all()
     assert (head.split(outputs.grad)[torch.arange(4), action] != 0).any(-1).all()

@@ -45,8 +45,11 @@ class Replay:
     @classmethod
     def empty(cls, members: int, capacity: int, device: torch.device | str = "cpu") -> Replay:
         """Room for `capacity` transitions of each member."""
-        kinds = (torch.int32, torch.int16, torch.float32, torch.int32)
-        return cls(*(torch.zeros(members, capacity, dtype=kind, device=device) for kind in kinds))
+
+        def room(kind: torch.dtype) -> Tensor:
+            return torch.zeros(members, capacity, dtype=kind, device=device)
+
+        return cls(room(torch.int32), room(torch.int16), room(torch.float32), room(torch.int32))
 
     @property
     def capacity(self) -> int:

@@ -1,6 +1,9 @@
 """The classification MDPs as Gymnasium environments, and our update beside that of Stable-Baselines3's DQN."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
+
+from typing import Any
 
 import gymnasium
 import pytest
@@ -10,7 +13,7 @@ from stable_baselines3 import DQN
 from torch import nn
 
 from pliant.heads import Scalar
-from pliant.integrations.gymnasium import ClassificationEnv
+from pliant.integrations.environments import ClassificationEnv
 from pliant.nets import MLP
 from pliant.network import Network
 from pliant.optim import Adam
@@ -65,7 +68,7 @@ def test_an_update_equals_that_of_stable_baselines3() -> None:
     x, following = double(batch)
     action, reward = batch.actions[:, 0].long(), batch.rewards[:, 0].double()
 
-    def ours(module: nn.Module) -> dict[str, torch.Tensor]:
+    def ours(module: Any) -> dict[str, torch.Tensor]:
         values = list(module.q_net.parameters())
         names = [name for name, _ in MLP(64, 10, (16, 16)).named_parameters()]
         return {name: p.detach().double().clone()[None] for name, p in zip(names, values, strict=True)}

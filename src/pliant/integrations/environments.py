@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import gymnasium
+import gymnasium  # pyright: ignore[reportMissingImports]
 import numpy as np
 import torch
 
