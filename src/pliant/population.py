@@ -152,8 +152,9 @@ class Population:
     def step(self, state: PopulationState, x: Any, y: Any) -> Tensor:
         """One optimizer step of every member on its own batch; returns the losses before it, without penalties.
 
-        `x` and `y`, tensors or trees of them, have a leading member axis. `state` is overwritten. A member whose loss is not finite is frozen, the
-        others go on (a gradient that overflows under a finite loss shows in the loss of the next step).
+        `x` and `y`, tensors or trees of them, have a leading member axis. `state` is overwritten. A member whose loss
+        is not finite is frozen, the others go on (a gradient that overflows under a finite loss shows in the loss
+        of the next step).
         """
         key = None
         if self.network.stochastic:

@@ -10,6 +10,7 @@ from pliant.heads import Head
 def picked(outputs: Tensor, action: Tensor) -> Tensor:
     """The outputs of one action each: `(..., actions, num_outputs)` and `(...)` to `(..., num_outputs)`.
 
+    >>> import torch
     >>> picked(torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.tensor([1, 0]))
     tensor([[2.],
             [3.]])
@@ -31,6 +32,7 @@ def td_target(head: Head, reward: Tensor, discount: float, following: Tensor, ch
         following: the target network's outputs for all actions in the next state, `(..., actions, num_outputs)`.
         chooser: those of the network that learns.
 
+    >>> import torch
     >>> from pliant.heads import Scalar
     >>> outputs = torch.tensor([[[2.0], [5.0]]])
     >>> td_target(Scalar(), torch.ones(1), 0.5, outputs), td_target(Scalar(), torch.ones(1), 0.5, outputs, -outputs)
