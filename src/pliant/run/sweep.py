@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -159,12 +158,21 @@ def estimate(setup: Setup, packs: Sequence[Pack], device: str = "cpu") -> float:
     return max([sum(each) / workers, *each], default=0.0)
 
 
+def _context() -> Any:
+    """A new process begins with torch imported, at no cost, where the system can fork one that does nothing else."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "pliant.run.train", "pliant.run.checkpoint"])
+    return context
+
+
 class _Workers:
     """The processes that train packs; leaving the context ends them, gently first."""
 
     def __init__(self, store: Store, device: str, rerun: bool):
         self.store, self.device, self.rerun = store, device, rerun
-        self.context = multiprocessing.get_context("spawn")
+        self.context = _context()
         self.queue, self.stop = self.context.Queue(), self.context.Event()
         self.processes: dict[Pack, Any] = {}
         self.most = 1 if device != "cpu" else len(os.sched_getaffinity(0))
@@ -179,14 +187,13 @@ class _Workers:
         return bool(self.processes)
 
     def start(self, pack: Pack) -> None:
-        arguments = (self.store, pack, self.device, self.rerun, self.queue, self.stop, os.getpid())
+        arguments = (self.store, pack, self.device, self.rerun, self.queue, self.stop, dict(os.environ))
         process = self.context.Process(target=_work, args=arguments, daemon=True)
-        handlers = {s: signal.signal(s, signal.SIG_IGN) for s in SIGNALS}  # inherited: they are the parent's business
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited, until the worker has its handlers
         try:
             process.start()
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         self.processes[pack] = process
 
     def wait(self, progress: Progress) -> None:
@@ -271,7 +278,9 @@ def _warn_of_other_commits(cells: list[dict[str, Any]]) -> None:
 # -- in the workers ----------------------------------------------------------------------------------------------------
 
 
-def _work(store: Store, pack: Pack, device: str, rerun: bool, queue: Any, stop: Any, parent: int) -> None:
+def _work(
+    store: Store, pack: Pack, device: str, rerun: bool, queue: Any, stop: Any, environment: dict[str, str]
+) -> None:
     """Trains one pack in a process of its own, with one thread; ends with its parent, and keeps what is done."""
     told = False
     last = 0.0
@@ -283,12 +292,15 @@ def _work(store: Store, pack: Pack, device: str, rerun: bool, queue: Any, stop: 
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, tell)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    os.environ.clear()
+    os.environ.update(environment)  # the process that this one was forked from has that of the first sweep
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def on_progress(step: int) -> None:
         nonlocal last
-        if told or stop.is_set() or os.getppid() != parent:
+        if told or stop.is_set() or not parent.is_alive():
             raise Interrupted
         if time.monotonic() - last > 0.2:
             last = time.monotonic()
