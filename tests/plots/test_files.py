@@ -7,6 +7,7 @@ import pytest
 from matplotlib.text import Text
 
 from pliant.cli import main
+from pliant.plots import Trend
 from pliant.plots.figures import figure, sheets, write
 from tests.report.synthetic import SETUP, results
 
@@ -22,6 +23,16 @@ def test_text_has_at_least_7_points_at_every_width(inches: float) -> None:
         said = [text for text in made.findobj(Text) if text.get_text().strip()]
         assert said
         assert min(text.get_fontsize() for text in said) >= 7
+
+
+def test_a_narrow_figure_keeps_room_for_its_axes_below_a_long_legend() -> None:
+    series = {
+        f"an arm with a name that fills a line of its own, number {i}": {0.0: "none", 1.0: "l2"} for i in range(8)
+    }
+    plot = Trend("accuracy", "accuracy", "number", series)
+    made = figure("t", [plot], results(), SETUP.look, 1, 3.25)
+    made.draw_without_rendering()
+    assert made.axes[0].get_window_extent().height / made.dpi > 1
 
 
 @pytest.mark.parametrize("kind", ["pdf", "svg", "png"])

@@ -51,7 +51,7 @@ def test_a_profile_is_the_last_array_that_was_measured() -> None:
     (axes,) = figure("t", [PROFILE], results(), LOOK).axes
     (line,) = axes.lines
     assert list(line.get_xdata()) == [1.0, 2.0, 3.0]
-    assert list(line.get_ydata()) == [9.0, 3.0, 2.0]
+    assert line.get_ydata() == pytest.approx([9.0, 3.0, 6 ** (1 / 3)])  # geometric means, of 1, 2 and 3 at the end
     assert PROFILE.grid(results(), LOOK).rows[2][0] == "3"
     assert axes.get_xscale() == axes.get_yscale() == "log"
 
@@ -62,3 +62,20 @@ def test_both_draw_the_same_bytes_twice_and_say_over_how_many_seeds(plot: Trend 
     one, other = (svg(figure("t", [plot], results(seeds), LOOK)) for _ in range(2))
     assert one == other
     assert ("one seed" if seeds == 1 else "3 seeds") in plot.caption(results(seeds), LOOK)[0]
+
+
+def test_on_a_logarithmic_axis_no_band_reaches_below_zero() -> None:
+    spread = {("a_0", seed): dict(results().tables["a_0", 0], error=np.array([1.0, 10.0**-seed])) for seed in range(3)}
+    plot = Trend("error", "error", "offset", {"A": {0.0: "a_0"}}, log=True)
+    (axes,) = figure("t", [plot], Results(spread), LOOK).axes
+    assert axes.lines[0].get_ydata() == pytest.approx([0.1])
+    (band,) = axes.collections
+    low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
+    half = 4.303 / 3**0.5  # Student's t at 2 degrees of freedom times the standard error of -2, -1, 0
+    assert [low, high] == pytest.approx([10 ** (-1 - half), 10 ** (half - 1)], rel=1e-3)
+
+
+def test_what_rounding_leaves_of_a_spectrum_is_not_drawn() -> None:
+    tiny = dict(results().tables["a_0", 0], spectrum=np.array([[np.nan] * 3, [1.0, 0.1, 1e-40]]))
+    (axes,) = figure("t", [PROFILE], Results({("a_0", 0): tiny}), LOOK).axes
+    assert axes.get_ylim()[0] > 1e-10

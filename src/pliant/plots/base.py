@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
+import numpy as np
+
 from pliant.formats import Grid
+from pliant.functional import statistics
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -47,6 +50,18 @@ def legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> 
         if columns == 1 or made.get_window_extent().width <= 0.96 * figure.bbox.width:
             return
         made.remove()
+
+
+def bands(values: np.ndarray, log: bool = False) -> statistics.Band:
+    """Means over seeds with their 95 % intervals; on a logarithmic axis of the exponents, so that no end lies below 0.
+
+    >>> float(bands(np.array([[1.0], [100.0]]), log=True).mean[0])
+    10.0
+    """
+    if not log:
+        return statistics.bands(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return statistics.Band(*(10**end for end in statistics.bands(np.log10(values))))
 
 
 @dataclass(frozen=True)

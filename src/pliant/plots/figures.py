@@ -42,6 +42,7 @@ STYLE = {
     "svg.hashsalt": "pliant",
 }
 
+LEAST = 1.9  # inches of a row of axes with its title and labels, below the legend
 KINDS = {  # of files, with the metadata that keeps a date out
     "pdf": {"Creator": "pliant", "CreationDate": None},
     "svg": {"Creator": "pliant", "Date": None},
@@ -131,7 +132,7 @@ def _sheet(
 ) -> Figure:
     columns = min(columns, len(plots))
     rows, look = -(-len(plots) // columns), thinned(plots, results, look)
-    with _figure(title, WIDTHS[columns], HEIGHT * rows + 40, 2, inches) as made:
+    with _figure(title, WIDTHS[columns], HEIGHT * rows + 40, 2, inches, rows) as made:
         drawn = [made.add_subplot(rows, columns, at + 1) for at in range(len(plots))]
         for axes, plot, shown in zip(drawn, plots, results, strict=True):
             plot.draw([axes], shown, look)
@@ -145,7 +146,7 @@ def _sheet(
 def _alone(title: str, plot: Plot, results: Results, look: Look, inches: float | None) -> Figure:
     layout = plot.layout(results, look)
     rows = -(-layout.panes // layout.columns)
-    with _figure(title, layout.width, layout.height, layout.panes, inches) as made:
+    with _figure(title, layout.width, layout.height, layout.panes, inches, rows) as made:
         first = made.add_subplot(rows, layout.columns, 1)
         more = [made.add_subplot(rows, layout.columns, at + 1, sharey=first) for at in range(1, layout.panes)]
         plot.draw([first, *more], results, look)
@@ -153,8 +154,11 @@ def _alone(title: str, plot: Plot, results: Results, look: Look, inches: float |
 
 
 @contextmanager
-def _figure(title: str, width: int, height: int, panes: int, inches: float | None) -> Iterator[Figure]:
-    """An empty figure of a size in CSS pixels, or of another width in inches, in our style while it is drawn."""
+def _figure(title: str, width: int, height: int, panes: int, inches: float | None, rows: int) -> Iterator[Figure]:
+    """An empty figure of a size in CSS pixels, or of another width in inches, in our style while it is drawn.
+
+    A narrow one becomes taller afterwards, so that its rows of axes have room below a legend of many lines.
+    """
     scale = 1.0 if inches is None else inches * 96 / width
     with style.context(["default", STYLE]):
         made = Figure(figsize=(scale * width / 96, scale * height / 96), layout="constrained")
@@ -162,6 +166,9 @@ def _figure(title: str, width: int, height: int, panes: int, inches: float | Non
         if panes > 1:  # what lies side by side stands apart
             made.get_layout_engine().set(w_pad=0.07, h_pad=0.05, wspace=0.02, hspace=0.03)  # type: ignore[union-attr]
         yield made
+        if inches is not None:
+            legends = sum(each.get_window_extent().height / made.dpi for each in made.legends)
+            made.set_figheight(max(made.get_figheight(), legends + LEAST * rows))
 
 
 def svg(figure: Figure) -> str:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from pliant.formats import Grid
-from pliant.functional.statistics import bands
 from pliant.numbers import number
-from pliant.plots.base import Layout, Look, colour, dashes, legend
+from pliant.plots.base import Layout, Look, bands, colour, dashes, legend
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class Profile:
         label: of the horizontal axis, with units.
         arms: those that are drawn, by the label of their line.
         at: where each entry stands on the horizontal axis; 1, 2, 3, ... if None.
-        log: both axes are logarithmic.
+        log: both axes are logarithmic; lines are geometric means, and end where rounding begins.
 
     >>> Profile("spectrum", "singular value", "number", {"plain": "plain_0"}).columns()
     ('spectrum',)
@@ -55,23 +54,26 @@ class Profile:
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         (on,) = axes
         for place, (label, values) in enumerate(self._values(results).items()):
-            ends = bands(values)
+            ends = bands(values, self.log)
             x = self._places(values.shape[1])
             how = {"color": colour(place), "zorder": 2 + place / 100}
             on.plot(x, ends.mean, dashes(place), label=label, **how)
             if np.isfinite(ends.low).any():
-                low = np.maximum(ends.low, ends.mean / 1e3) if self.log else ends.low
-                on.fill_between(x, low, ends.high, alpha=0.16, linewidth=0, **how)
+                on.fill_between(x, ends.low, ends.high, alpha=0.16, linewidth=0, **how)
         if self.log:
             on.set_xscale("log")
             on.set_yscale("log")
+            low, high = on.get_ylim()
+            on.set_ylim(bottom=max(low, 1e-8 * high))  # what lies below is rounding
         on.set_xlabel(self.label)
         on.set_title(self.title)
         legend(on.figure, *on.get_legend_handles_labels())  # type: ignore[arg-type]
 
     def caption(self, results: Results, look: Look) -> list[str]:
-        seeds = len(results.seeds)
-        return [f"{self.title}: " + (f"means over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "one seed.")]
+        seeds, mean = len(results.seeds), "geometric means" if self.log else "means"
+        return [
+            f"{self.title}: " + (f"{mean} over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "one seed.")
+        ]
 
     def grid(self, results: Results, look: Look) -> Grid:
         values = self._values(results)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from pliant.formats import Grid
-from pliant.functional.statistics import Interval, bands, interval
+from pliant.functional.statistics import Interval, interval
 from pliant.numbers import with_interval
-from pliant.plots.base import STEPS, Layout, Look, colour, dashes, legend
+from pliant.plots.base import STEPS, Layout, Look, bands, colour, dashes, legend
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Trend:
         label: of the number, with units.
         series: the arms of each line by its label: from the number to the arm.
         task: at the end of the first or of the last task.
-        log: logarithmic vertical axis.
+        log: logarithmic vertical axis, with geometric means.
 
     >>> Trend("error", "final error", "offset", {"plain": {0.0: "plain_0", 8.0: "plain_8"}}).columns()
     ('error',)
@@ -65,12 +65,11 @@ class Trend:
             if not found:
                 continue
             x = np.array(list(found))
-            ends = bands(np.stack(list(found.values()), axis=1))
+            ends = bands(np.stack(list(found.values()), axis=1), self.log)
             how = {"color": colour(place), "zorder": 2 + place / 100}
             on.plot(x, ends.mean, dashes(place), marker="o", ms=4, label=name, **how)
             if np.isfinite(ends.low).all():
-                low = np.maximum(ends.low, ends.mean / 1e3) if self.log else ends.low
-                on.fill_between(x, low, ends.high, alpha=0.16, linewidth=0, **how)
+                on.fill_between(x, ends.low, ends.high, alpha=0.16, linewidth=0, **how)
         if self.log:
             on.set_yscale("log")
         else:
@@ -81,10 +80,10 @@ class Trend:
         legend(on.figure, *on.get_legend_handles_labels())  # type: ignore[arg-type]
 
     def caption(self, results: Results, look: Look) -> list[str]:
-        seeds = len(results.seeds)
+        seeds, mean = len(results.seeds), "geometric means" if self.log else "means"
         return [
             f"{self.title} against {self.label}: "
-            + (f"means over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "one seed, no bands.")
+            + (f"{mean} over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "one seed, no bands.")
         ]
 
     def grid(self, results: Results, look: Look) -> Grid:

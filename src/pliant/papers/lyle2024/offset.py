@@ -112,7 +112,7 @@ def setup(settings: Settings) -> Setup:
     return Setup(
         arms=arms,
         plots=(
-            Trend("error", "squared error after fine-tuning", "offset while pretraining", series),
+            Trend("error", "squared error after fine-tuning", "offset while pretraining", series, log=True),
             Profile(
                 "spectrum",
                 "singular values of the features after pretraining",
