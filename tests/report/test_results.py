@@ -38,19 +38,23 @@ def test_numbers_are_those_that_were_made(name: str) -> None:
 
 
 def test_every_run_is_one_parquet_file_and_one_json_file() -> None:
-    there = [path for path in (ROOT / "results").rglob("*") if path.is_file()]
-    assert sorted(str(path.relative_to(ROOT / "results")) for path in there) == sorted(
-        f"{name}/{file}" for name in MADE for file in ("metrics.parquet", "run.json")
-    )
+    files: dict[Path, set[str]] = {}
+    for path in (ROOT / "results").rglob("*"):
+        if path.is_file():
+            files.setdefault(path.parent, set()).add(path.name)
+    assert {str(folder.relative_to(ROOT / "results")) for folder in files} >= set(MADE)
+    assert all(there == {"metrics.parquet", "run.json"} for there in files.values())
 
 
 def test_the_line_of_the_readme_opens_them() -> None:
-    folder = ROOT / "results" / "lyle2024"
+    folder = ROOT / "results" / "lyle2024" / "swiss_cheese"
     table = ds.dataset(folder, partitioning="hive", exclude_invalid_files=True).to_table()
-    runs = [opened(path.parent) for path in sorted(folder.glob("*/*/run.json"))]
+    runs = [opened(path.parent) for path in sorted(folder.glob("*/run.json"))]
     assert table.num_rows == sum(len(cell["step"]) for run in runs for cell in run.results.tables.values())
     some = table.to_pandas().query("arm == 'both' and seed == 3 and end")["accuracy"].to_numpy()
-    np.testing.assert_array_equal(some, np.concatenate([run.results.ends("both", "accuracy")[3] for run in runs]))
+    np.testing.assert_array_equal(
+        some, np.concatenate([run.results.ends("both", "accuracy")[3] for run in runs if "both" in run.results.arms])
+    )
 
 
 def test_the_documents_show_them() -> None:
