@@ -69,7 +69,7 @@ def test_listing_runs_imports_nothing_slow(tmp_path: Path) -> None:
         ("rnu", "unknown command 'rnu': did you mean 'run'?"),
         ("check lyle2023/fig1", "no run of lyle2023/fig1"),
         ("data fetch mnits", "did you mean 'mnist'?"),
-        ("", "the following arguments are required: COMMAND"),
+        ("data fetch", "the following arguments are required: NAME"),
     ],
 )
 def test_a_bad_call_is_one_line_exit_code_two_and_nothing_written(

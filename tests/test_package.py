@@ -17,7 +17,7 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
-    {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline"},
+    {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline", "terminal"},
     {"sites"},
     {"units", "modules", "results", "cutting", "own"},
     {"codes"},
@@ -42,6 +42,7 @@ LAYERS = [  # each imports from those above it, and from itself; nets and data k
     {"run", "cite"},
     {"report"},
     {"cli"},
+    {"__main__"},
 ]
 UPWARDS = {  # inside a function, when it is called
     ("pliant.experiment", "pliant.papers"),  # finds its entries by scanning a package further down

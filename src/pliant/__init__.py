@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pliant.probe import plasticity as plasticity
     from pliant.sites import Inputs as Inputs
 
+__version__ = "0.1.0.dev0"
+
 _PLACES = {
     "Chain": "interventions",
     "Inputs": "sites",
@@ -38,11 +40,19 @@ _PLACES = {
     "disentangle": "causes",
     "plasticity": "probe",
 }
+_PACKAGES = ("causes", "diagnostics", "heads", "interventions", "monitor", "nets", "optim", "probe")
 __all__ = sorted(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     """Public names, imported when first used: `import pliant` alone loads nothing."""
+    if name in _PACKAGES:
+        return import_module(f"pliant.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'pliant' has no attribute {name!r}")
     return getattr(import_module(f"pliant.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Public names alone, for completion and `help`."""
+    return sorted([*__all__, *_PACKAGES, *(name for name in globals() if name.startswith("__"))])

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 
 
 def unknown(what: str, got: str, known: Sequence[str]) -> str:
-    """One line that names the nearest match.
+    """One line that names the nearest match, if one is near, and all that are known.
 
     >>> unknown("tier", "labtop", ["smoke", "laptop"])
     "unknown tier 'labtop': did you mean 'laptop'? (smoke, laptop)"
+    >>> unknown("tier", "desk", ["smoke", "laptop"])
+    "unknown tier 'desk' (smoke, laptop)"
     """
-    found = difflib.get_close_matches(got, known, n=1, cutoff=0.4)
-    hint = f"did you mean {found[0]!r}? " if found else ""
-    return f"unknown {what} {got!r}: {hint}({', '.join(known)})"
+    found = _nearest(got, known)
+    hint = f": did you mean {found!r}?" if found else ""
+    return f"unknown {what} {got!r}{hint} ({', '.join(known)})"
 
 
 def near(got: str, known: Sequence[str]) -> str:
@@ -23,5 +25,13 @@ def near(got: str, known: Sequence[str]) -> str:
     >>> near("labtop", ["smoke", "laptop"]), near("x", ["smoke"])
     (", did you mean 'laptop'?", '')
     """
-    found = difflib.get_close_matches(got, known, n=1, cutoff=0.6)
-    return f", did you mean {found[0]!r}?" if found else ""
+    found = _nearest(got, known)
+    return f", did you mean {found!r}?" if found else ""
+
+
+def _nearest(got: str, known: Sequence[str]) -> str | None:
+    """The name that is most like it, whatever the case, or the only one that it is a part of; None if none is near."""
+    lower, short = {name.lower(): name for name in known}, got.lower()
+    around = [name for name in lower if len(short) > 2 and short in name]
+    found = around if len(around) == 1 else difflib.get_close_matches(short, lower, n=1, cutoff=0.65)
+    return lower[found[0]] if found else None

@@ -12,8 +12,16 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+import pliant
 from pliant.cli import data, demo, diagnose, diagnostics, interventions, listing, pilot, results, train
-from pliant.cli.parsing import BAD_CALL, FAILED, INTERRUPTED, Parser
+from pliant.cli.parsing import BAD_CALL, FAILED, INTERRUPTED, Parser, bare
+
+EXAMPLES = (
+    "pliant demo                                # watch a network lose plasticity, and keep it; offline",
+    "pliant list                                # what can be reproduced",
+    "pliant interventions                       # what can be done about it",
+    "pliant diagnose --checkpoint model.pt --model package.module:build --data batch.npz --fresh",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="pliant", description="Find out why your network stopped learning, and fix it.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    parser.add_argument("--version", action="version", version=f"pliant {pliant.__version__}")
+    parser.examples = EXAMPLES
+    bare(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     for group in (listing, diagnose, diagnostics, interventions, train, pilot, results, demo, data):
         group.add(commands)
     return parser

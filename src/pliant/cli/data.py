@@ -9,15 +9,18 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from pliant.cli.parsing import OK, Commands, as_json, command
+from pliant.cli.parsing import OK, Commands, as_json, bare, command
 
 
 def add(commands: Commands) -> None:
     """Adds the commands `data list` and `data fetch`."""
     both = commands.add_parser("data", help="data sets: list, fetch", description="data sets: list, fetch")
-    two = both.add_subparsers(required=True, metavar="list|fetch")
-    as_json(command(two, "list", show, "every data set, and whether it is here"))
-    command(two, "fetch", fetch, "fetch and verify data sets").add_argument("names", nargs="+", metavar="NAME")
+    both.examples = ("pliant data list", "pliant data fetch mnist cifar10")
+    bare(both)
+    two = both.add_subparsers(metavar="list|fetch")
+    as_json(command(two, "list", show, "every data set, and whether it is here", "pliant data list"))
+    fetched = command(two, "fetch", fetch, "fetch and verify data sets", "pliant data fetch mnist cifar10")
+    fetched.add_argument("names", nargs="+", metavar="NAME", help="a data set, see `pliant data list`")
 
 
 def show(given: argparse.Namespace, console: Console) -> int:

@@ -17,7 +17,8 @@ ID = "lyle2024/swiss_cheese"
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    demo = command(commands, "demo", show, "watch a network lose plasticity, and layer norm + L2 prevent it, offline")
+    about = "watch a network lose plasticity, and layer norm + L2 prevent it, offline"
+    demo = command(commands, "demo", show, about, "pliant demo", "pliant demo --seeds 1    # a fifth of the time")
     num_seeds(demo)
     out(demo)
 

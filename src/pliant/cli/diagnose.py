@@ -33,6 +33,8 @@ def add(commands: Commands) -> None:
     made = command(
         commands, "diagnose", run,
         "measure a checkpoint; exit code 0: plasticity is there, 1: lost, 3: cannot tell, 2: a bad call",
+        "pliant diagnose --checkpoint model.pt",
+        "pliant diagnose --checkpoint model.pt --model net:build --data batch.npz --loss cross_entropy --fresh",
     )  # fmt: skip
     made.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="safetensors, or of torch.save")
     made.add_argument("--model", metavar="MODULE:FUNCTION", help="what builds the module, as in net:build")

@@ -14,7 +14,9 @@ from pliant.cli.parsing import OK, Commands, as_document, command, document
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    listed = command(commands, "diagnostics", show, "every diagnostic: what it is, what it needs, what new nets read")
+    about = "every diagnostic: what it is, what it needs, what new nets read"
+    listed = command(commands, "diagnostics", show, about, "pliant diagnostics", "pliant diagnostics LinearizedUnits")
+    listed.add_argument("names", nargs="*", metavar="NAME", help="only these, with all that is known of them")
     as_document(listed)
 
 

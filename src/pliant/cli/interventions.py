@@ -13,7 +13,9 @@ from pliant.cli.parsing import OK, Commands, as_document, command, document
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    listed = command(commands, "interventions", show, "every intervention: when it acts, on what, its cost, its paper")
+    about = "every intervention: when it acts, on what, its cost, its paper"
+    listed = command(commands, "interventions", show, about, "pliant interventions", "pliant interventions ReDo")
+    listed.add_argument("names", nargs="*", metavar="NAME", help="only these, with all that is known of them")
     as_document(listed)
 
 

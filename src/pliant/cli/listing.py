@@ -15,7 +15,8 @@ from pliant.experiment import Experiment, experiments
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    listed = command(commands, "list", show, "every experiment: the figure it reproduces, its claims, its cost by tier")
+    about = "every experiment: the figure it reproduces, its claims, its cost by tier"
+    listed = command(commands, "list", show, about, "pliant list", "pliant list runs --out results")
     listed.add_argument(
         "what", nargs="?", choices=["experiments", "runs"], default="experiments", help="default: experiments"
     )

@@ -18,7 +18,16 @@ Commands = Any  # what argparse's `add_subparsers` returns; it has no public nam
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest match."""
+    """An argument parser whose errors are one line, with the nearest match, and whose help ends with examples."""
+
+    examples: Sequence[str] = ()
+
+    def format_help(self) -> str:
+        said = super().format_help()
+        if not self.examples:
+            return said
+        heading = "examples:" if self.examples[1:] else "example:"
+        return "\n".join([said, heading, *(f"  {example}" for example in self.examples), ""])
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
@@ -28,17 +37,28 @@ class Parser(argparse.ArgumentParser):
         elif "invalid choice: " in message:
             got = message.split("invalid choice: ", 1)[1].split(" (", 1)[0].strip("'")
             choices = [c for a in self._actions if isinstance(a.choices, (dict, list)) for c in a.choices]
-            message = unknown("command", got, choices)
+            message = unknown("command" if self._subparsers else "choice", got, choices)
         self.exit(BAD_CALL, f"{self.prog}: {message}\n")
 
 
 def command(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace, Console], int], help: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace, Console], int], help: str, *examples: str
 ) -> argparse.ArgumentParser:
-    """Adds a command, which `run` carries out and gives an exit code for."""
+    """Adds a command, which `run` carries out and gives an exit code for; `examples` are whole lines that work."""
     made = commands.add_parser(name, help=help, description=help)
+    made.examples = examples
     made.set_defaults(run=run, parser=made)
     return made
+
+
+def bare(parser: argparse.ArgumentParser) -> None:
+    """Lets a parser that waits for a command print its help where none is given."""
+
+    def helped(given: argparse.Namespace, console: Console) -> int:
+        parser.print_help()
+        return BAD_CALL
+
+    parser.set_defaults(run=helped, parser=parser)
 
 
 def selects(made: argparse.ArgumentParser, tier: str | None, ids: str, nargs: str = "+") -> None:

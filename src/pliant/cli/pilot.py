@@ -25,7 +25,7 @@ QUICK = 30.0  # seconds a seed takes of all arms, below which ten seeds are chea
 def add(commands: Commands) -> None:
     """Adds the command."""
     about = "train a few seeds that are not reported; say how many each claim needs"
-    made = command(commands, "pilot", run, about)
+    made = command(commands, "pilot", run, about, "pliant pilot lyle2024/swiss_cheese --tier laptop")
     selects(made, "laptop", "an experiment, see `pliant list`, or a file with one")
     made.add_argument("--seeds", type=int, default=5, metavar="N", help=f"seeds {FIRST} .. {FIRST}+N-1; default: 5")
     made.add_argument("--device", default="cpu", help="cpu or cuda")

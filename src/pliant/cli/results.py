@@ -24,45 +24,52 @@ RUN = "a run's folder, its name such as laptop-1a2b3c4d, or an experiment (or a 
 def add(commands: Commands) -> None:
     """Adds the commands."""
     about = "each claim of the paper: holds, fails or inconclusive; exit code 0 if all hold"
-    checks = command(commands, "check", check, about)
+    checks = command(commands, "check", check, about, "pliant check lyle2024/swiss_cheese --out results")
     selects(checks, None, RUN)
     checks.add_argument("--format", choices=["md", "latex"], help="the tables, for a paper")
 
-    made = command(commands, "report", report, "write an HTML page: figure, table, claims, settings, references")
+    made = command(
+        commands, "report", report, "write an HTML page: figure, table, claims, settings, references",
+        "pliant report lyle2024/swiss_cheese",
+        "pliant report --index",
+    )  # fmt: skip
     selects(made, None, RUN, nargs="*")
     made.add_argument("--to", type=Path, metavar="FILE", help="the page; default: beside the run, or below runs/")
     made.add_argument("--index", action="store_true", help="write an index page over all runs instead")
 
     about = "write one figure of a run as a file for a paper: PDF, SVG or PNG"
-    drawn = command(commands, "figure", figure, about)
+    example = "pliant figure lyle2024/swiss_cheese --plot accuracy --to accuracy.pdf --width 3.25in"
+    drawn = command(commands, "figure", figure, about, example)
     selects(drawn, None, RUN)
     drawn.add_argument("--plot", metavar="NAME", help="a metric, or the number of a figure on the page; default: 1")
     drawn.add_argument("--to", type=Path, required=True, metavar="FILE", help="FILE.pdf, FILE.svg or FILE.png")
     drawn.add_argument("--width", default="6.75in", metavar="3.25in", help="default: 6.75in, a page's")
 
     about = "closing values of any runs, their differences over common seeds, one figure"
-    two = command(commands, "compare", compare, about)
+    two = command(
+        commands, "compare", compare, about, "pliant compare laptop-1a2b3c4d laptop-5e6f7a8b --metric accuracy"
+    )
     two.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
     two.add_argument("--metric", action="append", default=[], metavar="M", help="a metric (repeatable)")
     two.add_argument("--format", choices=["md", "latex"], help="the tables, for a paper")
     two.add_argument("--html", type=Path, metavar="FILE", help="write a page")
 
     about = "a small copy of a run, from which everything is drawn and checked again"
-    small = command(commands, "keep", keep, about)
+    small = command(commands, "keep", keep, about, "pliant keep lyle2024/swiss_cheese")
     small.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
     small.add_argument("--to", type=Path, default=Path("results"), metavar="DIR", help="default: results")
 
     about = "write every claim of both papers with our verdicts from stored results"
-    written = command(commands, "ledger", ledger, about)
+    written = command(commands, "ledger", ledger, about, "pliant ledger --out results")
     to = Path("docs/claims.md")
     written.add_argument("--to", type=Path, default=to, metavar="FILE", help="default: docs/claims.md")
 
-    cited = command(commands, "cite", cite, "the BibTeX of experiments or runs")
+    cited = command(commands, "cite", cite, "the BibTeX of experiments or runs", "pliant cite lyle2024/swiss_cheese")
     about = "experiments or run folders; all experiments by default"
     cited.add_argument("names", nargs="*", metavar="NAME", help=about)
 
     about = "write stored metrics for TensorBoard, Weights & Biases (offline) or MLflow"
-    sent = command(commands, "export", export, about)
+    sent = command(commands, "export", export, about, "pliant export lyle2024/swiss_cheese --to tensorboard")
     selects(sent, None, RUN)
     sent.add_argument("--to", required=True, metavar="SINK", help="tensorboard, wandb or mlflow")
     sent.add_argument("--into", type=Path, metavar="DIR", help="where to; default: OUT/SINK")

@@ -23,7 +23,12 @@ from pliant.words import unknown
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    made = command(commands, "run", run, "train an experiment's arms and seeds; what is there already is kept")
+    made = command(
+        commands, "run", run, "train an experiment's arms and seeds; what is there already is kept",
+        "pliant run lyle2024/swiss_cheese --tier laptop --seeds 5",
+        "pliant run lyle2024/swiss_cheese --set data=mine.npz --set net=my_module:build",
+        "pliant run my_study.py --tier smoke",
+    )  # fmt: skip
     selects(made, "laptop", "an experiment, see `pliant list`, or a file with one")
     num_seeds(made)
     made.add_argument("--arms", metavar="A,B", help="only these arms")
@@ -42,7 +47,7 @@ def add(commands: Commands) -> None:
 
 def num_seeds(made: argparse.ArgumentParser) -> None:
     """The option for how many seeds are trained."""
-    made.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 .. N-1")
+    made.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 .. N-1; default: 5")
 
 
 def run(given: argparse.Namespace, console: Console) -> int:
