@@ -15,6 +15,7 @@ from rich.console import Console
 import pliant
 from pliant.cli import data, demo, diagnose, diagnostics, interventions, listing, pilot, results, train
 from pliant.cli.parsing import BAD_CALL, FAILED, INTERRUPTED, Parser, bare
+from pliant.terminal import streams
 
 EXAMPLES = (
     "pliant demo                                # watch a network lose plasticity, and keep it; offline",
@@ -26,13 +27,20 @@ EXAMPLES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 failed, 2 a bad call, 3 cannot tell, 130 after Ctrl-C."""
+    with streams():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given, rest = _parser().parse_known_args(arguments)
     if rest:
         given.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"pliant: warning: {message}", file=sys.stderr)
-            return given.run(given, Console(highlight=False))
+            code = given.run(given, Console(highlight=False, emoji=False))
+            sys.stdout.flush()
+            return code
     except ValueError as error:
         print(f"pliant: {error}", file=sys.stderr)
         return BAD_CALL

@@ -7,9 +7,10 @@ import json
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.table import Table
 
 from pliant.cli.parsing import OK, Commands, as_json, bare, command
+from pliant.formats import Grid
+from pliant.terminal import print_grid
 
 
 def add(commands: Commands) -> None:
@@ -30,14 +31,12 @@ def show(given: argparse.Namespace, console: Console) -> int:
     if given.json:
         print(json.dumps([asdict(info) for info in infos], indent=1, default=str))
         return OK
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "train", "test", "shape", "licence", "here"):
-        table.add_column(heading)
+    rows = []
     for i in infos:
         shape = "x".join(map(str, i.train_shape[1:]))
-        here = "yes" if i.cached else "fetch from " + ", ".join(i.sources)
-        table.add_row(i.name, f"{i.train_shape[0]:,}", f"{i.test_shape[0]:,}", shape, i.licence, here)
-    console.print(table)
+        here = "yes" if i.cached else f"no: pliant data fetch {i.name}"
+        rows.append([i.name, f"{i.train_shape[0]:,}", f"{i.test_shape[0]:,}", shape, i.licence, here])
+    print_grid(console, Grid(["name", "train", "test", "shape", "licence", "here"], rows, "lrrrpl"))
     return OK
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from pliant.cli.bar import live
 from pliant.cli.described import print_numbers, print_units, print_weights
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command
 from pliant.cli.verdict import print_causes
@@ -92,7 +93,7 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
             optimizer, how = measuring.optimizer(model, checkpoint, given)
             probe = measuring.probe(batch, given)
             said |= {"optimizer": how, "probe_targets": repr(probe)}
-            with _live() as on_progress:
+            with _shown() as on_progress:
                 causes = measuring.causes(model, build, batch, optimizer, probe, given, on_progress)
             said["causes"] = causes.to_dict()
     weights = measuring.weights(tensors, begun)
@@ -157,13 +158,12 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def _live() -> Iterator[Callable[[int, int], None]]:
+def _shown() -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; nothing in pipes."""
-    told = Console(stderr=True, highlight=False)
-    if not told.is_terminal:
-        yield lambda done, of: None
-        return
     columns = (TextColumn("refits"), BarColumn(bar_width=20), TextColumn("{task.completed} of {task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=told, transient=True) as bar:
+    with live(*columns, TimeRemainingColumn(), TextColumn("left")) as bar:
+        if bar is None:
+            yield lambda done, of: None
+            return
         task = bar.add_task("refits", total=1)
         yield lambda done, of: bar.update(task, completed=done, total=of)

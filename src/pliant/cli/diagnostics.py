@@ -1,15 +1,15 @@
-"""`pliant diagnostics`: every diagnostic there is."""
+"""`pliant diagnostics`: every diagnostic there is, or all that is known of some."""
 
 from __future__ import annotations
 
 import argparse
-import textwrap
 from itertools import groupby
 
 from rich.console import Console
 from rich.text import Text
 
-from pliant.cli.parsing import OK, Commands, as_document, command, document
+from pliant.cli.parsing import OK, Commands, as_document, chosen, command, document, print_whole
+from pliant.terminal import paragraph
 
 
 def add(commands: Commands) -> None:
@@ -21,23 +21,28 @@ def add(commands: Commands) -> None:
 
 
 def show(given: argparse.Namespace, console: Console) -> int:
+    from pliant.diagnostics import registered
     from pliant.report.diagnostics import COSTS, entries, grid
 
-    table = grid()
-    if (text := document(given, entries(), table)) is not None:
+    found = chosen("diagnostic", given.names, entries())
+    table = grid(found)
+    if (text := document(given, found, table)) is not None:
         print(text, end="")
         return OK
-    for cost, group in groupby(entries(), key=lambda entry: entry.cost):
-        console.print(Text(f"{cost}: {COSTS[cost]}\n", "bold underline"))
+    if given.names:
+        kinds = {kind.__name__: kind for kind in registered()}
+        for one in found:
+            facts = {"needs": ", ".join(one.needs), "cost": f"{one.cost}, {COSTS[one.cost]}"}
+            print_whole(console, kinds[one.name], {**facts, "at the start": one.healthy, "paper": one.paper})
+        return OK
+    for cost, group in groupby(found, key=lambda entry: entry.cost):
+        console.print(Text(f"{cost}: {COSTS[cost]}\n", "bold underline"), soft_wrap=True)
         for entry in group:
-            console.print(Text.assemble((entry.name, "bold"), f"  {entry.paper}"))
-            console.print(Text(_indented(entry.about, console.width)))
-            console.print(Text(_indented(f"needs {', '.join(entry.needs)}", console.width), "dim"))
-            console.print(Text(_indented(f"at the start: {entry.healthy}", console.width) + "\n", "dim"))
+            console.print(Text.assemble((entry.name, "bold"), f"  {entry.paper}"), soft_wrap=True)
+            paragraph(console, entry.about, "  ")
+            paragraph(console, f"needs {', '.join(entry.needs)}", "  ", "dim")
+            paragraph(console, f"at the start: {entry.healthy}", "  ", "dim")
+            console.print()
     for note in table.notes:
-        console.print(Text(note, "dim"))
+        paragraph(console, note, style="dim")
     return OK
-
-
-def _indented(text: str, width: int) -> str:
-    return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ")

@@ -1,14 +1,13 @@
-"""`pliant interventions`: every intervention there is."""
+"""`pliant interventions`: every intervention there is, or all that is known of some."""
 
 from __future__ import annotations
 
 import argparse
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from pliant.cli.parsing import OK, Commands, as_document, command, document
+from pliant.cli.parsing import OK, Commands, as_document, chosen, command, document, print_whole
+from pliant.terminal import print_grid
 
 
 def add(commands: Commands) -> None:
@@ -20,18 +19,18 @@ def add(commands: Commands) -> None:
 
 
 def show(given: argparse.Namespace, console: Console) -> int:
+    from pliant.interventions import registered
     from pliant.report.cookbook import entries, grid
 
-    table = grid()
-    if (text := document(given, entries(), table)) is not None:
+    found = chosen("intervention", given.names, entries())
+    table = grid(found)
+    if (text := document(given, found, table)) is not None:
         print(text, end="")
-        return OK
-    shown = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    for heading, kind in zip(table.headings, table.columns, strict=True):
-        shown.add_column(heading, justify="right" if kind == "r" else "left", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
-    for note in table.notes:
-        console.print(Text(note, "dim"))
+    elif given.names:
+        kinds = {kind.__name__: kind for kind in registered()}
+        for entry, row in zip(found, table.rows, strict=True):
+            facts = dict(zip(table.headings[1:], row[1:], strict=True))
+            print_whole(console, kinds[entry.name], facts)
+    else:
+        print_grid(console, table)
     return OK

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from pliant.cli.parsing import OK, Commands, as_json, command, out
 from pliant.experiment import Experiment, experiments
+from pliant.terminal import paragraph
 
 
 def add(commands: Commands) -> None:
@@ -37,10 +39,11 @@ def show(given: argparse.Namespace, console: Console) -> int:
         return OK
     for experiment in found:
         described = _described(experiment)
-        console.print(f"[bold]{experiment.id}[/]  {experiment.title}")
-        console.print(f"  reproduces {experiment.figure}; {len(described['claims'])} claims")
+        console.print(Text.assemble((experiment.id, "bold"), f"  {experiment.title}"), soft_wrap=True)
+        paragraph(console, f"reproduces {experiment.figure}; {len(described['claims'])} claims", "  ")
         costs = (_cost(tier, **cost) for tier, cost in described["tiers"].items())
-        console.print(f"  {', '.join(costs)}\n")
+        paragraph(console, ", ".join(costs), "  ")
+        console.print()
     return OK
 
 

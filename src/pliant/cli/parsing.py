@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.text import Text
 
+from pliant.terminal import paragraph
 from pliant.words import unknown
 
 OK, FAILED, BAD_CALL, INTERRUPTED = 0, 1, 2, 130
@@ -82,6 +86,32 @@ def as_document(made: argparse.ArgumentParser) -> None:
     """The options for a list that documents and programs read; `document` is what they ask for."""
     made.add_argument("--format", choices=["md", "latex"], help="a table for a document")
     as_json(made)
+
+
+def chosen(what: str, names: Sequence[str], entries: Sequence[Any]) -> list[Any]:
+    """The entries of these names, in the order asked for; all of them without names."""
+    known = {entry.name: entry for entry in entries}
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown(what, name, list(known)))
+    return [known[name] for name in names] or list(entries)
+
+
+def print_whole(console: Console, kind: type, facts: Mapping[str, str]) -> None:
+    """All that is known of an intervention or a diagnostic: how it is imported and called, facts, its docstring."""
+    public = [place for place in ("pliant", *_packages(kind)) if hasattr(import_module(place), kind.__name__)]
+    console.print(Text(kind.__name__, "bold"))
+    print(f"  from {public[0]} import {kind.__name__}")
+    print(f"  {kind.__name__}{str(inspect.signature(kind)).removesuffix(' -> None')}")
+    for name, fact in facts.items():
+        paragraph(console, f"{name}: {fact}", "  ", "dim")
+    print(f"\n{inspect.getdoc(kind)}\n")
+
+
+def _packages(kind: type) -> list[str]:
+    """The packages that a class lies in, outermost first."""
+    parts = kind.__module__.split(".")
+    return [".".join(parts[:n]) for n in range(2, len(parts) + 1)]
 
 
 def document(given: argparse.Namespace, entries: Sequence[Any], table: Any) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command, out, selects
 from pliant.experiment import find
@@ -110,7 +111,8 @@ def check(given: argparse.Namespace, console: Console) -> int:
             tables = closing_grid(run.setup, run.results), claims_grid(checked)
             print(*(table.text(given.format) for table in tables), sep="\n")
         elif not given.json:
-            console.print(f"[bold]{run.experiment.id}[/]  {run.tier} tier, {len(run.seeds)} seeds, {escape(run.data)}")
+            about = f"  {run.tier} tier, {len(run.seeds)} seeds, {run.data}"
+            console.print(Text.assemble((run.experiment.id, "bold"), about), soft_wrap=True)
             print_claims(console, checked)
     if given.json:
         print(json.dumps(shown, indent=1))

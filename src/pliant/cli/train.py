@@ -12,8 +12,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 
+from pliant.cli.bar import live, span
 from pliant.cli.parsing import FAILED, INTERRUPTED, OK, Commands, as_json, command, out, selects
 from pliant.experiment import Setup, find
 from pliant.own import one_line
@@ -159,7 +160,7 @@ def trained(store: Store, setup: Setup, arms: list[str], given: argparse.Namespa
     told = Console(stderr=True, highlight=False)
     sink = _sink(store, setup, arms, given)
     try:
-        with _live(told, store.experiment.id) as bar:
+        with _shown(store.experiment.id) as bar:
 
             def on_progress(progress: Any) -> None:
                 bar(progress)
@@ -178,7 +179,7 @@ def trained(store: Store, setup: Setup, arms: list[str], given: argparse.Namespa
     for pack, error in done.failed.items():
         told.print(f"[red]failed[/] {pack.arm} seeds {pack.seeds}: {escape(error.splitlines()[-1])}", soft_wrap=True)
         with suppress(OSError):  # of a full disk the line above has told
-            (store.folder / f"error-{pack.arm}-{pack.seeds[0]}.txt").write_text(error + "\n")
+            (store.folder / f"error-{pack.arm}-{pack.seeds[0]}.txt").write_text(error + "\n", encoding="utf-8")
     if done.failed:
         folder = escape(str(store.folder))
         told.print(f"{len(done.failed)} of {done.packs} packs failed; their errors are in {folder}", soft_wrap=True)
@@ -205,27 +206,24 @@ def _sink(store: Store, setup: Setup, arms: list[str], given: argparse.Namespace
 
 
 @contextmanager
-def _live(console: Console, title: str) -> Iterator[Callable[[Any], None]]:
-    """A bar with rate and time left on a terminal; nothing in pipes."""
-    if not console.is_terminal:
-        yield lambda progress: None
-        return
+def _shown(title: str) -> Iterator[Callable[[Any], None]]:
+    """A bar on a terminal, with packs and the time left; nothing in pipes."""
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=10), TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[rate]},"), TimeRemainingColumn(), TextColumn("left"),
+        TextColumn("{task.fields[said]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title.rsplit("/", 1)[-1], total=None, rate="starting")
-        start, first = time.perf_counter(), None
+    with live(*columns) as bar:
+        if bar is None:
+            yield lambda progress: None
+            return
+        task = bar.add_task(escape(title.rsplit("/", 1)[-1]), total=None, said="starting")
 
         def on_progress(progress: Any) -> None:
-            nonlocal first
-            first = progress.done if first is None else first
-            rate = (progress.done - first) / (time.perf_counter() - start)
-            packs = f"{progress.kept + progress.finished}/{progress.packs} packs, {len(progress.running)} running"
-            failed = f", [red]{len(progress.failed)} failed[/]" if progress.failed else ""
-            bar.update(
-                task, total=progress.total, completed=progress.done, rate=f"{packs}{failed}, {rate:,.0f} steps/s"
-            )
+            said = f"{progress.kept + progress.finished} of {progress.packs} packs"
+            if progress.failed:
+                said += f", [red]{len(progress.failed)} failed[/]"
+            left = progress.left()
+            said += ", starting" if left is None else f", {span(left)} left"
+            bar.update(task, total=progress.total, completed=progress.done, said=said)
 
         yield on_progress

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pliant.experiment import Column
 from pliant.formats import Grid
@@ -19,6 +17,7 @@ from pliant.numbers import MINUS, decimals, half, number
 from pliant.report.stored import Stored, text
 from pliant.report.tables import DAGGER, Cell, Closing, Row, cell, grid, note, print_rows
 from pliant.run.names import BOOKKEEPING
+from pliant.terminal import paragraph, print_grid
 from pliant.words import unknown
 
 NONE = "\N{EN DASH}"
@@ -111,7 +110,7 @@ def grids(comparison: Comparison) -> list[Grid]:
     notes = [f"{row.label}: {row.note}" for row in comparison.table.rows if row.note]
     about = [[name, *values] for name, values in comparison.about]
     made = [
-        Grid(["", *comparison.letters], about, "l" * (1 + len(comparison.runs))),
+        Grid(["", *comparison.letters], about, "l" + "p" * len(comparison.runs)),
         grid(comparison.table, "run and arm" if len(comparison.runs) > 1 else "arm", [EXPLAINED[0], *notes]),
     ]
     if comparison.differences:
@@ -121,21 +120,17 @@ def grids(comparison: Comparison) -> list[Grid]:
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """Prints facts, table and differences."""
-    about = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    for heading in ("", *comparison.letters):
-        about.add_column(heading, overflow="fold")
-    for name, values in comparison.about:
-        about.add_row(Text(name, "dim"), *map(Text, values))
-    console.print(about, "")
+    print_grid(console, grids(comparison)[0])
+    console.print()
     print_rows(console, comparison.table)
-    console.print(Text(EXPLAINED[0], "dim"))
+    paragraph(console, EXPLAINED[0], style="dim")
     for row in comparison.table.rows:
         if row.note:
-            console.print(Text(f"{row.label}: {row.note}", "yellow"))
+            paragraph(console, f"{row.label}: {row.note}", style="yellow")
     if comparison.differences:
         console.print("")
         print_rows(console, differences(comparison))
-        console.print(Text(EXPLAINED[1], "dim"))
+        paragraph(console, EXPLAINED[1], style="dim")
 
 
 def comparison_data(comparison: Comparison) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pliant import cite
@@ -37,9 +38,10 @@ def _entry(kind: type[Diagnostic]) -> Entry:
     return Entry(kind.__name__, first_line(kind), needs, kind.cost, kind.healthy, cite.short(kind.reference))
 
 
-def grid() -> Grid:
-    """The list as a table."""
-    rows = [[e.name, e.about, ", ".join(e.needs), e.cost, e.healthy, e.paper] for e in entries()]
+def grid(some: Sequence[Entry] | None = None) -> Grid:
+    """The list, or some of it, as a table."""
+    listed = entries() if some is None else some
+    rows = [[e.name, e.about, ", ".join(e.needs), e.cost, e.healthy, e.paper] for e in listed]
     notes = [
         f"Cost: {', '.join(f'{name} is {what}' for name, what in COSTS.items())}.",
         "At the start: the smallest and the largest of ten freshly drawn networks 784-256-256-10 (ReLU), on 512 "

@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from pliant.run.files import LARGEST
 from pliant.run.names import CELL, METRICS, RUN, SETTINGS, asked
+from pliant.terminal import filled, piped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,40 +75,32 @@ def apart(listed: Sequence[Listed]) -> list[dict[str, str]]:
 
 
 def print_runs(console: Console, listed: Sequence[Listed]) -> None:
-    """Prints a line a run, or more where it does not fit, and how many there are."""
+    """Prints a line a run, more where settings do not fit, and how many there are; folders are never broken."""
     from rich.segment import Segment, Segments  # a rich.table.Table takes five seconds for 10,000 rows
     from rich.style import Style
 
     yellow, bold = Style(color="yellow"), Style(bold=True)
     told = [" ".join(f"{name}={value}" for name, value in differs.items()) for differs in apart(listed)]
+    problems = [run.problem for run in listed]
     seeds, heading = [progress(run) for run in listed], "seeds"
     last = max(map(len, [heading, *seeds]))
-    most = console.width - last - len(" " * 3 + "arms")
-    first = min(max([3, *(len(run.path) for run in listed)]), max(20, most - 24))
-    second = max(8, min(most - first, max([20, *map(len, told), *(len(run.problem) for run in listed)])))
-    head = f"{'run':<{first}} {'settings that differ'[:second]:<{second}} {heading:>{last}} arms\n"
+    first, wide = max([3, *(len(run.path) for run in listed)]), max([20, *(len(text) for text in told + problems)])
+    left = console.width - first - last - len(" " * 3 + "arms")
+    second = wide if piped(console) else max(20, min(left, wide))
+    head = f"{'run':<{first}} {'settings that differ':<{second}} {heading:>{last}} arms\n"
     shown = [Segment(head, bold)]
     for run, differs, done in zip(listed, told, seeds, strict=True):
         complete = run.seeds and run.complete_seeds == len(run.seeds)
-        names, said = _folded(run.path, first), _folded(run.problem or differs, second)
+        said = filled(run.problem or differs, second) or [""]
         shown += [
-            Segment(f"{names[0]:<{first}} {said[0]:<{second}} "),
+            Segment(f"{run.path:<{first}} {said[0]:<{second}} "),
             Segment(f"{done:>{last}}", None if complete else yellow),
             Segment(f" {len(run.arms):>4}\n"),
         ]
-        for name, more in zip_longest(names[1:], said[1:], fillvalue=""):
-            shown.append(Segment(f"{name:<{first}} {more}".rstrip() + "\n"))
+        shown += [Segment(f"{'':<{first}} {more}\n") for more in said[1:]]
     console.print(Segments(shown), end="", crop=False)
     experiments = len({run.experiment for run in listed})
     console.print(f"{len(listed)} runs of {experiments} experiments", style="dim")
-
-
-def _folded(text: str, width: int) -> list[str]:
-    """Text as lines of some width."""
-    if len(text) <= width:
-        return [text]
-    at = text.rfind(" ", 0, width + 1)
-    return [text[:at], *_folded(text[at + 1 :], width)] if at > 0 else [text[:width], *_folded(text[width:], width)]
 
 
 def progress(run: Listed) -> str:

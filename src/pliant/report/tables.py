@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pliant.claims import Checked, Verdict
@@ -18,6 +17,7 @@ from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import diverged, half, number, with_interval
 from pliant.results import Results
+from pliant.terminal import GAP, filled, paragraph, piped, print_grid, width
 
 COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 DAGGER = "\N{DAGGER}"
@@ -66,23 +66,21 @@ def print_closing(console: Console, setup: Setup, results: Results) -> None:
     """Prints the closing table and what its numbers are."""
     table = closing(setup, results)
     print_rows(console, table)
-    console.print(Text(explained(results), "dim"))
+    paragraph(console, explained(results), style="dim")
     for row in table.rows:
         if row.note:
-            console.print(Text(f"{row.label}: {row.note}", "yellow"))
+            paragraph(console, f"{row.label}: {row.note}", style="yellow")
 
 
 def print_rows(console: Console, table: Closing) -> None:
     """Prints a table of cells; intervals go under their values where the console is too narrow for one line."""
-    flat = any(row.cells for row in table.rows) and _width(table) <= console.width
-    shown = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    shown.add_column("", overflow="fold")
-    for heading in table.headings:
-        shown.add_column(Text(heading, justify="right"), justify="right", no_wrap=flat, overflow="fold")
-    for row in table.rows:
-        cells = [Text(str(c)) if flat else Text.assemble(c.value, (f"\n{c.spread}", "dim")) for c in row.cells]
-        shown.add_row(Text(row.label), *cells)
-    console.print(shown)
+    columns = "l" + "r" * len(table.headings)
+    flat = Grid(["", *table.headings], [[row.label, *map(str, row.cells)] for row in table.rows], columns)
+    if piped(console) or width(flat) <= console.width:
+        print_grid(console, flat)
+        return
+    rows = [[row.label, *(f"{c.value}\n{c.spread}".rstrip() for c in row.cells)] for row in table.rows]
+    print_grid(console, Grid(["", *table.headings], rows, "p" + columns[1:]))
 
 
 def closing_grid(setup: Setup, results: Results) -> Grid:
@@ -116,16 +114,17 @@ def claims_grid(checked: list[Checked]) -> Grid:
 
 def print_claims(console: Console, checked: list[Checked]) -> None:
     """Prints each claim with its verdict, our number and the paper's, and how many hold."""
-    shown = Table.grid(padding=(0, 2, 0, 0))
-    shown.add_column(no_wrap=True)
-    shown.add_column(overflow="fold", ratio=1)
+    first = max((len(one.verdict) for one in checked), default=0) + GAP
     for one in checked:
-        detail = f"\nours {effect(one)}, needs {threshold(one)}{p_values(one)}; paper: {one.claim.paper}"
-        reason = f"\n{one.reason}" if one.reason else ""
-        text = Text.assemble(one.claim.text, (detail, "dim"), (reason, COLOURS[one.verdict]))
-        shown.add_row(Text(one.verdict, f"bold {COLOURS[one.verdict]}"), text)
-    console.print(shown)
-    console.print(Text(tally(checked)))
+        colour = COLOURS[one.verdict]
+        detail = f"ours {effect(one)}, needs {threshold(one)}{p_values(one)}; paper: {one.claim.paper}"
+        text, *more = filled(one.claim.text, max(30, console.width - first))
+        console.print(Text.assemble((f"{one.verdict:<{first}}", f"bold {colour}"), text), soft_wrap=True)
+        for line in more:
+            console.print(Text(" " * first + line), soft_wrap=True)
+        paragraph(console, detail, " " * first, "dim")
+        paragraph(console, one.reason, " " * first, colour)
+    paragraph(console, tally(checked))
 
 
 def claims_data(checked: list[Checked]) -> list[dict[str, Any]]:
@@ -215,11 +214,3 @@ def note(results: Results, arm: str) -> str:
     if not said or sum(name == arm for name, _ in results.diverged()) == len(results.seeds):
         return said
     return f"{said} ({DAGGER} means over the others)"
-
-
-def _width(table: Closing) -> int:
-    """Columns the table takes with intervals beside their values."""
-    cells = [[len(str(row.cells[i])) for row in table.rows] for i in range(len(table.headings))]
-    headings = [[len(line) for line in heading.split("\n")] for heading in table.headings]
-    labels = max(len(row.label) for row in table.rows)
-    return labels + 2 + sum(max(*c, *h) + 2 for c, h in zip(cells, headings, strict=True))

@@ -99,7 +99,10 @@ class Cluster:
                 progress.failed[packs[task]] = error
         with suppress(self.ray.exceptions.GetTimeoutError):  # while Ray restarts the board on another machine
             steps = self.ray.get(self.board.read.remote(), timeout=ANSWER)
-            progress.running = {pack: step for pack, step in steps.items() if pack in self.tasks}
+            progress.running = {}
+            for pack, taken in steps.items():
+                if pack in self.tasks:
+                    progress.tell(pack, taken)
 
     def __exit__(self, *_: Any) -> None:
         try:
@@ -193,19 +196,19 @@ class _Board:
     """An actor that knows how far each pack is, and whether to stop."""
 
     def __init__(self) -> None:
-        self.steps: dict[Pack, int] = {}
+        self.taken: dict[Pack, Any] = {}
         self.stopped = False
 
-    def report(self, pack: Pack, step: int) -> bool:
-        self.steps[pack] = step
+    def report(self, pack: Pack, taken: Any) -> bool:
+        self.taken[pack] = taken
         return self.stopped
 
-    def read(self) -> dict[Pack, int]:
-        return self.steps
+    def read(self) -> dict[Pack, Any]:
+        return self.taken
 
-    def stop(self) -> dict[Pack, int]:
+    def stop(self) -> dict[Pack, Any]:
         self.stopped = True
-        return self.steps
+        return self.taken
 
 
 def _train(store: Store, pack: Pack, device: str, rerun: bool, board: Any, expected: _Here) -> str | None:
@@ -213,11 +216,11 @@ def _train(store: Store, pack: Pack, device: str, rerun: bool, board: Any, expec
     ray, last = _ray(), 0.0
     os.environ.update(expected.variables)
 
-    def on_progress(step: int) -> None:
+    def on_progress(taken: Any) -> None:
         nonlocal last
         if time.monotonic() - last > BEAT:
             last = time.monotonic()
-            if ray.get(board.report.remote(pack, step)):
+            if ray.get(board.report.remote(pack, taken)):
                 raise Interrupted
 
     try:

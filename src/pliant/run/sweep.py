@@ -22,6 +22,7 @@ from pliant.run.identity import code, definition, differences
 from pliant.run.memory import give_back, keep_freed
 from pliant.run.store import Store, commit
 from pliant.run.train import Interrupted, seconds_per_step, train
+from pliant.trials.base import refitted
 
 GRACE = 60.0  # seconds a worker has to end its step and write its checkpoint; a second Ctrl-C ends it at once
 CHECK = 0.05  # seconds between two looks at whether to stop, if steps are shorter
@@ -36,36 +37,77 @@ class Pack(NamedTuple):
     seeds: tuple[int, ...]
 
 
+class Taken(NamedTuple):
+    """Optimizer steps a seed of one pack, or the seconds that they took: of training, and of refits beside it."""
+
+    steps: float = 0.0
+    refits: float = 0.0
+
+
 @dataclass
 class Progress:
-    """What a sweep has done so far; `steps` are those of each pack, `kept` counts packs that were there already."""
+    """What a sweep has done so far.
 
-    steps: dict[Pack, int]
+    Args:
+        work: the steps of each pack.
+        running: how far each pack is that is under way.
+        timed: the steps of each pack that were timed, and their seconds.
+        kept: how many packs were there already.
+    """
+
+    work: dict[Pack, Taken]
     kept: int = 0
     finished: int = 0
-    running: dict[Pack, int] = field(default_factory=dict)
+    running: dict[Pack, Taken] = field(default_factory=dict)
+    timed: dict[Pack, tuple[Taken, Taken]] = field(default_factory=dict)
     failed: dict[Pack, str] = field(default_factory=dict)
-    there: int = 0  # steps of the packs that are kept or finished
+    there: set[Pack] = field(default_factory=set)  # kept or finished
 
     @property
     def packs(self) -> int:
         """How many packs there are."""
-        return len(self.steps)
+        return len(self.work)
 
     @property
-    def total(self) -> int:
-        """Steps of all packs."""
-        return sum(self.steps.values())
+    def total(self) -> float:
+        """Steps of all packs, and of their refits."""
+        return sum(sum(work) for work in self.work.values())
 
     @property
-    def done(self) -> int:
-        """Steps of all packs that are taken."""
-        return self.there + sum(self.running.values())
+    def done(self) -> float:
+        """Steps and refits of all packs that are taken."""
+        return sum(sum(self.work[pack]) for pack in self.there) + sum(sum(taken) for taken in self.running.values())
 
     def finish(self, pack: Pack) -> None:
         """Notes that a pack is stored."""
         self.finished += 1
-        self.there += self.steps[pack]
+        self.there.add(pack)
+
+    def tell(self, pack: Pack, told: tuple[Taken, Taken, Taken]) -> None:
+        """Notes how far a pack is, which steps were timed, and their seconds."""
+        self.running[pack] = told[0]
+        self.timed[pack] = told[1], told[2]
+
+    def left(self) -> float | None:
+        """Seconds until all is done; None before anything was timed.
+
+        A step of training and one of a refit take what they took so far, and each other's time where none was timed.
+        """
+        each = []
+        for kind in (0, 1):
+            seconds = sum(took[kind] for _, took in self.timed.values())
+            steps = sum(steps[kind] for steps, _ in self.timed.values())
+            each.append(seconds / steps if steps else None)
+        known = [rate for rate in each if rate is not None]
+        if not known:
+            return None
+        rates = [known[0] if rate is None else rate for rate in each]
+        waiting = [pack for pack in self.work if pack not in self.there and pack not in self.failed]
+        seconds = []
+        for pack in waiting:
+            rest = zip(self.work[pack], self.running.get(pack, Taken()), rates, strict=True)
+            seconds.append(sum(max(0.0, whole - taken) * rate for whole, taken, rate in rest))
+        return max([sum(seconds) / max(1, len(self.running)), *seconds], default=0.0)
 
 
 class Engine(Protocol):
@@ -131,8 +173,9 @@ def sweep(
         _check_definition(store, setup, pack, cells)
     _warn_of_other_commits([cell for cells in kept.values() for cell in cells])
     store.begin(arms, range(first, first + num_seeds), device)
-    steps = {pack: setup.arms[pack.arm].trial.num_steps for pack in packs}
-    progress = Progress(steps, kept=len(kept), there=sum(steps[pack] for pack in kept))
+    trials = {pack: setup.arms[pack.arm].trial for pack in packs}
+    work = {pack: Taken(trial.num_steps, trial.refits) for pack, trial in trials.items()}
+    progress = Progress(work, kept=len(kept), there=set(kept))
     on_progress(progress)
     todo = [p for p in packs if p not in kept]
     with _interruptible(), (engine or _Workers)(store, device, rerun) as running:
@@ -225,7 +268,7 @@ class _Workers:
             if isinstance(what, str):
                 progress.failed[pack] = what
             elif pack in self.processes:
-                progress.running[pack] = what
+                progress.tell(pack, what)
 
     def __exit__(self, *_: Any) -> None:
         self.stop.set()
@@ -298,13 +341,13 @@ def _work(
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def on_progress(step: int) -> None:
+    def on_progress(taken: tuple[Taken, Taken, Taken]) -> None:
         nonlocal last
         if told or stop.is_set() or not parent.is_alive():
             raise Interrupted
         if time.monotonic() - last > 0.2:
             last = time.monotonic()
-            queue.put((pack, step))
+            queue.put((pack, taken))
 
     try:
         train_pack(store, pack, device=device, rerun=rerun, on_progress=on_progress)
@@ -321,9 +364,11 @@ def train_pack(
     *,
     device: str = "cpu",
     rerun: bool = False,
-    on_progress: Callable[[int], None] = lambda step: None,
+    on_progress: Callable[[tuple[Taken, Taken, Taken]], None] = lambda taken: None,
 ) -> None:
     """Trains one pack and stores it, going on from its checkpoint; does nothing where another process has done it.
+
+    `on_progress` is told how far it is, which steps were timed, and their seconds (see `Progress.tell`).
 
     For processes of its own: it sets the number of threads, and how memory is kept.
     """
@@ -334,31 +379,74 @@ def train_pack(
     torch.set_num_threads(1)
     keep_freed()
     looked = given_back = time.monotonic()
+    clock: _Clock | None = None
 
     def between_steps(step: int) -> None:
         nonlocal looked, given_back
+        assert clock is not None
+        clock.step(step)
         now = time.monotonic()
         if now - looked < CHECK:
             return
         looked = now
-        on_progress(step)
+        on_progress(clock.told())
         if now - given_back > 5:
             give_back()  # 2 GB after ten minutes without this, 0.4 with it
             given_back = now
 
     seeds = list(pack.seeds)
-    with store.writing(pack.arm, seeds, waiting=lambda: on_progress(0)) as path:
+    with store.writing(pack.arm, seeds, waiting=lambda: on_progress((Taken(), Taken(), Taken()))) as path:
         if not rerun and store.complete(pack.arm, seeds) is not None:
             return
         setup = store.experiment.setup(store.settings)
         arm = setup.arms[pack.arm]
+        clock = _Clock(Taken(arm.trial.num_steps, arm.trial.refits))
         trained = definition(arm)
         checkpoint = Checkpoint(path, conditions(device, seeds, trained, code(arm.trial)))
         if rerun:
             checkpoint.discard()
         start = time.perf_counter()
         pace = Pace(float(os.environ.get("PLIANT_CHECKPOINT_SECONDS", SECONDS)))
+
+        def between_refits(steps: float) -> None:
+            assert clock is not None
+            clock.refit(steps)
+            on_progress(clock.told())
+
+        refitted.set(between_refits)
         done = train(arm.trial, seeds, device=device, checkpoint=checkpoint, pace=pace, on_progress=between_steps)
         spent = {"mode": done.mode, "threads": torch.get_num_threads(), "total_seconds": time.perf_counter() - start}
         store.write(pack.arm, done.tables, {**spent, "commit": commit(), "definition": trained}, rerun=rerun)
         checkpoint.discard()
+
+
+class _Clock:
+    """How far a pack is, and how long that took; making everything, up to the end of the first step, is not timed."""
+
+    def __init__(self, work: Taken):
+        self.work = work
+        self.taken, self.timed, self.seconds = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+        self.begun, self.last = False, 0.0
+
+    def step(self, step: int) -> None:
+        """So many steps are taken; at first those before the checkpoint, with their share of the refits."""
+        if self.begun:
+            self._add(0, step - self.taken[0])
+        else:
+            self.begun, self.taken = True, [step, self.work.refits * step / self.work.steps]
+
+    def refit(self, steps: float) -> None:
+        """So many more steps of refits are taken."""
+        self._add(1, steps)
+
+    def told(self) -> tuple[Taken, Taken, Taken]:
+        """For `Progress.tell`."""
+        return Taken(*self.taken), Taken(*self.timed), Taken(*self.seconds)
+
+    def _add(self, kind: int, steps: float) -> None:
+        now, last = time.monotonic(), self.last
+        self.taken[kind] += steps
+        if last:
+            self.timed[kind] += steps
+            self.seconds[kind] += now - last
+        self.last = now

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,6 +13,9 @@ from pliant.population import Population
 
 Row = dict[str, Tensor]
 """Numbers of one moment by name, or arrays of fixed shape: `(members, *shape)`."""
+
+refitted: ContextVar[Callable[[float], None]] = ContextVar("refitted", default=lambda steps: None)
+"""Told by a measure that refits how many optimizer steps a seed it has taken since it told the last time."""
 
 
 class Run(NamedTuple):

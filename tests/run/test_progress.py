@@ -1,0 +1,115 @@
+"""What a sweep says of its progress: refits count, and the time left is that of what is left."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pty
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pliant.experiment import experiments
+from pliant.run import sweep
+from pliant.run.sweep import Pack, Progress, Taken
+from pliant.run.train import train
+from pliant.trials.base import refitted
+
+ONE, TWO = Pack("one", (0,)), Pack("two", (0,))
+
+
+def test_refits_count_and_a_finished_pack_is_all_its_work() -> None:
+    progress = Progress({ONE: Taken(10, 30), TWO: Taken(10, 0)})
+    assert (progress.total, progress.done) == (50, 0)
+    progress.tell(ONE, (Taken(5, 12), Taken(), Taken()))
+    assert progress.done == 17
+    progress.running.pop(ONE)
+    progress.finish(ONE)
+    assert (progress.done, progress.packs) == (40, 2)
+
+
+def test_the_time_left_is_that_of_each_kind_of_step() -> None:
+    progress = Progress({ONE: Taken(10, 30), TWO: Taken(10, 30)})
+    assert progress.left() is None
+    progress.tell(ONE, (Taken(4, 0), Taken(3, 0), Taken(6.0, 0)))  # 2 s a step; refits are taken to be like that
+    assert progress.left() == pytest.approx(2 * 6 + 2 * 30 + 2 * 40)
+    progress.tell(ONE, (Taken(4, 10), Taken(3, 10), Taken(6.0, 1.0)))  # 0.1 s a step of a refit
+    assert progress.left() == pytest.approx(2 * 6 + 0.1 * 20 + 2 * 10 + 0.1 * 30)
+    progress.tell(TWO, (Taken(0, 0), Taken(), Taken()))  # two at once
+    assert progress.left() == pytest.approx(max((14 + 23) / 2, 23))
+    progress.running.pop(ONE)
+    progress.finish(ONE)
+    progress.failed[TWO] = "no"
+    assert progress.left() == 0
+
+
+def test_a_clock_leaves_the_first_step_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = itertools.count(100.0, 10.0)
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(times))
+    clock = sweep._Clock(Taken(20, 40))
+    clock.step(5)  # a checkpoint's
+    assert clock.told() == (Taken(5, 10), Taken(0, 0), Taken(0, 0))
+    clock.step(6)
+    clock.step(8)
+    clock.refit(7)
+    assert clock.told() == (Taken(8, 17), Taken(2, 7), Taken(10, 10))
+
+
+def test_refits_tell_of_all_their_steps() -> None:
+    """Those of a trial whose repairs all find something to do are as many as it says beforehand."""
+    experiment = experiments()["toolbox/causes"]
+    trial: Any = experiment.setup(experiment.tiers["smoke"]).arms["none"].trial
+    trial = replace(trial, measures=tuple(m for m in trial.measures if m.refits))
+    told: list[float] = []
+    before = refitted.set(told.append)
+    try:
+        with torch.random.fork_rng():
+            train(trial, [0, 1])
+    finally:
+        refitted.reset(before)
+    assert sum(told) == pytest.approx(trial.refits)
+    assert min(told) >= 0
+
+
+CODE = """
+import subprocess, sys, warnings
+from rich.progress import BarColumn, TextColumn
+from pliant.cli.bar import live
+from pliant.terminal import streams
+line = "import sys; print(\\"No CUDA runtime is found, using CUDA_HOME='/usr'\\", file=sys.stderr)"
+with streams():
+    with live(TextColumn("{task.description}"), BarColumn(bar_width=10)) as bar:
+        bar.add_task("working", total=2)
+        for _ in range(3):
+            subprocess.run([sys.executable, "-c", line], check=True)
+        bar.refresh()
+        print("of our own", file=sys.stderr)
+    print("after", file=sys.stderr)
+"""
+
+
+def test_lines_of_workers_are_shown_once_above_the_bar() -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", CODE], stderr=follower, env={**os.environ, "TERM": "xterm"})
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 4096)
+        except OSError:  # the end of a terminal
+            break
+        if not part:
+            break
+        seen += part
+    os.close(leader)
+    assert process.wait() == 0
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]+", seen.decode())]
+    assert lines.count("No CUDA runtime is found, using CUDA_HOME='/usr'") == 1
+    assert lines.count("of our own") == lines.count("after") == 1
+    assert any(line.startswith("working") for line in lines)
+    assert not any("working" in line and len(line) > len("working") + 11 for line in lines)
