@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import os
 import sys
 import textwrap
 import unicodedata
@@ -138,8 +137,8 @@ def _widths(grid: Grid, room: int, one_line: bool) -> list[int]:
 
 
 def piped(console: Console) -> bool:
-    """Whether nobody says how wide lines may be: a pipe or a file, without `COLUMNS`."""
-    return not console.is_terminal and not os.environ.get("COLUMNS")
+    """Whether nobody says how wide lines may be: a pipe or a file, without `COLUMNS` or a width of the console."""
+    return not console.is_terminal and console._width is None
 
 
 def paragraph(console: Console, text: str, indent: str = "", style: str = "") -> None:
