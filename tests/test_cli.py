@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,9 +33,10 @@ def test_list_shows_every_experiment(capsys: pytest.CaptureFixture[str]) -> None
     assert all(e["claims"] and {"smoke", "laptop", "paper"} <= set(e["tiers"]) for e in listed)
     costs = {e["id"]: e["tiers"]["smoke"] for e in listed}
     setup = experiments()["toolbox/causes"].setup(experiments()["toolbox/causes"].tiers["smoke"])
-    (probing,) = (m for m in setup.arms["none"].trial.measures if isinstance(m, Mechanisms))
+    trial: Any = setup.arms["none"].trial
+    (probing,) = (m for m in trial.measures if isinstance(m, Mechanisms))
     subsets = len([some for n in range(6) for some in combinations(probing.repairs, n)])
-    fits = len(probing.when.tasks) * probing.targets * (subsets + 1)  # and a fresh network
+    fits = len(probing.when.tasks or ()) * probing.targets * (subsets + 1)  # and a fresh network
     assert costs["toolbox/causes"]["refit_steps"] == fits * probing.steps
     assert costs["lyle2023/fig1"]["refit_steps"] == 0
     assert main(["list"]) == 0
