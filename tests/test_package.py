@@ -17,8 +17,8 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
-    {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline", "terminal"},
-    {"sites"},
+    {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline"},
+    {"sites", "terminal"},
     {"units", "modules", "results", "cutting", "own"},
     {"codes"},
     {"generic"},
