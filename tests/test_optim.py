@@ -15,7 +15,7 @@ from torch import nn
 
 from pliant.interventions import L2, Chain, Draw
 from pliant.network import Network
-from pliant.optim import SAM, SGD, UPGD, Adam, RMSProp, TorchOptimizer
+from pliant.optim import SAM, SGD, UPGD, Adam, RMSProp, Shampoo, TorchOptimizer
 from pliant.optim.base import noise_generator
 from pliant.population import Member, Population
 from tests.reference import optimizers as naive
@@ -55,6 +55,7 @@ EVERY = {name: ours for name, (ours, _) in TORCH.items()} | {
     "RMSProp with eps_root": RMSProp(lr=0.01, alpha=0.95, eps=0.0, eps_root=1e-3, centered=True),
     "UPGD": UPGD(lr=0.1, beta=0.9, sigma=0.0),
     "SAM": SAM(Adam(lr=0.01), rho=0.05),
+    "Shampoo": Shampoo(lr=0.01, every=2),
 }
 every = pytest.mark.parametrize("optimizer", EVERY.values(), ids=EVERY)
 
@@ -323,6 +324,85 @@ def test_is_a_frozen_dataclass(optimizer):
         optimizer.lr = 1.0
     with pytest.raises(ValueError, match="expected lr"):
         optimizer.with_lr(-1.0)
+
+
+# -- Shampoo -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"every": 1}, {"largest": 3}, {"largest": 2, "betas": (0.0, 0.5)}, {"eps": 1e-2},
+])  # fmt: skip
+def test_shampoo_equals_its_naive_transcription(settings):
+    shapes = {"weight": (3, 4), "bias": (4,), "scalar": (), "kernel": (2, 3, 2, 2)}
+    generator = torch.Generator().manual_seed(1)
+    start = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+    def gradient(params, step):
+        noise = torch.Generator().manual_seed(step)
+        return {n: p + torch.randn(p.shape, generator=noise, dtype=torch.float64) for n, p in params.items()}
+
+    optimizer = Shampoo(lr=0.1, **{"eps": 1e-4, "every": 3, **settings})
+    params = {name: p.clone() for name, p in start.items()}
+    moments = optimizer.init(params)
+    for step in range(12):
+        optimizer.update(params, gradient(params, step), moments)
+    rest = optimizer.eps, optimizer.every, optimizer.largest
+    expected = naive.shampoo(start, gradient, 12, 0.1, *optimizer.betas, *rest)
+    for name, p in params.items():
+        torch.testing.assert_close(p, expected[name], rtol=1e-8, atol=1e-10)
+
+
+def test_shampoo_does_not_feel_the_scale_of_the_loss():
+    ends = []
+    for scale in (1.0, 1e-3):
+        params = start()
+        optimizer = Shampoo(lr=0.1, every=1)
+        moments = optimizer.init(params)
+        for step in range(5):
+            optimizer.update(params, {name: scale * g for name, g in gradients(step).items()}, moments)
+        ends.append(params)
+    for name in SHAPES:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-6, atol=1e-8)
+
+
+def test_shampoo_stands_still_where_gradients_are_zero():
+    params = start()
+    optimizer = Shampoo()
+    optimizer.update(params, {name: torch.zeros_like(p) for name, p in params.items()}, optimizer.init(params))
+    assert all(torch.equal(p, start()[name]) for name, p in params.items())
+
+
+def test_shampoo_of_a_network_that_diverged_raises_nothing():
+    params = start()
+    optimizer = Shampoo()
+    broken = {name: torch.full_like(p, math.nan) for name, p in params.items()}
+    optimizer.update(params, broken, optimizer.init(params))
+    assert all(p.isnan().all() for p in params.values())
+
+
+@pytest.mark.parametrize("setting", [{"betas": (0.9, 1.0)}, {"betas": (0.9,)}, {"every": 0}, {"largest": 0}])
+def test_shampoo_refuses_settings(setting):
+    with pytest.raises(ValueError, match=f"expected {next(iter(setting))} of Shampoo"):
+        Shampoo(**setting)
+
+
+@pytest.mark.parametrize("optimizer", [Shampoo(lr=0.05, every=3), UPGD(lr=0.1, sigma=0.0)], ids=["Shampoo", "UPGD"])
+@pytest.mark.parametrize("seeds", [[0], [0, 5, 7]], ids=["alone", "three"])
+def test_members_whose_numbers_depend_on_each_other_learn_as_if_alone(optimizer, seeds):
+    """What is not elementwise sees one network's tensors, never the stack."""
+    members = [Member(seed, optimizer) for seed in seeds]
+    population = Population(Network(tiny()), F.cross_entropy, members, dtype=torch.float64)
+    state = population.init()
+    begun = [{name: p[m].clone() for name, p in state.params.items()} for m in range(len(seeds))]
+    for step in range(8):
+        x, y = batch(step)
+        population.step(state, x.expand(len(seeds), *x.shape), y.expand(len(seeds), *y.shape))
+    for m, params in enumerate(begun):
+        moments = optimizer.init(params)
+        for step in range(8):
+            optimizer.update(params, gradient_with(0.0)(params, step), moments)
+        for name, p in params.items():
+            torch.testing.assert_close(state.params[name][m], p, rtol=1e-8, atol=1e-10)
 
 
 # -- UPGD and SAM ------------------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ class Population:
         if any(i.needs & SEEN for i in self.chain) and network.example is not None:
             _ = network.units  # found now: poking draws, which vmap forbids
         self._groups = _groups([m.optimizer for m in members])
+        self._as_one = len(self._groups) == 1 and members[0].optimizer.elementwise
         self._lrs = torch.tensor([m.optimizer.lr for m in members], device=self.device, dtype=dtype)
         self._gradients = Gradients(network, loss, self.chain, self._numbers, len(members), compile)
         self._views: tuple[PopulationState, list[PopulationState]] | None = None
@@ -137,7 +138,7 @@ class Population:
             draws = [self._place(at(params, m)) for m in range(len(self))]
         params = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
         states = [member.chain.init(self.network, draw) for member, draw in zip(self.members, draws, strict=True)]
-        fresh = max((optimizer.init(params) for optimizer, _ in self._groups), key=len)
+        fresh = self._moments(params)
         if moments is not None:
             write(fresh, moments)
         return PopulationState(
@@ -283,8 +284,17 @@ class Population:
 
     # -- updates -------------------------------------------------------------------------------------------------------
 
+    def _moments(self, params: Params) -> Moments:
+        """Zero moments of all members: made of each one's own parameters where their shapes say how they are."""
+        if self.members[0].optimizer.elementwise:
+            return max((optimizer.init(params) for optimizer, _ in self._groups), key=len)
+        each = [optimizer.init(at(params, m)) for optimizer, m in self._groups]
+        return {
+            kind: first if kind == "step" else stack([one[kind] for one in each]) for kind, first in each[0].items()
+        }
+
     def _update(self, state: PopulationState, grads: Params) -> None:
-        if len(self._groups) == 1:
+        if self._as_one:
             self.members[0].optimizer.update(state.params, grads, state.moments, self._noise(0, state.step))
             return
         clock = state.moments.get("step", {})
@@ -305,7 +315,7 @@ class Population:
     ) -> Params:
         """The gradients where the optimizers want them a second time; the parameters are put back."""
         before = {name: p.clone() for name, p in state.params.items()}
-        if len(self._groups) == 1:
+        if self._as_one:
             there = vmap(self.members[0].optimizer.ascent)(state.params, grads)
         else:
             there = stack([o.ascent(at(state.params, m), at(grads, m)) for o, m in self._groups])

@@ -91,3 +91,18 @@ def test_zero_on_a_logarithmic_axis_is_said_rather_than_dropped() -> None:
     panels = curves(made)
     assert panels[1][0].mean[-1] == 0
     assert "has reached 0" in caption(made)
+
+
+def test_a_panel_may_draw_some_of_the_arms() -> None:
+    made = results()
+    some = Lines("accuracy", "accuracy", arms=("l2",))
+    assert [line.arm for line in some.curves(made, SETUP.look)] == ["l2"]
+    assert some.grid(made, SETUP.look).headings == ["task", SETUP.look.labels["l2"]]
+
+
+def test_a_window_of_steps_is_drawn_alone() -> None:
+    made = results()
+    (steps, _) = made.curve("l2", "norm")
+    low, high = int(steps[1]), int(steps[-2])
+    for line in Lines("norm", "norm", over="step", window=(low, high)).curves(made, SETUP.look):
+        assert line.x.tolist() == steps[1:-1].tolist()

@@ -1,9 +1,11 @@
-"""Metrics against a number of the arms, and arrays as lines: the values that are drawn, tabulated and left out."""
+"""Metrics against a number of the arms, arrays as lines and as heat maps: the values that are drawn, tabulated and "
+"left out."""
 
 import numpy as np
 import pytest
 
-from pliant.plots import Look, Profile, Trend
+from pliant.numbers import MINUS
+from pliant.plots import Look, Matrix, Profile, Trend
 from pliant.plots.figures import figure, svg
 from pliant.results import Results
 
@@ -79,3 +81,40 @@ def test_what_rounding_leaves_of_a_spectrum_is_not_drawn() -> None:
     tiny = dict(results().tables["a_0", 0], spectrum=np.array([[np.nan] * 3, [1.0, 0.1, 1e-40]]))
     (axes,) = figure("t", [PROFILE], Results({("a_0", 0): tiny}), LOOK).axes
     assert axes.get_ylim()[0] > 1e-10
+
+
+def histories() -> Results:
+    """Arrays at three steps of two seeds."""
+
+    def table(seed: int) -> dict[str, np.ndarray]:
+        square = np.stack([np.full((2, 2), np.nan), np.eye(2), np.array([[1.0, -0.5], [-0.5, 1.0]])]) - 0.1 * seed
+        spectrum = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]) + seed
+        return {"step": np.array([1, 20, 3000]), "diverged_at": np.full(3, -1), "kernel": square, "spectrum": spectrum}
+
+    return Results({("a_0", seed): table(seed) for seed in (4, 7)})
+
+
+def test_a_profile_of_several_moments_names_their_steps() -> None:
+    profile = Profile("spectrum", "size", "number", {"A": "a_0", "B": "b_8"}, moments=(0, -1))
+    (axes,) = figure("t", [profile], histories(), LOOK).axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn == {"A, step 1": [6.5, 7.5], "A, step 3,000": [10.5, 11.5]}
+
+
+MATRIX = Matrix("kernel", "kernel", {"A": "a_0", "B": "b_8"})
+
+
+def test_a_matrix_is_that_of_the_first_seed_at_each_moment() -> None:
+    drawn = figure("t", [MATRIX], histories(), LOOK)
+    first, last, _ = drawn.axes
+    assert (first.get_title("left"), last.get_title("left")) == ("A, step 20", "A, step 3,000")
+    assert last.images[0].get_array().tolist() == pytest.approx(np.array([[0.6, -0.9], [-0.9, 0.6]]))
+    assert MATRIX.caption(histories(), LOOK) == ["kernel: of seed 4."]
+    assert MATRIX.grid(histories(), LOOK).rows[1] == ["A", "3,000", "0.600", f"{MINUS}0.900", "0.000", "1.000"]
+
+
+def test_a_matrix_draws_the_same_bytes_twice_and_nothing_where_nothing_was_run() -> None:
+    one, other = (svg(figure("t", [MATRIX], histories(), LOOK)) for _ in range(2))
+    assert one == other
+    assert MATRIX.layout(histories(), LOOK).panes == 2
+    assert Matrix("kernel", "kernel", {"B": "b_8"}).grid(results(), LOOK).rows == []

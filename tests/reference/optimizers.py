@@ -1,7 +1,8 @@
-"""UPGD and SAM from their formulas, one number at a time, in float64."""
+"""UPGD, SAM and Shampoo from their formulas, in float64."""
 
 import math
 
+import numpy as np
 import torch
 
 
@@ -54,3 +55,30 @@ def sam(params, gradient, make_optimizer, steps, rho):
             leaves[name].grad = value
         optimizer.step()
     return {name: p.detach() for name, p in leaves.items()}
+
+
+def shampoo(params, gradient, steps, lr, b1, b2, eps, every, largest):
+    """W <- W - lr L^(-1/2k) M R^(-1/2k) over the k sides that are whitened, by scipy's powers of matrices."""
+    from scipy.linalg import fractional_matrix_power
+
+    w = {name: p.double().numpy().copy() for name, p in params.items()}
+    m, seconds, roots = {name: 0 * p for name, p in w.items()}, {}, {}
+    for step in range(1, steps + 1):
+        g = gradient({name: torch.from_numpy(p.copy()) for name, p in w.items()}, step - 1)
+        for name, p in w.items():
+            one = g[name].double().numpy()
+            m[name] = b1 * m[name] + (1 - b1) * one
+            shape = (p.shape[0], p.size // p.shape[0]) if p.ndim > 1 else (p.size, 1)
+            one, move = one.reshape(shape), m[name].reshape(shape) / (1 - b1**step)
+            sides = [side for side in ((0, 1) if p.ndim > 1 else (0,)) if shape[side] <= largest]
+            for side in sides:
+                outer = one @ one.T if side == 0 else one.T @ one
+                seconds[name, side] = b2 * seconds.get((name, side), 0) + (1 - b2) * outer
+                if step <= every or (step - 1) % every == 0:
+                    second = seconds[name, side] / (1 - b2**step)
+                    largest_value = float(torch.linalg.matrix_norm(torch.from_numpy(second), 2))
+                    damped = second + eps * largest_value * np.eye(len(second))
+                    roots[name, side] = np.real(fractional_matrix_power(damped, -1 / (2 * len(sides))))
+                move = roots[name, side] @ move if side == 0 else move @ roots[name, side]
+            w[name] = np.asarray(p - lr * move.reshape(p.shape))
+    return {name: torch.from_numpy(p) for name, p in w.items()}

@@ -9,7 +9,8 @@ from pliant.optim.base import Moments, Optimizer
 from pliant.optim.rmsprop import RMSProp
 from pliant.optim.sam import SAM
 from pliant.optim.sgd import SGD
+from pliant.optim.shampoo import Shampoo
 from pliant.optim.torch_optimizer import TorchOptimizer
 from pliant.optim.upgd import UPGD
 
-__all__ = ["SAM", "SGD", "UPGD", "Adam", "Moments", "Optimizer", "RMSProp", "TorchOptimizer"]
+__all__ = ["SAM", "SGD", "UPGD", "Adam", "Moments", "Optimizer", "RMSProp", "Shampoo", "TorchOptimizer"]

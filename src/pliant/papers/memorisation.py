@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import nn
 
+from pliant.claims import Claim, Effect
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.optim import Adam
 from pliant.own import Built
@@ -74,3 +75,23 @@ class Memorisation:
         if ":" not in self.net:
             raise ValueError(unknown("net", self.net, [*NETS, "package.module:function"]))
         return Built(self.net)
+
+
+def fell(arm: str) -> Effect:
+    """How far an arm's accuracy fell from the end of the first task to that of the last."""
+    return lambda r: r.first(arm, "accuracy") - r.last(arm, "accuracy")
+
+
+def above(arm: str, other: str) -> Effect:
+    """How far one arm ends above another in accuracy."""
+    return lambda r: r.last(arm, "accuracy") - r.last(other, "accuracy")
+
+
+def fits(arm: str, what: str) -> Claim:
+    """The precondition that an arm learned its first task; `what` begins the sentence, as in `layer norm fits its`."""
+    return Claim(f"{what} first task to 0.5", lambda r: r.first(arm, "accuracy"), 0.5, ours=True)
+
+
+def lost_units(arm: str) -> Effect:
+    """The share of an arm's units that are dead or linearized at the end."""
+    return lambda r: r.last(arm, "dead") + r.last(arm, "linearized")

@@ -4,7 +4,8 @@ from pliant.plots.areas import Areas
 from pliant.plots.base import Layout, Look, Plot
 from pliant.plots.cells import Cells
 from pliant.plots.lines import Lines
+from pliant.plots.matrix import Matrix
 from pliant.plots.profile import Profile
 from pliant.plots.trend import Trend
 
-__all__ = ["Areas", "Cells", "Layout", "Lines", "Look", "Plot", "Profile", "Trend"]
+__all__ = ["Areas", "Cells", "Layout", "Lines", "Look", "Matrix", "Plot", "Profile", "Trend"]

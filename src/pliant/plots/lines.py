@@ -61,6 +61,8 @@ class Lines:
         log: logarithmic vertical axis.
         limits: of the vertical axis.
         marks: values the paper reports, by text.
+        arms: those that are drawn; all, where empty.
+        window: the first and the last step that are drawn, where it is not all of them.
 
     >>> Lines("dead", "dead units (share)", limits=(0, 1)).over
     'task'
@@ -74,6 +76,8 @@ class Lines:
     log: bool = False
     limits: tuple[float, float] | None = None
     marks: Mapping[str, float] = field(default_factory=dict)
+    arms: tuple[str, ...] = ()
+    window: tuple[int, int] | None = None
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
@@ -82,11 +86,11 @@ class Lines:
         return Layout(1, 1, WIDTHS[1], HEIGHT + 40)
 
     def points(self, results: Results, look: Look) -> list[int]:
-        return [len(self._values(results, arm)[0]) for arm in look.shown(results)]
+        return [len(self._values(results, arm)[0]) for arm in self._shown(results, look)]
 
     def curves(self, results: Results, look: Look) -> list[Curve]:
         """The lines, in the order of the arms; `ValueError` for a metric that was not measured."""
-        return [self._curve(results, arm, look.most) for arm in look.shown(results)]
+        return [self._curve(results, arm, look.most) for arm in self._shown(results, look)]
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
@@ -119,16 +123,18 @@ class Lines:
             on.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5, steps=STEPS))
         on.yaxis.set_minor_locator(NullLocator())
         on.set_xlabel("task" if self.over == "task" else "optimizer step")
-        ends = results.task_ends(*look.shown(results))
+        ends = results.task_ends(*self._shown(results, look))
         if self.over == "task":
             on.set_xlim(1 - 0.02 * len(ends), len(ends) * 1.02)
             on.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=True, min_n_ticks=1))
             return
-        on.set_xlim(0, results.num_steps(*look.shown(results)))
+        on.set_xlim(*(self.window or (0, results.num_steps(*self._shown(results, look)))))
         on.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
         on.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(ends) <= SWITCHES:
             for end in ends[:-1]:
+                if self.window is not None and not self.window[0] <= end <= self.window[1]:
+                    continue
                 on.axvline(end, color="#dfe2e6", linewidth=0.8, zorder=0.5)
 
     def room(self, lines: Sequence[Curve]) -> tuple[float, float]:
@@ -149,7 +155,7 @@ class Lines:
         return (10**low, 10**high) if self.log else (low, high)
 
     def caption(self, results: Results, look: Look) -> list[str]:
-        shown, seeds = look.shown(results), len(results.seeds)
+        shown, seeds = self._shown(results, look), len(results.seeds)
         lines, tasks = self.curves(results, look), len(results.task_ends(*shown))
         said = [f"Lines: means over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "One seed: no bands."]
         if self.marks:
@@ -172,7 +178,7 @@ class Lines:
         return said
 
     def grid(self, results: Results, look: Look) -> Grid:
-        shown = look.shown(results)
+        shown = self._shown(results, look)
         values = {arm: self._values(results, arm) for arm in shown}
         every = sorted({float(at) for x, _ in values.values() for at in x})
         rows = []
@@ -185,6 +191,9 @@ class Lines:
             rows.append([f"{at:.10g}", *cells])
         return Grid([self.over, *(look.labels[arm] for arm in shown)], rows, "r" * (1 + len(shown)), [self.title])
 
+    def _shown(self, results: Results, look: Look) -> list[str]:
+        return [arm for arm in look.shown(results) if not self.arms or arm in self.arms]
+
     def _values(self, results: Results, arm: str) -> tuple[np.ndarray, np.ndarray]:
         """Where it was measured, and the values `(seeds, points)`, NaN where they are not finite."""
         if self.over == "step":
@@ -194,6 +203,8 @@ class Lines:
             x = 1 + np.arange(values.shape[1])
         values = np.where(np.isfinite(values), values, np.nan)
         there = ~np.isnan(values).all(axis=0)
+        if self.window is not None:
+            there &= (x >= self.window[0]) & (x <= self.window[1])
         return x[there], values[:, there]
 
     def _curve(self, results: Results, arm: str, most: int) -> Curve:

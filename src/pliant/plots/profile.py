@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Profile:
-    """The entries of an array at the last step at which it was measured: a line an arm, with intervals over seeds.
+    """The entries of an array, a line an arm, with intervals over seeds: where it was measured last, or several times.
 
     Args:
         column: of arrays of one axis.
@@ -28,6 +28,7 @@ class Profile:
         arms: those that are drawn, by the label of their line.
         at: where each entry stands on the horizontal axis; 1, 2, 3, ... if None.
         log: both axes are logarithmic; lines are geometric means, and end where rounding begins.
+        moments: which of the measurements are drawn, by their place; -1 is the last. Of several, lines name the step.
 
     >>> Profile("spectrum", "singular value", "number", {"plain": "plain_0"}).columns()
     ('spectrum',)
@@ -41,6 +42,7 @@ class Profile:
     arms: Mapping[str, str]
     at: tuple[float, ...] | None = None
     log: bool = False
+    moments: tuple[int, ...] = (-1,)
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
@@ -94,6 +96,10 @@ class Profile:
         """The arrays `(seeds, entries)` of the arms that were run, by the label of their line."""
         found = {}
         for label, arm in self.arms.items():
-            if arm in results.arms:
-                found[label] = np.stack([results.array(arm, self.column, s)[1][-1] for s in results.seeds_of(arm)])
+            if arm not in results.arms:
+                continue
+            steps, each = results.array(arm, self.column, results.seeds_of(arm)[0])[0], results.seeds_of(arm)
+            for moment in self.moments:
+                named = label if len(self.moments) == 1 else f"{label}, step {steps[moment]:,}"
+                found[named] = np.stack([results.array(arm, self.column, seed)[1][moment] for seed in each])
         return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pliant.causes import Head, Norm, OptimizerState, Units
-from pliant.claims import Claim, Effect
+from pliant.claims import Claim
 from pliant.diagnostics import (
     DeadUnits,
     FeatureRanks,
@@ -19,7 +19,7 @@ from pliant.diagnostics import (
 from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.functional.statistics import interval
 from pliant.interventions import L2, Chain, LayerNorm
-from pliant.papers.memorisation import Memorisation
+from pliant.papers.memorisation import Memorisation, above, fell, fits, lost_units
 from pliant.plots import Lines
 from pliant.probe import RandomLabels
 from pliant.results import Results
@@ -107,39 +107,23 @@ def setup(settings: Settings) -> Setup:
     )
 
 
-def _loss(arm: str) -> Effect:
-    return lambda r: r.first(arm, "accuracy") - r.last(arm, "accuracy")
-
-
-def _above(arm: str, other: str) -> Effect:
-    return lambda r: r.last(arm, "accuracy") - r.last(other, "accuracy")
-
-
-def _fits(arm: str, what: str) -> Claim:
-    return Claim(f"{what} first task to 0.5", lambda r: r.first(arm, "accuracy"), 0.5, ours=True)
-
-
-def _linear(results: Results, arm: str) -> np.ndarray:
-    return results.last(arm, "dead") + results.last(arm, "linearized")
-
-
 CLAIMS = (
-    Claim("Without an intervention, accuracy falls from the first task to the last.", _loss("none")),
+    Claim("Without an intervention, accuracy falls from the first task to the last.", fell("none")),
     Claim(
         "With layer norm alone, accuracy falls from the first task to the last.",
-        _loss("layer_norm"),
-        given=(_fits("layer_norm", "layer norm alone fits its"),),
+        fell("layer_norm"),
+        given=(fits("layer_norm", "layer norm alone fits its"),),
         checklist=(36,),
     ),
-    Claim("Layer norm and L2 together end above no intervention.", _above("both", "none")),
-    Claim("Layer norm and L2 together end above L2 alone.", _above("both", "l2")),
-    Claim("Layer norm and L2 together end above layer norm alone.", _above("both", "layer_norm")),
+    Claim("Layer norm and L2 together end above no intervention.", above("both", "none")),
+    Claim("Layer norm and L2 together end above L2 alone.", above("both", "l2")),
+    Claim("Layer norm and L2 together end above layer norm alone.", above("both", "layer_norm")),
     Claim(
         "Layer norm and L2 together lose at most 0.05 of accuracy.",
         lambda r: r.last("both", "accuracy") - r.first("both", "accuracy"),
         threshold=-0.05,
         ours=True,
-        given=(_fits("both", "both fit their"),),
+        given=(fits("both", "both fit their"),),
         checklist=(36,),
     ),
     Claim(
@@ -149,7 +133,7 @@ CLAIMS = (
     ),
     Claim(
         "L2 alone lets dead and linearized units accumulate; adding layer norm stops it (difference of the shares).",
-        lambda r: _linear(r, "l2") - _linear(r, "both"),
+        lambda r: lost_units("l2")(r) - lost_units("both")(r),
         checklist=(37,),
     ),
 )
