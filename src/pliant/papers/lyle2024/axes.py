@@ -111,7 +111,7 @@ EXPERIMENT = Experiment(
     references=("lyle2024", "ba2016", "ioffe2015"),
     tiers={
         "smoke": Settings(data="digits", hidden=(16, 16), num_examples=100, batch_size=32, every=10, num_tasks=3),
-        "laptop": Settings(num_examples=500, batch_size=64, every=200),
+        "laptop": Settings(num_examples=500, batch_size=64, every=150),
         "paper": Settings(data="cifar10", net="cnn", num_examples=50_000, batch_size=512, every=50_000),
     },
     setup=setup,

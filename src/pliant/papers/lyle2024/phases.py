@@ -18,7 +18,7 @@ from pliant.interventions import Activation, Chain, LayerNorm
 from pliant.papers.memorisation import Memorisation, fits
 from pliant.plots import Lines, Profile
 from pliant.results import Results
-from pliant.trials import Arrays, Fit, Numbers, Steps, When
+from pliant.trials import Arrays, Fit, Numbers, When
 
 BINS = 40  # of the histograms
 REACH = 4.0  # of the histogram of mean preactivations, to either side
@@ -104,7 +104,6 @@ def setup(settings: Settings) -> Setup:
                 When(every=max(1, settings.every // 4), first=1, tasks=late),
                 examples=256,
             ),
-            Steps(dense),
         )
     )  # fmt: skip
     chains = {"none": Chain(), "layer_norm": Chain(LayerNorm()), "leaky_relu": Chain(Activation("leaky_relu"))}
