@@ -1,10 +1,20 @@
 """The offset experiment: its claims on numbers made by hand, and what its arms train."""
 
-import numpy as np
-import pytest
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors import SafetensorError, safe_open
+
+from pliant.cli import main
 from pliant.papers.lyle2024.offset import CLAIMS, EXPERIMENT, Settings, name, setup
 from pliant.results import Results
+from tests.waiting import until
 
 OFFSETS = (0.0, 8.0, 16.0, 32.0, 100.0)
 
@@ -70,3 +80,35 @@ def test_arms_differ_in_net_offset_and_what_comes_after() -> None:
     assert (trial.task.offset, trial.head.num_bins, trial.num_steps) == ((32.0, 32.0), 121, 4000)
     assert arms["plain_100_zero"].trial.task.offset == (100.0, 0.0)
     assert [len(EXPERIMENT.setup(EXPERIMENT.settings(tier)).claims) for tier in ("smoke", "paper")] == [8, 8]
+
+
+def test_a_run_killed_while_fine_tuning_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    """Killed with SIGKILL after the offset has changed: nothing of the first phase is done again or otherwise."""
+    call = ["run", EXPERIMENT.id, "--tier", "smoke", "--seeds", "1", "--arms", "plain_100_zero"]
+    call += ["--set", "pretrain=10", "--set", "finetune=3000", "--out"]
+    program = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
+    environment = {**os.environ, "PLIANT_CHECKPOINT_SECONDS": "0.05"}
+    process = subprocess.Popen([*program, *call, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL)
+
+    def fine_tuning() -> bool:
+        return any(step(path) > 100 for path in tmp_path.glob("**/.checkpoint-*.safetensors"))
+
+    until(fine_tuning, process)
+    process.kill()
+    process.wait()
+    assert not list(tmp_path.glob("**/metrics.parquet"))
+    assert main([*call, str(tmp_path / "killed")]) == main([*call, str(tmp_path / "whole")]) == 0
+    killed, whole = (
+        pq.ParquetFile(next((tmp_path / n).glob("**/metrics.parquet"))).read() for n in ("killed", "whole")
+    )
+    columns = [name for name in whole.column_names if not name.endswith("_seconds")]
+    assert killed.select(columns).equals(whole.select(columns))
+
+
+def step(path: Path) -> int:
+    """Of a checkpoint; -1 where it was being replaced."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["facts"])["numbers"]["step"]
+    except (OSError, SafetensorError):
+        return -1
