@@ -179,6 +179,15 @@ class Population:
         state.step += 1
         return losses
 
+    def settle(self, state: PopulationState, x: Any, y: Any) -> None:
+        """Settles how members are computed, as the first step would; nothing is trained. For whoever needs outputs
+        before it that are bitwise those of later."""
+        key = None
+        if self.network.stochastic:
+            key = torch.stack([self._seeds, torch.full_like(self._seeds, state.step)], dim=1)
+        self._check_axis(x, y)
+        self._gradients(*self._arguments(state, x, y, key), False)
+
     def gradients(self, state: PopulationState, x: Any, y: Any) -> Params:
         """Gradients of the training loss with its penalties, dropout off; what `step` would follow."""
         self._check_axis(x, y)

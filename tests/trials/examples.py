@@ -11,15 +11,28 @@ import torch
 
 import pliant.trials
 from pliant.causes import Norm, OptimizerState, Units
-from pliant.diagnostics import DeadUnits, ParameterNorm, RelativeUpdate
+from pliant.diagnostics import DeadUnits, GradientCovariance, ParameterNorm, RelativeUpdate
 from pliant.diagnostics.base import Observation
-from pliant.heads import TwoHot
-from pliant.interventions import L2, Chain, LayerNorm, ReDo, ShrinkAndPerturb
+from pliant.heads import C51, TwoHot
+from pliant.interventions import L2, Chain, LayerNorm, ReDo, Reset, ShrinkAndPerturb
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam
 from pliant.probe import Sines
+from pliant.rl import RandomLabel, SparseReward, TrueLabel
 from pliant.tasks import Growing, OffsetNoise, RandomLabels
-from pliant.trials import Arrays, Fit, Mechanisms, Numbers, Steps, Supervised, Trial, When
+from pliant.trials import (
+    Arrays,
+    Fit,
+    Mechanisms,
+    Numbers,
+    Policy,
+    ProbeLoss,
+    Steps,
+    Supervised,
+    Trial,
+    ValueLearning,
+    When,
+)
 
 NET = partial(MLP, hidden=(8, 8))
 LABELS = RandomLabels(num_examples=40, batch_size=10, every=30, num_tasks=4)
@@ -78,6 +91,59 @@ EXAMPLES: dict[str, Trial] = {
         NET,
         Adam(1e-3),
         measures=(Fit(),),
+    ),
+    "ValueLearning": ValueLearning(
+        SparseReward(80),
+        "digits",
+        NET,
+        Adam(1e-3),
+        num_steps=62,
+        chain=Chain(LayerNorm(), L2(1e-3), ReDo(tau=0.1, every=20), Reset("last", event="target_update")),
+        gamma=0.9,
+        batch_size=16,
+        target_period=10,
+        capacity=70,
+        fill=50,
+        envs=2,
+        act_every=3,
+        measures=(
+            Policy(When(every=7), examples=40),
+            ProbeLoss(Sines(), When(every=31), targets=2, steps=4, batch_size=10, examples=20, points=3),
+            Numbers((DeadUnits(), RelativeUpdate(), GradientCovariance()), When(every=11, ends=False), examples=20),
+        ),
+        together=3,
+    ),
+    "ValueLearning, double, two-hot": ValueLearning(
+        RandomLabel(80),
+        "digits",
+        NET,
+        Adam(1e-3),
+        num_steps=55,
+        chain=Chain(ShrinkAndPerturb(0.8, 0.2, event="target_update")),
+        head=TwoHot(-1.0, 4.0, 11),
+        begin=0.0,
+        gamma=0.7,
+        double=True,
+        batch_size=8,
+        target_period=5,
+        target_gets="after",
+        fill=40,
+        measures=(Policy(When(), 40, TwoHot(-1.0, 4.0, 11)),),
+    ),
+    "ValueLearning, a bandit with C51": ValueLearning(
+        TrueLabel(80),
+        "digits",
+        NET,
+        SGD(1e-2),
+        num_steps=30,
+        head=C51(-1.0, 3.0, 9),
+        gamma=0.5,
+        epsilon=1.0,
+        batch_size=8,
+        target_period=10,
+        fill=40,
+        measures=(Policy(When(), 20, C51(-1.0, 3.0, 9)),),
+        standardize=False,
     ),
 }
 

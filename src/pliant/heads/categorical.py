@@ -57,6 +57,24 @@ class Categorical(Head):
         margin = (self.high - self.low - (self.num_bins - 1) * self.width) / 2
         return torch.linspace(self.low + margin, self.high - margin, self.num_bins, dtype=dtype, device=device)
 
+    def logits(self, value: float) -> Tensor:
+        """Outputs whose value is this one, with the distribution nearest to uniform: lambda z_i, `(num_bins,)`.
+
+        Raises `ValueError` for a value that is not between the outer bins.
+
+        >>> head = TwoHot(-1.0, 3.0, 5)
+        >>> head.value(head.logits(0.0)).abs() < 1e-6, head.logits(1.0).abs().max() < 1e-6
+        (tensor(True), tensor(True))
+        """
+        z = self.centres(dtype=torch.float64)
+        if not z[0] < value < z[-1]:
+            raise ValueError(f"expected a value between {float(z[0]):g} and {float(z[-1]):g}, got {value:g}")
+        low, high = -1e3 / self.width, 1e3 / self.width
+        for _ in range(100):  # the mean rises with lambda
+            middle = (low + high) / 2
+            low, high = (middle, high) if (torch.softmax(middle * z, 0) * z).sum() < value else (low, middle)
+        return ((low + high) / 2 * z).float()
+
     def value(self, output: Tensor) -> Tensor:
         return self.decode(output.softmax(-1))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cells:
-    """A cell an arm, coloured by a metric at the end of the last task: mean over seeds ± half of the 95 % interval.
+    """A cell an arm, coloured by a metric: mean over seeds ± half of the 95 % interval, and the paper's value.
 
     Args:
         column: the metric.
@@ -30,6 +30,10 @@ class Cells:
         rows: the arms of each row by its label, None where there is no such arm; drawn in the order of the first, the
             largest on top.
         limits: of the colours.
+        of: the metric at the end of the first task or of the last, or its change between the two; without tasks, of the
+            first and the last that was measured.
+        paper: the paper's values of the cells, as text, by the label of their row; None where it has none.
+        ordered: whether the rows stay in the order in which they are given.
 
     >>> Cells("accuracy", "accuracy", ("alone", "with layer norm"), {"L2": ("l2", "ln+l2")}).limits
     (0.0, 1.0)
@@ -42,6 +46,9 @@ class Cells:
     headings: tuple[str, ...]
     rows: Mapping[str, tuple[str | None, ...]]
     limits: tuple[float, float] = (0.0, 1.0)
+    of: Literal["first", "last", "change"] = "last"
+    paper: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    ordered: bool = False
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
@@ -50,12 +57,14 @@ class Cells:
         return []
 
     def layout(self, results: Results, look: Look) -> Layout:
-        return Layout(1, 1, 560, 20 * len(self.rows) + 70)
+        height = 34 if self.paper else 20
+        return Layout(1, 1, max(560, 170 + 95 * len(self.headings)), height * len(self.rows) + 70)
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         (on,) = axes
         order, values = self._values(results)
         means = [[v.mean() for v in values[label]] for label in order]
+        paper = {label: self.paper.get(label, (None,) * len(means[0])) for label in order}
         low, high = self.limits
         on.grid(False)
         image = on.imshow(np.array(means), cmap="cividis", vmin=low, vmax=high, aspect="auto")
@@ -66,7 +75,9 @@ class Cells:
             for x, mean in enumerate(means[y]):
                 if np.isfinite(mean):
                     dark = mean < (low + high) / 2
-                    said, look_of = _cell(values[label][x]), {"fontsize": 8, "color": "white" if dark else "black"}
+                    theirs = f"\npaper {paper[label][x]}" if paper[label][x] else ""
+                    look_of = {"fontsize": 8, "color": "white" if dark else "black"}
+                    said = _cell(values[label][x]) + theirs
                     on.text(x, y, said, ha="center", va="center", **look_of)
         on.spines[:].set_visible(False)
         made: Figure = on.figure  # type: ignore[assignment]
@@ -77,21 +88,35 @@ class Cells:
     def caption(self, results: Results, look: Look) -> list[str]:
         seeds = len(results.seeds)
         over = f"over {seeds} seeds ± half of the 95 % interval" if seeds > 1 else "of one seed"
-        return [f"{self.title}: means {over}, the best on top. An empty cell: there is no such combination."]
+        order = "" if self.ordered else ", the best on top"
+        theirs = " Below: the paper's values." if any(v for row in self.paper.values() for v in row) else ""
+        return [f"{self.title}: means {over}{order}.{theirs} An empty cell: it was not run, or there is none."]
 
     def grid(self, results: Results, look: Look) -> Grid:
         order, values = self._values(results)
-        rows = [[label, *(_cell(v) if np.isfinite(v.mean()) else "" for v in values[label])] for label in order]
-        return Grid(["", *self.headings], rows, "l" + "r" * len(self.headings), [self.title])
+        rows = []
+        for label in order:
+            theirs = self.paper.get(label, (None,) * len(self.headings))
+            cells = [_cell(v) if np.isfinite(v.mean()) else "" for v in values[label]]
+            rows.append([label, *(f"{c} (paper {t})" if t else c for c, t in zip(cells, theirs, strict=True))])
+        return Grid(
+            ["", *(h.replace("\n", " ") for h in self.headings)], rows, "l" + "r" * len(self.headings), [self.title]
+        )
 
     def _values(self, results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
         """The rows' labels in the order in which they are drawn, and the values of each over seeds."""
 
-        def last(arm: str | None) -> np.ndarray:
-            there = arm is not None and arm in results.arms
-            return results.ends(arm, self.column)[:, -1] if there else np.array([np.nan])  # type: ignore[arg-type]
+        def value(arm: str | None) -> np.ndarray:
+            if arm is None or arm not in results.arms:
+                return np.array([np.nan])
+            ends = {"first": results.first, "last": results.last}
+            if self.of == "change":
+                return results.last(arm, self.column) - results.first(arm, self.column)
+            return ends[self.of](arm, self.column)
 
-        values = {label: [last(arm) for arm in arms] for label, arms in self.rows.items()}
+        values = {label: [value(arm) for arm in arms] for label, arms in self.rows.items()}
+        if self.ordered:
+            return list(values), values
         firsts = {label: np.nan_to_num(row[0].mean(), nan=-np.inf) for label, row in values.items()}
         return sorted(values, key=lambda label: (-firsts[label], label)), values
 

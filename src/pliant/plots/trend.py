@@ -31,7 +31,8 @@ class Trend:
         title: what it is, with units.
         label: of the number, with units.
         series: the arms of each line by its label: from the number to the arm.
-        task: at the end of the first or of the last task.
+        task: at the end of the first or of the last task, or the change between the two; without tasks, of the first
+            and the last value that was measured.
         log: logarithmic vertical axis, with geometric means.
 
     >>> Trend("error", "final error", "offset", {"plain": {0.0: "plain_0", 8.0: "plain_8"}}).columns()
@@ -44,7 +45,7 @@ class Trend:
     title: str
     label: str
     series: Mapping[str, Series]
-    task: Literal["first", "last"] = "last"
+    task: Literal["first", "last", "change"] = "last"
     log: bool = False
 
     def columns(self) -> tuple[str, ...]:
@@ -97,7 +98,11 @@ class Trend:
 
     def _values(self, results: Results, name: str) -> dict[float, np.ndarray]:
         """Of the arms of a series that were run, by number, one value a seed, NaN where it is not finite."""
-        pick = results.first if self.task == "first" else results.last
+
+        def pick(arm: str, column: str) -> np.ndarray:
+            first, last = results.first(arm, column), results.last(arm, column)
+            return {"first": first, "last": last, "change": last - first}[self.task]
+
         runs = {number: arm for number, arm in sorted(self.series[name].items()) if arm in results.arms}
         found = {number: pick(arm, self.column) for number, arm in runs.items()}
         return {number: np.where(np.isfinite(values), values, np.nan) for number, values in found.items()}

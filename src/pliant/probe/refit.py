@@ -26,6 +26,8 @@ CROWD = 40  # members at once: more are no faster on two cores, and their optimi
 class Start(NamedTuple):
     """Where one refit begins, and what it fits: the targets of all inputs; a fresh optimizer where there is no state.
 
+    `x` are inputs of its own, as many as all others have, where they do not share theirs.
+
     >>> Start({"weight": torch.ones(1)}, torch.zeros(5)).moments
     {}
     """
@@ -33,6 +35,7 @@ class Start(NamedTuple):
     params: Params
     y: Tensor
     moments: Moments = {}  # noqa: RUF012
+    x: Any = None
 
 
 class Refits(NamedTuple):
@@ -83,7 +86,7 @@ def refit(
         network: the function.
         probe: loss and score.
         starts: where each refit begins, and what it fits.
-        x: the inputs, samples first.
+        x: the inputs, samples first; None where every start has its own.
         training: the optimizer.
         steps: of each refit.
         batch_size: at most the number of inputs.
@@ -106,7 +109,10 @@ def refit(
     for name, number in (("steps", steps), ("batch_size", batch_size)):
         if not isinstance(number, Integral) or number < 1:
             raise ValueError(f"expected {name} of a refit to be at least 1, got {number!r}: write a whole number")
-    size = len(samples(x)[0])
+    sizes = {len(samples(x if start.x is None else start.x)[0]) for start in starts}
+    if len(sizes) > 1:
+        raise ValueError(f"expected as many inputs of every start, got {' and '.join(map(str, sorted(sizes)))}")
+    (size,) = sizes
     batch_size = min(batch_size, size)
     at = np.unique(np.linspace(0, steps, min(points, steps + 1)).round().astype(int))
     scores, diverged = np.full((len(starts), len(at)), np.nan), np.zeros(len(starts), bool)
@@ -154,18 +160,21 @@ def _together(
     batches = torch.from_numpy(orders).to(y.device)
     found = np.full((len(starts), len(at)), np.nan)
 
-    def shared(x: Any) -> Any:
-        return tree_map(lambda t: t.expand(len(starts), *t.shape), x)
+    def batch(index: Tensor) -> Any:
+        if x is not None:
+            return tree_map(lambda t: t.expand(len(starts), *t.shape), part(x, index))
+        return stack([part(start.x, index) for start in starts])
 
     def score(column: int, chosen: Sequence[int]) -> None:
         for m in chosen:  # one by one: intermediate results of all inputs for all members fit no cache
             with torch.no_grad():
-                found[m, column] = float(probe.score(outputs(network, of_member(state.params, m), x), y[m]))
+                inputs = starts[m].x if x is None else x
+                found[m, column] = float(probe.score(outputs(network, of_member(state.params, m), inputs), y[m]))
 
     every = range(len(starts))
     score(0, every)
     for step, index in enumerate(batches, start=1):
-        population.step(state, shared(part(x, index)), y[:, index])
+        population.step(state, batch(index), y[:, index])
         if step in at:
             score(int(np.searchsorted(at, step)), every if step == at[-1] else drawn)
     lost = ~np.isfinite(found)

@@ -2,7 +2,9 @@
 
 from pliant.trials.base import Row, Run, Trial
 from pliant.trials.measures import Arrays, Fit, Measure, Mechanisms, Moment, Numbers, Steps, When
+from pliant.trials.probed import ProbeLoss
 from pliant.trials.supervised import Supervised
+from pliant.trials.value import Policy, ValueLearning
 
 __all__ = [
     "Arrays",
@@ -11,10 +13,13 @@ __all__ = [
     "Mechanisms",
     "Moment",
     "Numbers",
+    "Policy",
+    "ProbeLoss",
     "Row",
     "Run",
     "Steps",
     "Supervised",
     "Trial",
+    "ValueLearning",
     "When",
 ]

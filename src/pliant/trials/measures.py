@@ -39,11 +39,14 @@ class Moment(NamedTuple):
 class When:
     """At which steps something is measured; all of it together, within `tasks`.
 
+    A trial that looks before its first step (step 0, no step into a task) measures everything there.
+
     Args:
         every: at every so many steps; 0 for none.
         ends: at the end of each task.
         first: at each of the first so many steps of a task.
         tasks: only in these tasks, counted from 0.
+        at: at each of these steps.
 
     >>> when = When(every=5, first=1)
     >>> [step for step in range(1, 25) if when(Moment(step, (step - 1) // 12, (step - 1) % 12 + 1, step % 12 == 0))]
@@ -54,20 +57,21 @@ class When:
     ends: bool = True
     first: int = 0
     tasks: tuple[int, ...] | None = None
+    at: tuple[int, ...] = ()
 
     def __call__(self, moment: Moment) -> bool:
         """Whether the step is among them."""
         if self.tasks is not None and moment.task not in self.tasks:
             return False
         regular = self.every > 0 and moment.step % self.every == 0
-        return regular or (self.ends and moment.end) or moment.into <= self.first
+        return regular or (self.ends and moment.end) or moment.into <= self.first or moment.step in self.at
 
 
 def brief(measure: Any) -> Any:
     """A measure that is at work in a trial of a step a task, and takes as few steps as can be.
 
     >>> brief(Fit(When(every=100)))
-    Fit(when=When(every=1, ends=True, first=0, tasks=None), examples=4096, head=None)
+    Fit(when=When(every=1, ends=True, first=0, tasks=None, at=()), examples=4096, head=None)
     """
     steps = {"steps": 1} if hasattr(measure, "steps") else {}
     return replace(measure, when=replace(measure.when, every=min(measure.when.every, 1)), **steps)

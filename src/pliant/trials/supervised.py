@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pliant.data import Dataset, load
 from pliant.heads import Head
 from pliant.interventions import Chain
-from pliant.modules import drawn_by_layers, seeded
-from pliant.network import Network
 from pliant.optim import Optimizer
-from pliant.population import Member, Population, PopulationState
+from pliant.population import Population, PopulationState
 from pliant.tasks import Stream, Task
 from pliant.trials.base import Row, Run
+from pliant.trials.building import BLOCK, Net, built
 from pliant.trials.measures import Measure, Moment, brief
 
 SWITCH = "task_switch"  # the event at the start of every task but the first
-BLOCK = 50  # steps whose batches are drawn together
-LONG = 10_000  # steps from which compiling the gradient (5 to 20 s a pack) pays
-
-Net = Callable[[tuple[int, ...], int], nn.Module]
-"""A function of (input shape, number of outputs) that builds a network."""
 
 
 @dataclass(frozen=True)
@@ -113,26 +106,12 @@ class Supervised:
         return values if self.head is None else values * self.head.num_outputs
 
     def _population(self, stream: Stream, device: str, dtype: torch.dtype) -> Population:
-        shape, outputs = tuple(stream.data.shape), self._num_outputs(stream)
+        outputs = self._num_outputs(stream)
         example = stream.examples(0, most=4).x[0].to("cpu", torch.float32)
-
-        def build() -> nn.Module:
-            return self.chain.build(self.net(shape, outputs), example)
-
-        if silent := sorted(self.chain.events - {SWITCH}):
-            waits = ", ".join(sorted(type(i).__name__ for i in self.chain if set(i.events) & set(silent)))
-            names = ", ".join(map(repr, silent))
-            warnings.warn(f"{waits} waits for {names}, but this trial fires {SWITCH!r} only", stacklevel=3)
-        module: nn.Module | Callable[[], nn.Module] = build
-        if drawn_by_layers(lambda: self.net(shape, outputs)):  # then drawing one layer alone is right, and faster
-            with seeded(0):
-                module = build()
-        members = [Member(seed, self.optimizer, self.chain) for seed in stream.seeds]
-        network, compiled = Network(module, example=example), self.num_steps >= LONG
-        got = tuple(network(network.params(), example).shape)
-        if got != (len(example), outputs):
-            raise ValueError(f"expected a network with outputs of shape {(len(example), outputs)}, got {got}: see net")
-        return Population(network, self.loss, members, compile=compiled, device=device, dtype=dtype)
+        return built(
+            self.net, outputs, example, self.chain, self.optimizer, self.loss, stream.seeds, SWITCH, self.num_steps,
+            device, dtype,
+        )  # fmt: skip
 
     def _rows(self, stream: Stream, population: Population, state: PopulationState) -> Iterator[Row]:
         while state.step < self.num_steps:

@@ -1,0 +1,60 @@
+"""Populations as trials build them: a function that makes networks, interventions built in, a member a seed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pliant.gradients import Loss
+from pliant.interventions import Chain
+from pliant.modules import drawn_by_layers, seeded
+from pliant.network import Network
+from pliant.optim import Optimizer
+from pliant.population import Member, Population
+
+BLOCK = 50  # steps whose random numbers are drawn together
+LONG = 10_000  # steps from which compiling the gradient (5 to 20 s a pack) pays
+
+Net = Callable[[tuple[int, ...], int], nn.Module]
+"""A function of (input shape, number of outputs) that builds a network."""
+
+
+def built(
+    net: Net,
+    outputs: int,
+    example: Tensor,
+    chain: Chain,
+    optimizer: Optimizer,
+    loss: Loss,
+    seeds: Sequence[int],
+    event: str,
+    num_steps: int,
+    device: str,
+    dtype: torch.dtype,
+) -> Population:
+    """A population of networks, a member a seed, of which the first and all later draws are as `net` makes them.
+
+    Warns of interventions that wait for another event than `event`; `ValueError` where the network has other outputs.
+    """
+    shape = tuple(example.shape[1:])
+
+    def build() -> nn.Module:
+        return chain.build(net(shape, outputs), example)
+
+    if silent := sorted(chain.events - {event}):
+        waits = ", ".join(sorted(type(i).__name__ for i in chain if set(i.events) & set(silent)))
+        names = ", ".join(map(repr, silent))
+        warnings.warn(f"{waits} waits for {names}, but this trial fires {event!r} only", stacklevel=4)
+    module: nn.Module | Callable[[], nn.Module] = build
+    if drawn_by_layers(lambda: net(shape, outputs)):  # then drawing one layer alone is right, and faster
+        with seeded(0):
+            module = build()
+    members = [Member(seed, optimizer, chain) for seed in seeds]
+    network = Network(module, example=example)
+    got = tuple(network(network.params(), example).shape)
+    if got != (len(example), outputs):
+        raise ValueError(f"expected a network with outputs of shape {(len(example), outputs)}, got {got}: see net")
+    return Population(network, loss, members, compile=num_steps >= LONG, device=device, dtype=dtype)
