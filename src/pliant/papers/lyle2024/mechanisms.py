@@ -55,7 +55,7 @@ class Settings(Memorisation):
     shampoo: float = 0.02
     channels: tuple[int, ...] = (8, 16)
     cnn_hidden: tuple[int, ...] = (64,)
-    cnn_every: int = 200
+    cnn_every: int = 150
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -170,7 +170,7 @@ def switches(r: Results, arm: str, column: str) -> list[list[tuple[float, np.nda
     return found
 
 
-def _over(arm: str, column: str, number) -> Effect:
+def _over(arm: str, column: str, number: Callable[[float, np.ndarray], float]) -> Effect:
     """The mean over switches of a number of (before, after), one a seed."""
     return lambda r: np.array([np.mean([number(*each) for each in seed]) for seed in switches(r, arm, column)])
 
