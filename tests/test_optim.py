@@ -15,7 +15,7 @@ from torch import nn
 
 from pliant.interventions import L2, Chain, Draw
 from pliant.network import Network
-from pliant.optim import SAM, SGD, UPGD, Adam, RMSProp, Shampoo, TorchOptimizer
+from pliant.optim import SAM, SGD, UPGD, Adam, Muon, RMSProp, Shampoo, TorchOptimizer
 from pliant.optim.base import noise_generator
 from pliant.population import Member, Population
 from tests.reference import optimizers as naive
@@ -99,6 +99,67 @@ def test_equals_torch_optim(ours, theirs, dtype, tolerance):
             if ours_value is not None:
                 torch.testing.assert_close(ours_value, value, rtol=10 * tolerance, atol=tolerance)
     assert set(moments) <= set(optimizer.state[params["weight"]])
+
+
+MUON = {
+    "as torch has it": (Muon(lr=0.02), {"lr": 0.02}),
+    "plain momentum": (
+        Muon(lr=0.02, weight_decay=0.0, momentum=0.9, nesterov=False),
+        {"lr": 0.02, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False},
+    ),
+    "as large as AdamW's": (
+        Muon(lr=0.02, adjust="match_rms_adamw", iterations=3, coefficients=(3.0, -3.5, 1.5)),
+        {"lr": 0.02, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3, "ns_coefficients": (3.0, -3.5, 1.5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("ours", "theirs"), MUON.values(), ids=MUON)
+def test_muon_equals_that_of_torch(ours, theirs, dtype):
+    drawn = torch.Generator().manual_seed(0)
+    params = {f"{r}x{c}": torch.randn(r, c, generator=drawn, dtype=dtype) for r, c in ((3, 7), (7, 3), (4, 4))}
+    copies = {name: p.clone() for name, p in params.items()}
+    optimizer, moments = torch.optim.Muon(copies.values(), **theirs), ours.init(params)
+    for _ in range(STEPS):
+        grads = {name: torch.randn(p.shape, generator=drawn, dtype=dtype) for name, p in params.items()}
+        for name, p in copies.items():
+            p.grad = grads[name].clone()
+        optimizer.step()
+        ours.update(params, grads, moments)
+    for name, p in copies.items():
+        assert torch.equal(params[name], p)
+        assert torch.equal(moments["momentum_buffer"][name], optimizer.state[p]["momentum_buffer"])
+
+
+def test_muon_takes_matrices_alone():
+    optimizer = Muon(lr=0.1)
+    params = {"bias": torch.ones(3)}
+    with pytest.raises(ValueError, match=r"expected matrices, got bias of shape \(3,\): Muon takes no other"):
+        optimizer.update(params, {"bias": torch.ones(3)}, optimizer.init(params))
+    with pytest.raises(ValueError, match=r"expected adjust of Muon to be 'original' or 'match_rms_adamw', got 'adamw'"):
+        Muon(lr=0.1, adjust="adamw")
+
+
+def test_a_member_with_muon_is_one_network():
+    """The leading axis of a population is no axis of its matrices."""
+    net, x = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Tanh(), nn.Linear(4, 2, bias=False)), torch.randn(8, 3)
+    network, y = Network(net), torch.randn(8, 2)
+    for count in (1, 2):
+        population = Population(network, F.mse_loss, [Member(seed, Muon(lr=0.1)) for seed in range(count)])
+        state = population.init()
+        alone = copy.deepcopy(net)
+        with torch.no_grad():
+            for name, p in alone.named_parameters():
+                p.copy_(state.params[name][0])
+        optimizer = torch.optim.Muon(alone.parameters(), lr=0.1)
+        for _ in range(3):
+            population.step(state, x.expand(count, -1, -1), y.expand(count, -1, -1))
+            optimizer.zero_grad()
+            F.mse_loss(alone(x), y).backward()
+            optimizer.step()
+        for name, p in alone.named_parameters():
+            torch.testing.assert_close(state.params[name][0], p.detach(), rtol=1e-2, atol=1e-3)  # in bfloat16
 
 
 def naive_adam(w, grads, lr, b1, b2, eps, eps_root):

@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch._C import _functorch  # type: ignore
 from torch.utils._pytree import tree_map
 
-from pliant.sites import CONVOLUTIONS, NONLINEARITIES, Watch, unmapped
+from pliant.maps import CONVOLUTIONS, PRODUCTS
+from pliant.sites import NONLINEARITIES, Watch, unmapped
 
 Tensors = dict[str, Tensor]
 
 # fmt: off
-PRODUCTS = {
-    F.linear, F.bilinear, F.multi_head_attention_forward, F.scaled_dot_product_attention, *CONVOLUTIONS, torch.einsum,
-    torch.matmul, Tensor.matmul, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.addmm, torch.baddbmm,
-    torch.tensordot, Tensor.__matmul__, Tensor.__rmatmul__,
+MULTIPLYING = {
+    F.linear, F.bilinear, F.multi_head_attention_forward, F.scaled_dot_product_attention, *CONVOLUTIONS, *PRODUCTS,
 }
 # fmt: on
 GROUPED = {getattr(place, name) for place, name in ((F, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(place, name)}
@@ -74,10 +73,10 @@ class Cut(Watch):
         point: what passes have in common.
         leaves: what leaves the sites, instead of what is in `point`; None for the first pass, which is not cut.
         freeze: whether statistics are held fixed.
-        weights: ids of parameters, if the pass is to be cut behind every product with one, too.
+        mapping: whether the pass is to be cut behind every linear map, too.
 
     Attributes:
-        layers: what left the products with parameters, and the axis of their units; where these are cut.
+        layers: what left the linear maps, and the axis of their units; where these are cut.
         pieces: what enters every site, by name, and every decision.
         axes: where the units of a site are by `unit_dim`.
         last: how many sites came before the last product.
@@ -86,9 +85,9 @@ class Cut(Watch):
     replaces = True
 
     def __init__(self, composites: set[nn.Module], point: Point, leaves: dict[str, Any] | None, freeze: bool,
-                 weights: frozenset[int] = frozenset()):  # fmt: skip
+                 mapping: bool = False):  # fmt: skip
         super().__init__(composites)
-        self.weights = weights
+        self.mapping = mapping
         self.layers: list[tuple[Tensor, int]] = []
         self.point, self.leaves, self.freeze = point, leaves, freeze
         self.pieces: Tensors = {}
@@ -114,7 +113,7 @@ class Cut(Watch):
         return self._called(func, types, tree_map(_double, args), tree_map(_double, kwargs or {}))
 
     def _called(self, func: Callable, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if func in PRODUCTS or func in GROUPED:
+        if func in MULTIPLYING or func in GROUPED:
             self.last = self.names.total()
         if (func is F.linear or func in CONVOLUTIONS) and args and args[0].is_floating_point():
             args = (args[0].to(args[1].dtype if len(args) > 1 else torch.float64), *args[1:])  # it was cast on its way
@@ -140,29 +139,14 @@ class Cut(Watch):
         if func in GROUPED:
             func = _grouped
         found = super().__torch_function__(func, types, args, kwargs)
-        axis = self._units(func, args, kwargs) if func in PRODUCTS and self.weights else None
-        if axis is not None and not _functorch.is_batchedtensor(found):
-            self.layers.append((found.detach().requires_grad_(), axis))
+        if self.mapping and self.map is not None and not _functorch.is_batchedtensor(found):
+            self.layers.append((found.detach().requires_grad_(), self.map.dim))
             found = self.layers[-1][0].clone()
         if func in NONLINEARITIES or self.inside is not None:
             return found
         fixed = self._fixed(func, args, kwargs, found)
         self.masks.note(func, args, fixed)
         return fixed
-
-    def _units(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> int | None:
-        """The axis of the units of a product with a parameter; None of another product, or where nothing tells."""
-        if func is F.linear or func in CONVOLUTIONS:
-            return -1 if func is F.linear else 1
-        own = [i for i, t in enumerate(args) if id(t) in self.weights]
-        if func is torch.einsum and own and isinstance(args[0], str):
-            *terms, out = args[0].replace("->", ",").replace(" ", "").split(",")
-            others = "".join(term for i, term in enumerate(terms, 1) if i not in own)
-            units = [place for place, letter in enumerate(out) if letter not in others]
-            return units[-1] if units else None
-        if func in (torch.addmm, torch.baddbmm):
-            own = [i - 1 for i in own if i]
-        return None if len(own) != 1 or own[0] > 1 else (-2, -1)[own[0]]
 
     def _scaled(self, y: Tensor) -> Tensor:
         """What leaves a normaliser that is held fixed, of about size 1."""

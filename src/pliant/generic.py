@@ -71,8 +71,7 @@ class Generic:
         Found by cutting behind the layers, too: where some indices of an axis and the others move with other units of
         every layer. Where there is no such axis, it is that of the latest layer.
         """
-        weights = frozenset(map(id, self.params.values()))
-        cut = Cut(self.composites, self.point, {}, freeze=True, weights=weights)
+        cut = Cut(self.composites, self.point, {}, freeze=True, mapping=True)
         self.called(cut, self.x, {})
         found = {}
         for site, usual in cut.axes.items():

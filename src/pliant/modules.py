@@ -16,50 +16,26 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from pliant.adapter import How, adapted, bare, inexact, tensors_of, uncheckpointed
-from pliant.sites import CONVOLUTIONS, arguments, carried, rows, uncompiled_parts
+from pliant.maps import CONVOLUTIONS, PRODUCTS, Maps
+from pliant.sites import arguments, carried, rows, uncompiled_parts
 
-PRODUCTS = (
-    CONVOLUTIONS
-    | {F.linear, F.bilinear, F.embedding, F.embedding_bag, torch.einsum}
-    | {
-        getattr(place, name)
-        for place in (torch, Tensor)
-        for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "__matmul__", "__rmatmul__")
-        if hasattr(place, name)
-    }
-)
+MULTIPLYING = CONVOLUTIONS | PRODUCTS | {F.linear, F.bilinear, F.embedding, F.embedding_bag}
 IMPURE = (_BatchNorm, _InstanceNorm, _DropoutNd)  # in train mode, unless they are set otherwise
 NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 
 
 def penultimate(features: Tensor | None, module: nn.Module, unit_dim: int = -1, mask: Tensor | None = None) -> Tensor:
-    """What the last linear or convolution call of a watched forward pass read, as `(samples, features)`.
+    """What the last linear map of a watched forward pass read, as `(samples, features)`.
 
     Tokens are samples, but for those that `mask` leaves out. Of an image that a convolution reads (whose units are
     along `unit_dim` 1), all positions are features of one sample.
     """
     if features is None:
         raise ValueError(
-            f"no linear or convolution call was seen in {type(module).__name__}, so it has no features: "
-            "write nn.Linear or F.linear(x, weight) for x @ weight.T"
+            f"no linear map was seen in {type(module).__name__}, so it has no features: write nn.Linear, "
+            "F.linear(x, weight), or x @ weight with a weight that is a parameter"
         )
-    return rows(features, mask) if unit_dim == -1 else features.flatten(1)
-
-
-class _Calls(TorchFunctionMode):
-    """Keeps what every linear and convolution call read, and what it returned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Tensor, list[Tensor], Tensor]] = []  # input, weight and bias, output
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is F.linear or func in CONVOLUTIONS:
-            read = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **(kwargs or {})}
-            own = [t for t in (read["weight"], read.get("bias")) if t is not None]
-            self.calls.append((read["input"], own, result))
-        return result
+    return rows(features, mask) if unit_dim < 0 else features.flatten(1)
 
 
 @torch.no_grad()
@@ -69,10 +45,10 @@ def convolution_flops(module: Callable[..., Any], *args: Any) -> int:
     >>> convolution_flops(nn.Conv2d(3, 4, 5), torch.ones(2, 3, 6, 6))  # 300 weights at 2 x 2 places of 2 images
     4800
     """
-    with _Calls() as mode:
+    with Maps({}) as maps:  # no parameters: no products
         module(*args)
-    found = ((own[0], min(x[:, 0].numel(), out[:, 0].numel())) for x, own, out in mode.calls if own[0].ndim > 2)
-    return sum(2 * weight.numel() * places for weight, places in found)
+    convolutions = [(seen, y) for seen, y in maps.found if seen.dim == 1]
+    return sum(2 * seen.weight.numel() * min(seen.input[:, 0].numel(), y[:, 0].numel()) for seen, y in convolutions)
 
 
 class _Products(TorchFunctionMode):
@@ -83,7 +59,7 @@ class _Products(TorchFunctionMode):
         self.storages: set[int] = set()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func in PRODUCTS:
+        if func in MULTIPLYING:
             tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
             self.storages |= {carried(t).untyped_storage().data_ptr() for t in tensors}
         return func(*args, **(kwargs or {}))
@@ -106,16 +82,19 @@ def factors(module: nn.Module, example: Any) -> set[str]:
 
 @torch.enable_grad()
 def output_layers(module: nn.Module, example: Any) -> frozenset[str]:
-    """Names of the parameters of the linear and convolution calls whose results reach the output and no later call."""
+    """Names of the parameters of the linear maps whose results reach the output and no later one."""
     module = adapted(module)
     for p in module.parameters():
         p.requires_grad_(inexact(p))
-    mode = _Calls()
-    with seeded(0), uncompiled_parts(), uncheckpointed(), mode:
+    maps = Maps(dict(module.named_parameters()))
+    with seeded(0), uncompiled_parts(), uncheckpointed(), maps:
         args, kwargs = arguments(example)
         output = module(*args, **kwargs)
     ends = [t for t in tensors_of(output) if t.requires_grad]
-    calls = [(carried(x), [carried(t) for t in own], carried(result)) for x, own, result in mode.calls]
+    calls = [
+        (carried(seen.input), [carried(t) for t in (seen.weight, seen.bias) if t is not None], carried(result))
+        for seen, result in maps.found
+    ]
 
     def reached(ends: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[bool]:
         if not ends:
@@ -133,8 +112,8 @@ def output_layers(module: nn.Module, example: Any) -> frozenset[str]:
             last |= {name for name, there in zip(params, used, strict=True) if there}
     if not last:
         raise ValueError(
-            f"no linear or convolution call was seen in {type(module).__name__}, so it has no output layer: write "
-            "nn.Linear or F.linear(x, weight) for x @ weight.T"
+            f"no linear map was seen in {type(module).__name__}, so it has no output layer: write nn.Linear, "
+            "F.linear(x, weight), or x @ weight with a weight that is a parameter"
         )
     return frozenset(last)
 

@@ -49,8 +49,8 @@ Forward = Callable[[Params, Any, Tensor | None], Any]
 class Trace(NamedTuple):
     """What one forward pass showed: the output, the penultimate features and every nonlinearity by name.
 
-    `features` is the input of the last linear (or convolution) call as `(samples, features)`: the tokens of a sequence
-    are samples, an image that a convolution reads is one.
+    `features` is the input of the last linear map (a linear or convolution call, a product with a parameter) as
+    `(samples, features)`: the tokens of a sequence are samples, an image that a convolution reads is one.
     """
 
     output: Any
@@ -61,8 +61,8 @@ class Trace(NamedTuple):
 class Watched(NamedTuple):
     """What one forward pass left on its way, with its graph: the penultimate features and what left every site.
 
-    `features` is the input of the last linear (or convolution) call as `(samples, features)`, as in `Trace`; the
-    activations keep the shape they had.
+    `features` is the input of the last linear map as `(samples, features)`, as in `Trace`; the activations keep the
+    shape they had.
     """
 
     output: Any
@@ -403,7 +403,7 @@ class Network:
                 output = self(params, x, key)
             self._order = activity.order or ()
             return Watched(output, penultimate(activity.features, self.module, activity.unit_dim), activity.posts)
-        calls = Calls()
+        calls = Calls(params)
         with uncompiled_parts(), calls:
             output = (forward or self)(params, x, key)
         activations = dict(zip(self._order, calls.posts, strict=True))

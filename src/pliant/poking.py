@@ -152,6 +152,7 @@ class Poked(Generic):
         doubtful = [i for i in silenced if self.moves_more(groups[i])]
         leaks = dict(zip(doubtful, self.leaks(groups, doubtful), strict=True))
         claimed = [i for i in silenced if not leaks.get(i)]
+        reads = [{name: Entries(c, g.size) for name, c in o.items()} for g, o in zip(groups, outgoing, strict=True)]
         exact = set(self.passing(claimed, lambda some: self.unmoved(groups, outgoing, shared, some)))
         return [
             Units(
@@ -160,8 +161,8 @@ class Poked(Generic):
                 size=group.size,
                 incoming=_entries(group, but=self.normalisers),
                 normaliser=_entries(group, but=self.params.keys() - self.normalisers),
-                outgoing={name: Entries(codes, group.size) for name, codes in outgoing[i].items()},
-                biases={name: bias for name in outgoing[i] if (bias := self.bias(name)) is not None},
+                outgoing=reads[i],
+                biases={name: bias for name, read in reads[i].items() if (bias := self.bias(name, read)) is not None},
                 exact=i in exact,
                 shared_statistics=shared[i],
             )
@@ -409,11 +410,11 @@ class Poked(Generic):
                for site, (axis, mask) in place.items()}  # fmt: skip
         return {**pieces, **own}
 
-    def bias(self, weight: str) -> str | None:
-        """The bias beside a weight whose first axis it runs along."""
+    def bias(self, weight: str, read: Entries) -> str | None:
+        """The bias beside a weight, one number an output."""
         name = weight.removesuffix("weight") + "bias"
         fits = weight.endswith("weight") and name in self.params
-        return name if fits and self.params[name].shape == self.params[weight].shape[:1] else None
+        return name if fits and self.params[name].shape == (self.params[weight].shape[read.outputs],) else None
 
 
 def _entries(group: _Group, but: Any) -> dict[str, Entries]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FunctionType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch.func import vjp
 from torch.overrides import TorchFunctionMode
 
 from pliant.adapter import uncheckpointed
+from pliant.maps import Map, Weights, linear_map
 from pliant.written import Masks, rectifies
 
 # fmt: off
@@ -33,7 +34,6 @@ NAMES = [
 WRITING = re.compile(r"[a-z]\w*[a-z\d]_|__setitem__|__i(add|sub|mul|truediv|floordiv|pow|mod|and|or|xor)__")
 NONLINEARITIES = {getattr(place, name) for place in (F, torch, Tensor) for name in NAMES if hasattr(place, name)}
 PERIODIC = {function for function in NONLINEARITIES if function.__name__.rstrip("_") in ("sin", "cos")}
-CONVOLUTIONS = {getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)}
 IN_PLACE = {getattr(place, name) for place in (torch, Tensor, F) for name in dir(place) if WRITING.fullmatch(name)}
 FLAGGED = {  # where the argument `inplace` is
     function: function.__code__.co_varnames.index("inplace")
@@ -120,8 +120,10 @@ class Watch(TorchFunctionMode, ABC):
     second call under one name is `"act#2"`.
 
     Attributes:
-        features: the input of the last linear or convolution call so far.
-        unit_dim: where the units of the last linear or convolution call are.
+        weights: the parameters of the forward pass.
+        map: the latest call as a linear map (see `pliant.maps`), if it was one.
+        features: the input of the last linear map so far.
+        unit_dim: where the units of the last linear map are.
         hidden: how many sites came before that call.
     """
 
@@ -136,6 +138,7 @@ class Watch(TorchFunctionMode, ABC):
         self.names: Counter[str] = Counter()
         self.masks = Masks()
         self.depth = depth()  # what is mapped inside the forward pass is seen as a whole
+        self.weights, self.map = Weights({}), cast(Map | None, None)
         self.features: Tensor | None = None
         self.unit_dim = -1
         self.hidden = 0
@@ -169,9 +172,12 @@ class Watch(TorchFunctionMode, ABC):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         target = overwritten(func, args, kwargs)
-        if func is F.linear or func in CONVOLUTIONS:
-            self.features, _ = unmapped(args[0] if args else kwargs["input"], self.depth)
-            self.unit_dim = -1 if func is F.linear else 1
+        self.map = linear_map(func, args, kwargs, self.weights)
+        if self.map is not None:
+            if target is not None:
+                self.spare(target)
+            self.features, _ = unmapped(self.map.input, self.depth)
+            self.unit_dim = self.map.dim
             self.hidden = self.names.total()
             return func(*args, **kwargs)
         x, function = self._nonlinearity(func, args, kwargs) if self.inside is None else (None, None)
@@ -181,6 +187,7 @@ class Watch(TorchFunctionMode, ABC):
         if x is None or function is None or before is None:
             found = func(*args, **kwargs)
             self.masks.note(func, args, found)
+            self.weights.note(func, args, kwargs, found)
             return found
         apart = self.replaces and target is not None
         post = function(x) if apart else func(*args, **kwargs)
@@ -198,6 +205,8 @@ class Watch(TorchFunctionMode, ABC):
 
     def enter(self, path: str, module: nn.Module, args: tuple) -> tuple[Tensor] | None:
         self.stack.append((path, module))
+        if not path:
+            self.weights = Weights(dict(module.named_parameters()))
         if not (module in self.composites and self.inside is None and len(args) == 1):
             return None
         if not _has_units(args[0], self.depth):
@@ -320,8 +329,9 @@ class Activity(Watch):
 class Calls(TorchFunctionMode):
     """Keeps what leaves every nonlinearity call, in order, without names and hooks: cheap enough for every step."""
 
-    def __init__(self):
+    def __init__(self, params: Mapping[str, Tensor]):
         super().__init__()
+        self.weights = Weights(params)
         self.posts: list[Tensor] = []
         self.features: Tensor | None = None
         self.unit_dim, self.depth = -1, depth()
@@ -332,10 +342,12 @@ class Calls(TorchFunctionMode):
             if self.features is not None:
                 self.features = spared(self.features, target)
         found = func(*args, **(kwargs or {}))
-        if func is F.linear or func in CONVOLUTIONS:
-            self.features, _ = unmapped(args[0] if args else (kwargs or {})["input"], self.depth)
-            self.unit_dim = -1 if func is F.linear else 1
-        elif is_nonlinearity(func, args, kwargs or {}, self.features):
+        if (seen := linear_map(func, args, kwargs or {}, self.weights)) is not None:
+            self.features, _ = unmapped(seen.input, self.depth)
+            self.unit_dim = seen.dim
+            return found
+        self.weights.note(func, args, kwargs or {}, found)
+        if is_nonlinearity(func, args, kwargs or {}, self.features):
             self.posts.append(unmapped(found, self.depth)[0])
         return found
 
@@ -343,6 +355,7 @@ class Calls(TorchFunctionMode):
 @contextmanager
 def _watching(root: nn.Module, watch: Watch, begun: bool) -> Iterator[Watch]:
     handles = []
+    watch.weights = Weights(dict(root.named_parameters()))
     for path, module in root.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or (begun and module is root):
             continue  # a script takes no hooks; its nonlinearities cannot be seen

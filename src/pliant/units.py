@@ -31,6 +31,20 @@ class Entries:
         self.codes, self.size = codes, size
         self._block = _block(codes, size)
 
+    @property
+    def outputs(self) -> int:
+        """The axis of a reading weight along which the outputs run: the first, but of a weight `(units, outputs)`.
+
+        >>> [Entries(codes, size=2).outputs for codes in (torch.tensor([[0, 1]]), torch.tensor([[0, 0], [1, 1]]))]
+        [0, 1]
+        """
+        codes = self.codes
+        return int(codes.ndim == 2 and bool((codes == codes[:, :1]).all()) and not bool((codes == codes[:1]).all()))
+
+    def by_output(self, values: Tensor) -> Tensor:
+        """Values an entry of a reading weight, summed for each output."""
+        return values.movedim(self.outputs, 0).flatten(1).sum(1)
+
     def mask(self, units: Tensor) -> Tensor:
         """Booleans a unit, as booleans an entry."""
         return self.spread(units)

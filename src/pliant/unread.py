@@ -10,17 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pliant import written
 from pliant.adapter import adapted, uncheckpointed
+from pliant.maps import PRODUCTS
 from pliant.modules import seeded
-from pliant.sites import CONVOLUTIONS, Watch, arguments, depth, elementwise_modules
-from pliant.written import PRODUCTS
+from pliant.sites import Watch, arguments, depth, elementwise_modules
 
-TOGETHER = PRODUCTS | {  # of two activations: a gate, attention, a sum with what was skipped
+TOGETHER = written.PRODUCTS | PRODUCTS | {  # of two activations: a gate, attention, a sum with what was skipped
     getattr(place, name)
     for place in (torch, Tensor)
     for name in (
         "add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "__isub__",
-        "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "lerp",
+        "lerp",
     )
     if hasattr(place, name)
 }  # fmt: skip
@@ -44,7 +45,7 @@ class _Unread(Watch):
         if depth():  # inside torch.vmap no graph can begin
             return found
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad]
-        if func is F.linear or func in CONVOLUTIONS:
+        if self.map is not None:
             assert self.features is not None
             self.inputs += [self.features] if self.features.requires_grad else []
             found = _begun(found)

@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor  # type: ignore[reportMissingImports]
 
+from pliant.maps import functions
 
-def _functions(*names: str) -> set[Callable[..., Any]]:
-    return {getattr(place, name) for place in (torch, Tensor) for name in names if hasattr(place, name)}
-
-
-CLAMPS = _functions("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
-MAXIMA = _functions("maximum", "max", "fmax")
-COMPARISONS = _functions("gt", "ge", "lt", "le", "greater", "less", "__gt__", "__ge__", "__lt__", "__le__")
-CASTS = _functions("float", "double", "half", "bfloat16", "to", "type_as")
-PRODUCTS = _functions("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__")
-WHERE = _functions("where")
+CLAMPS = functions("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
+MAXIMA = functions("maximum", "max", "fmax")
+COMPARISONS = functions("gt", "ge", "lt", "le", "greater", "less", "__gt__", "__ge__", "__lt__", "__le__")
+CASTS = functions("float", "double", "half", "bfloat16", "to", "type_as")
+PRODUCTS = functions("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__")
+WHERE = functions("where")
 
 
 def rectifies(func: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:

@@ -86,7 +86,7 @@ REFUSED = {
     ),
     "unknown": (
         lambda m: torch.optim.Adagrad(m.parameters()),
-        "SGD, Adam, AdamW or RMSprop, got Adagrad: write optimizer=pliant.optim.Adam",
+        "SGD, Adam, AdamW, RMSprop or Muon, got Adagrad: write optimizer=pliant.optim.Adam",
     ),
     "amsgrad in a group": (
         lambda m: torch.optim.Adam([
@@ -95,7 +95,7 @@ REFUSED = {
         "Adam without amsgrad, got amsgrad=True",
     ),
     "unknown among several": (
-        lambda m: [torch.optim.SGD(m[0].parameters()), torch.optim.Muon([m[2].weight])], "RMSprop, got Muon: write"
+        lambda m: [torch.optim.SGD(m[0].parameters()), torch.optim.Adagrad([m[2].weight])], "Muon, got Adagrad: write"
     ),
     "a parameter of two": (
         lambda m: [torch.optim.Adam(m.parameters()), torch.optim.Adam(m[0].parameters())],

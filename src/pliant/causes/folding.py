@@ -155,7 +155,7 @@ def _handed(group: Units, params: Params, gone: Tensor, weights: Tensor | None, 
             return None
         new[name] = torch.where(entries.mask(gone), 0.0, mixed)
         if (bias := group.biases.get(name)) is not None:
-            new[bias] = new[bias] + (entries.spread(constant.to(old)) * old).flatten(1).sum(1)
+            new[bias] = new[bias] + entries.by_output(entries.spread(constant.to(old)) * old)
     return new
 
 

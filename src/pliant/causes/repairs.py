@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pliant.causes.folding import Folded, fold, moved
+from pliant.diagnostics._layers import Layer, layers_of
 from pliant.functional import norms, units
 from pliant.functional.ranks import singular_values
 from pliant.interventions._recycling import recycle
@@ -159,10 +160,9 @@ class Norm(Repair):
         params = dict(before.params)
         linear = _linear_head(network, before.params, x)
         for names in _layers(network):
-            if linear is not None and linear[0] in names:
-                weight, _, mean = linear
-                kept = _along(params[weight], mean)
-                rest, like = params[weight] - kept, fresh[weight] - _along(fresh[weight], mean)
+            if linear is not None and (weight := linear.weight) in names:
+                kept = linear.along(params[weight])
+                rest, like = params[weight] - kept, fresh[weight] - linear.along(fresh[weight])
                 params[weight] = kept + rest * _ratio(norms.norm({"": like}), norms.norm({"": rest}))
                 continue
             scale = _ratio(norms.norm(_some(fresh, names)), norms.norm(_some(params, names)))
@@ -202,8 +202,8 @@ class Head(Repair):
         new = {name: drawn[name].to(before.params[name]) for name in network.head}
         linear = _linear_head(network, before.params, x)
         if linear is not None:
-            weight, _, mean = linear
-            new = {weight: new[weight] + _along(before.params[weight] - new[weight], mean)}
+            weight = linear.weight
+            new = {weight: new[weight] + linear.along(before.params[weight] - new[weight])}
         return _cleared(before, new)
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
@@ -237,9 +237,8 @@ class TargetScale(Repair):
         linear = _linear_head(network, before.params, x)
         if linear is None:
             return before
-        weight, bias, mean = linear
-        w = before.params[weight]
-        return _cleared(before, {weight: w - _along(w, mean), bias: torch.zeros_like(before.params[bias])})
+        w, bias = before.params[linear.weight], linear.bias
+        return _cleared(before, {linear.weight: w - linear.along(w), bias: torch.zeros_like(before.params[bias])})
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
         s = singular_values(trace.features)
@@ -291,20 +290,30 @@ def _layers(network: Network) -> list[list[str]]:
     return [names for names in layers.values() if any(name in network.weights for name in names)]
 
 
-def _linear_head(network: Network, params: Params, x: Any) -> tuple[str, str, Tensor] | None:
-    """Weight and bias of the output layer, and the mean of its inputs as a vector of length 1; None if not linear."""
+class _LinearHead(NamedTuple):
+    """The one output layer of a network, its weight and bias by name, and the mean of its inputs, of length 1."""
+
+    weight: str
+    bias: str
+    layer: Layer
+    mean: Tensor
+
+    def along(self, weight: Tensor) -> Tensor:
+        """The part of a weight matrix that reads the mean."""
+        w = self.layer.rows(weight)
+        return self.layer.rows((w @ self.mean)[:, None] * self.mean)  # turned twice, where it is `(incoming, units)`
+
+
+def _linear_head(network: Network, params: Params, x: Any) -> _LinearHead | None:
+    """None if it is not one linear layer with a bias."""
     features = network.trace(params, x).features
     weights = [name for name in network.head if params[name].ndim == 2]
     biases = [name for name in network.head if params[name].ndim == 1]
-    if len(weights) != 1 or len(biases) != 1 or params[weights[0]].shape[1] != features.shape[1]:
+    last = layers_of(network, params, x)[-1] if len(weights) == len(biases) == 1 else None
+    if last is None or last.weight != weights[0] or last.rows(params[weights[0]]).shape[1] != features.shape[1]:
         return None
     mean = features.mean(0)
-    return weights[0], biases[0], mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny)
-
-
-def _along(weight: Tensor, mean: Tensor) -> Tensor:
-    """The part of a weight matrix that reads a direction of length 1."""
-    return (weight @ mean)[:, None] * mean
+    return _LinearHead(weights[0], biases[0], last, mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny))
 
 
 def _ratio(then: Tensor, now: Tensor) -> Tensor:

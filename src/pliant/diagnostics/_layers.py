@@ -1,29 +1,28 @@
-"""The linear and convolution calls of a forward pass, each with the names of its parameters."""
+"""The linear maps of a forward pass, each with the names of its parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Observation
+from pliant.maps import Map, Maps, Weights
 from pliant.network import Network, Params
-from pliant.sites import CONVOLUTIONS, rows, uncompiled_parts
+from pliant.sites import rows, uncompiled_parts
 
 
 class Layer(NamedTuple):
-    """One call whose weight is a parameter.
+    """One linear map whose weight is a parameter, or a transpose or a cast of one.
 
     Attributes:
         weight: name of the weight.
         bias: name of the bias, where it has one that is a parameter.
-        input: what it read.
-        apply: the same call with another weight and without a bias, as `(samples, units)`, without padding.
-        rows: a tensor of the weight's shape as `(units, incoming)`.
+        input: what it reads, features last (channels of a convolution are second).
+        apply: the same with another value of the parameter and without a bias, as `(samples, units)`, without padding.
+        rows: a tensor of the parameter's shape as `(units, incoming)`.
     """
 
     weight: str
@@ -37,33 +36,20 @@ class Layer(NamedTuple):
         return self.weight.removesuffix(".weight")
 
 
-class _Calls(TorchFunctionMode):
-    def __init__(self, params: Params, mask: Tensor | None):
-        super().__init__()
-        self.mask = mask
-        self.names = {id(tensor): name for name, tensor in params.items()}
-        self.layers: list[Layer] = []
+def _layer(seen: Map, weights: Weights, mask: Tensor | None) -> Layer | None:
+    """None where the weight is another thing than a parameter."""
+    weight, name = seen.weight, weights.name(seen.weight)
+    if name is None:
+        return None
+    dim = seen.dim if seen.dim < 0 else 1 - weight.ndim  # of a convolution with a batch or without
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if func is F.linear or func in CONVOLUTIONS:
-            read = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **(kwargs or {})}
-            x, weight, rest = read.pop("input"), read.pop("weight"), args[3:]
-            bias = self.names.get(id(read.pop("bias", None)))
-            if id(weight) in self.names:
-                dim = -1 if func is F.linear else -weight.ndim + 1  # where units are, with a batch or without
-                groups = output.shape[dim] // weight.shape[1] if "transpose" in func.__name__ else None
+    def apply(other: Tensor) -> Tensor:
+        return rows(seen.apply(weights.like(weight, other)).movedim(dim, -1), mask)
 
-                def apply(other: Tensor) -> Tensor:
-                    return rows(func(x, other, None, *rest, **read).movedim(dim, -1), self.mask)
+    def rows_of(tensor: Tensor) -> Tensor:
+        return seen.rows(weights.like(weight, tensor))
 
-                def rows_of(tensor: Tensor) -> Tensor:
-                    if groups is None:
-                        return tensor.flatten(1)
-                    return tensor.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1)
-
-                self.layers.append(Layer(self.names[id(weight)], bias, x, apply, rows_of))
-        return output
+    return Layer(name, None if seen.bias is None else weights.name(seen.bias), seen.input, apply, rows_of)
 
 
 def layers(seen: Observation) -> list[Layer]:
@@ -74,15 +60,17 @@ def layers(seen: Observation) -> list[Layer]:
 
 def layers_of(network: Network, params: Params, x: Any, mask: Tensor | None = None) -> list[Layer]:
     """The same of a network with these parameters; `ValueError` where there is none."""
-    calls = _Calls(params, mask)
-    with uncompiled_parts(), calls:
+    maps = Maps(params)
+    with uncompiled_parts(), maps:
         network(params, x)
-    if not calls.layers:
+    found = [_layer(seen, maps.weights, mask) for seen, _ in maps.found]
+    known = [layer for layer in found if layer is not None]
+    if not known:
         raise ValueError(
-            "expected linear or convolution layers whose weights are parameters, saw none: write nn.Linear or "
-            "F.linear(x, weight) for x @ weight.T"
+            "expected linear maps whose weights are parameters, saw none: write nn.Linear, F.linear(x, weight), or "
+            "x @ weight"
         )
-    return calls.layers
+    return known
 
 
 def hidden_layers(seen: Observation) -> list[Layer]:

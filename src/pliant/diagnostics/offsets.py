@@ -44,7 +44,7 @@ class FeatureOffset(Diagnostic):
         seen = widened(seen)
         last = layers(seen)[-1]
         weight = seen.params[last.weight]
-        if weight.ndim != 2:
+        if weight.ndim > 2:
             got = f"{last.weight} of shape {tuple(weight.shape)}"
             raise ValueError(f"expected a linear output layer, got {got}: leave FeatureOffset out")
         top = offsets.top_direction(rows(last.input, seen.mask))
@@ -52,7 +52,7 @@ class FeatureOffset(Diagnostic):
             "feature_top": top.s[0],
             "feature_gap": offsets.gap(top.s, self.eps),
             "feature_constancy": offsets.constancy(top.left),
-            "feature_head_share": offsets.head_share(weight, top.right),
+            "feature_head_share": offsets.head_share(last.rows(weight), top.right),
         }
 
 

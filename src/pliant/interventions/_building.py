@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pliant.adapter import adapted, bare, duplicate, has_forward, how_to_call
+from pliant.maps import CONVOLUTIONS
 from pliant.modules import NORMALISERS, factors, output_layers, seeded
-from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments
+from pliant.sites import LAYERS, Watch, arguments
 
 Among = Callable[[str], bool]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

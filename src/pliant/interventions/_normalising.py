@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,14 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pliant.adapter import adapted
 from pliant.interventions._building import TRANSPOSED, Among, exchange, prepared
+from pliant.maps import RESHAPED, SHIFTING, functions
 from pliant.modules import NORMALISERS, seeded
-from pliant.sites import CONVOLUTIONS, LAYERS, Watch, arguments, elementwise_modules
+from pliant.sites import LAYERS, Watch, arguments, elementwise_modules
 
 Axes = Literal["channels_and_space", "channels"]
 AXES = ("channels_and_space", "channels")
 AtBatchNorm = Literal["replace", "before", "after"]
 AT_BATCH_NORM = ("replace", "before", "after")
 FEEDING = (*LAYERS, *TRANSPOSED)
+DIVISIONS = functions("div", "div_", "true_divide", "__truediv__", "__itruediv__")
+SCALING = DIVISIONS | functions("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__")
 
 Make = Callable[[int, int], nn.Module]  # of the number of units, and of the axis they run along, from the end
 
@@ -31,13 +35,16 @@ def normalised(
     """A copy with normalisers in it, and the paths of the linear and convolution layers whose outputs these read.
 
     What `make` returns follows every linear or convolution layer that a hidden nonlinearity reads, as its submodule
-    `norm`. A hidden batch norm that reads such a layer, or that a nonlinearity reads, is replaced by it, or has it
-    before or after itself as its submodule `norm`. Warns about what is left alone, by name.
+    `norm`; a module that multiplies its input with a matrix of its own is a layer, too. Where the layer's output is
+    multiplied with a number before the nonlinearity reads it, the normalised values are divided by that number, so that
+    the nonlinearity reads normalised ones. A hidden batch norm that reads a layer, or that a nonlinearity reads, is
+    replaced by the normaliser, or has it before or after itself as its submodule `norm`. Warns about what is left
+    alone, by name.
     """
     module = prepared(method, module)
     kind = type(module).__name__
     seen = _looked_at(module, example)
-    fed = [path for path in seen.sources("layer") if among(path)]
+    fed = {source.path: source for source in seen.sources("layer") if among(source.path)}
     norms = [n for n in seen.beside() if among(n.path) or (n.layer is not None and among(n.layer))]
     for path in (*fed, *(norm.path for norm in norms)):
         layer = module.get_submodule(path)
@@ -47,14 +54,20 @@ def normalised(
             raise ValueError(f"{method} would overwrite {path}.norm of {kind}: build one normaliser, once")
     odd = [norm.path for norm in norms if not norm.takes(at_batch_norm)]
     left = [*seen.left_alone(among), *([f"{', '.join(odd)}: more than a batch norm"] if odd else [])]
+    for why, these in {
+        "its units are not along the last axis": [p for p, s in fed.items() if not s.module and s.axis != -1],
+        "read at several scales": [path for path in fed if len(seen.factors(path)) > 1],
+    }.items():
+        left += [f"{', '.join(these)}: {why}"] if these else []
+        fed = {path: source for path, source in fed.items() if path not in these}
     norms = [norm for norm in norms if norm.path not in odd]
     if not (fed or norms):
         why = f" (left alone {'; '.join(left)})" if left else ""
         raise ValueError(f"{method} found no linear or convolution layer of {kind} that feeds a nonlinearity{why}")
-    for path in fed:
-        layer = module.get_submodule(path)
-        layer.register_module("norm", _like(layer, make(units_of(layer), unit_axis(layer))))
-        layer.register_forward_hook(_normalise)
+    for path, source in fed.items():
+        layer, (factor,) = module.get_submodule(path), seen.factors(path)
+        layer.register_module("norm", _like(layer, make(source.units, source.axis)))
+        layer.register_forward_hook(_normalise if factor == 1 else _NormaliseScaled(factor))
     for norm in norms:
         old = module.get_submodule(norm.path)
         new = _like(old, make(norm.units, norm.axis))
@@ -122,10 +135,22 @@ class _Norm(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """The module that returned a tensor: a layer, a batch norm or another normaliser."""
+    """What a tensor comes from: a layer, a batch norm, another normaliser, or a linear map that a module makes itself.
 
-    kind: Literal["layer", "batch norm", "normaliser"]
+    Attributes:
+        kind: of the module.
+        path: of the module that returned it; of a linear map, of the module that makes it.
+        units: how many a layer has, along `axis` (from the end).
+        module: whether it is a linear or convolution module of torch.
+        factor: a number that it was multiplied with since.
+    """
+
+    kind: Literal["layer", "batch norm", "normaliser", "map"]
     path: str
+    units: int = 0
+    axis: int = -1
+    module: bool = False
+    factor: float = 1.0
 
 
 class _Site(NamedTuple):
@@ -150,19 +175,52 @@ class _Looking(Watch):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         path, module = self.stack[-1] if self.stack else ("", None)
-        if func is F.linear or func in CONVOLUTIONS:
-            self.hidden_norms = len(self.norms)
         if not (func is F.batch_norm and isinstance(module, _BatchNorm) and args):
-            return super().__torch_function__(func, types, args, kwargs)
+            affine = self._affine(func, args, kwargs or {})
+            found = super().__torch_function__(func, types, args, kwargs)
+            if self.map is not None:
+                self.hidden_norms = len(self.norms)
+            if self.map is not None and found.ndim >= max(2, -self.map.dim):
+                axis = self.map.dim if self.map.dim < 0 else 1 - found.ndim
+                self._note(found, _Source("map", path, found.shape[axis], axis))
+            elif affine is not None and isinstance(found, Tensor):
+                self._note(found, affine)
+            return found
         source = self._source(args[0])
         y = func(*args, **(kwargs or {}))
-        layer = source.path if source is not None and source.kind == "layer" else None
+        layer = source.path if source is not None and source.kind == "layer" and source.factor == 1 else None
         plain = type(module).forward is _BatchNorm.forward
         if not plain:
             self.composed[len(self.norms)] = y.clone(), None
         self.norms.append(_Norm(path, y.shape[1], 1 - y.ndim, layer, () if plain else None))
-        self._note(y, "batch norm", path)
+        self._note(y, _Source("batch norm", path))
         return y
+
+    def _affine(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> _Source | None:
+        """Where the result of a call comes from, if that is a multiple of what something came from, or it shifted.
+
+        Parameters may scale and shift within the module that makes a linear map; after that, numbers alone.
+        """
+        if not (func in SCALING or func in SHIFTING or func in RESHAPED) or kwargs.keys() & {"alpha", "rounding_mode"}:
+            return None
+        operands = args[:2] if func not in RESHAPED else args[:1]
+        moving = [t for t in operands if isinstance(t, Tensor) and t not in self.weights]
+        source = self._source(moving[0]) if len(moving) == 1 else None
+        if source is None or source.kind not in ("map", "layer"):
+            return None
+        own = source.kind == "map" and self.stack[-1:] and self.stack[-1][0] == source.path
+        others = [t for t in operands if t is not moving[0]]
+        if own or func in RESHAPED:
+            return source
+        if not all(isinstance(t, (int, float)) or t.numel() == 1 for t in others):
+            return None
+        if func in SHIFTING:
+            return source
+        number = float(others[0])
+        divided = func in DIVISIONS
+        if number == 0 or (divided and moving[0] is not args[0]):
+            return None
+        return source._replace(factor=source.factor / number if divided else source.factor * number)
 
     def keep(self, x: Tensor) -> Tensor:
         self.source = self._source(x)
@@ -175,23 +233,28 @@ class _Looking(Watch):
     def done(self, path: str, module: nn.Module, output: Any) -> None:
         if not isinstance(output, Tensor):
             return
+        source = self._source(output)
         if isinstance(module, FEEDING):
-            self._note(output, "layer", path)
+            self._note(output, _Source("layer", path, units_of(module), unit_axis(module), module=True))
+        elif source is not None and source.kind == "map" and source.path == path:
+            self._note(output, source._replace(kind="layer", factor=1.0))
         elif isinstance(module, _BatchNorm):
             last = len(self.norms) - 1
             if last in self.composed and self.norms[last].path == path:
                 self.composed[last] = self.composed[last][0], output.clone()
         elif isinstance(module, NORMALISERS):
-            self._note(output, "normaliser", path)
+            self._note(output, _Source("normaliser", path))
 
-    def _note(self, output: Tensor, kind: Any, path: str) -> None:
-        self.made.append((output, output._version, _Source(kind, path)))
+    def _note(self, output: Tensor, source: _Source) -> None:
+        self.made.append((output, output._version, source))
 
     def _source(self, x: Tensor) -> _Source | None:
         """What returned this tensor, or the one that it is a view of all of, if nothing wrote into it since."""
         for t, version, source in reversed(self.made):
             if _memory(t) is _memory(x) and t.numel() == x.numel() and t._version == version:
-                return source
+                told = source.module or source.kind in ("batch norm", "normaliser") or source.axis != -1
+                lies = told or (x.shape[-1] == source.units and x.stride(-1) == 1)  # no view has its axis elsewhere
+                return source if lies else None
         return None
 
     def hidden_sites(self) -> list[_Site]:
@@ -199,14 +262,19 @@ class _Looking(Watch):
         hidden = self.sites[: self.hidden]
         return [site for site in hidden if site.moved] or hidden  # none in a forward pass without gradients
 
-    def sources(self, kind: str) -> list[str]:
-        """Paths of the modules of a kind that a hidden nonlinearity reads."""
+    def sources(self, kind: str) -> list[_Source]:
+        """The modules of a kind that a hidden nonlinearity reads, once each."""
         read = [site.source for site in self.hidden_sites()]
-        return list(dict.fromkeys(s.path for s in read if s is not None and s.kind == kind))
+        return list({s.path: s for s in reversed(read) if s is not None and s.kind == kind}.values())[::-1]
+
+    def factors(self, path: str) -> set[float]:
+        """What a layer's output is multiplied with before hidden nonlinearities read it."""
+        read = [site.source for site in self.hidden_sites()]
+        return {s.factor for s in read if s is not None and s.kind == "layer" and s.path == path}
 
     def beside(self) -> list[_Norm]:
         """The hidden batch norms that read a layer, or that a nonlinearity reads."""
-        read = self.sources("batch norm")
+        read = [source.path for source in self.sources("batch norm")]
         hidden = [norm for norm in self.norms[: self.hidden_norms] if norm.layer is not None or norm.path in read]
         return list({norm.path: norm for norm in reversed(hidden)}.values())[::-1]
 
@@ -214,9 +282,9 @@ class _Looking(Watch):
         """What no normaliser comes before, with the reason."""
         hidden = [site for site in self.hidden_sites() if among(site.path)]
         said = []
-        if unfed := [site.name for site in hidden if site.source is None]:
+        if unfed := [site.name for site in hidden if site.source is None or site.source.kind == "map"]:
             said.append(f"{_counted(unfed)}: no layer feeds them directly")
-        for norm in self.sources("normaliser"):
+        for norm in (source.path for source in self.sources("normaliser")):
             sites = _counted([site.name for site in hidden if site.source is not None and site.source.path == norm])
             said += [f"{sites}: normalised by {norm}"] if sites else []
         beside = {norm.path for norm in self.beside()}
@@ -281,6 +349,16 @@ def _heir(old: nn.Module, new: nn.Module) -> nn.Module:
 
 def _normalise(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
     return layer.norm(output)  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class _NormaliseScaled:
+    """The normalised output divided by a number that it is multiplied with before it is read."""
+
+    factor: float
+
+    def __call__(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return layer.norm(output) / self.factor  # type: ignore[operator]
 
 
 def _normalise_input(layer: nn.Module, args: tuple) -> tuple:

@@ -95,7 +95,7 @@ def recycle(
         for name, bias in units.biases.items():
             mean = torch.where(chosen[units.name], compensate[units.name], 0)  # type: ignore[index]
             carried = units.outgoing[name].spread(mean) * params[name]
-            new[bias] = new.get(bias, params[bias]) + carried.flatten(1).sum(1)
+            new[bias] = new.get(bias, params[bias]) + units.outgoing[name].by_output(carried)
 
     def draw_incoming() -> None:
         for units in drawn:

@@ -19,7 +19,9 @@ class LayerNorm(Intervention):
     """Each sample's preactivations brought to mean 0 and variance 1 over the units, then scaled and shifted per unit.
 
     The normaliser goes between a linear or convolution layer and the nonlinearity that reads it, so the output layer is
-    left alone. It becomes the layer's submodule `norm`: existing parameters keep their names.
+    left alone. It becomes the layer's submodule `norm`: existing parameters keep their names. A module that multiplies
+    its input with a matrix of its own is a layer, too. Where a number scales the layer's output before the nonlinearity
+    reads it (the sines of a SIREN), the normalised values are divided by it: what the nonlinearity reads is normalised.
 
     In a network with batch norms it takes their places: of each hidden one that reads a linear or convolution layer (in
     front of a residual sum, too) or that a nonlinearity reads (behind a residual sum, too). Scales and offsets keep

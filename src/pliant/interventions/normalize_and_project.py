@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from pliant.interventions._normalising import normalised
+from pliant.interventions._normalising import FEEDING, normalised
 from pliant.interventions.base import Change, Intervention, Seen, State, everything
 from pliant.interventions.layer_norm import LayerNorm
 from pliant.interventions.weight_norm_rescale import rescaled
@@ -67,7 +67,12 @@ class NormalizeAndProject(Intervention):
         except ValueError as error:
             raise ValueError(f"NormalizeAndProject normalises with LayerNorm: {error}") from error
         for path in layers:
-            module.get_submodule(path).register_parameter("bias", None)
+            layer = module.get_submodule(path)
+            if isinstance(layer, FEEDING):
+                layer.register_parameter("bias", None)
+            elif isinstance(bias := getattr(layer, "bias", None), nn.Parameter):  # a layer of one's own may need one
+                del layer.bias
+                layer.register_buffer("bias", torch.zeros_like(bias))
         return module
 
     def init(self, network: Network, params: Params) -> State:

@@ -222,7 +222,8 @@ class Forwards:
         if not self._watched:
             self._pass = x, None
             return
-        watch = Activity(self._composites) if "activations" in self._watched else Calls()
+        all_of_it = "activations" in self._watched
+        watch = Activity(self._composites) if all_of_it else Calls(dict(self.original.named_parameters()))
         if not self._compiled:
             self._open = ExitStack()
             self._open.enter_context(self._watching(watch, begun=True))

@@ -140,7 +140,7 @@ def plasticity(
     Args:
         model: what is measured; a module without dropout and running statistics (else `purify`).
         inputs: the probe's inputs, a tensor (or a tree of tensors) with samples first; P1 takes the replay buffer's.
-        optimizer: that of the main task, or several in a list: torch's SGD, Adam, AdamW, RMSprop, or one of ours. It is
+        optimizer: that of the main task, or several in a list: torch's SGD, Adam, AdamW, RMSprop, Muon, or ours. It is
             read only; each parameter group trains as its own settings say.
         fresh: a function that builds an untrained network; without it, layers are drawn anew by `reset_parameters`.
         probe: the targets; P1's sines if None.

@@ -13,7 +13,7 @@ from torch.optim import Optimizer as Torch
 
 from pliant.interventions import Chain
 from pliant.keeper.held import Held
-from pliant.optim import SGD, Adam, Moments, Optimizer, RMSProp, TorchOptimizer
+from pliant.optim import SGD, Adam, Moments, Muon, Optimizer, RMSProp, TorchOptimizer
 from pliant.probe.parts import Decayed, Only, Parts
 
 
@@ -33,7 +33,7 @@ class Training:
 def training(
     optimizer: Torch | Sequence[Torch] | Optimizer | Training, model: nn.Module, carry: bool = True
 ) -> Training:
-    """The settings of torch's SGD, Adam, AdamW or RMSprop, or one of ours, with the state for the model's parameters.
+    """The settings of torch's SGD, Adam, AdamW, RMSprop or Muon, or ours, with the state for the model's parameters.
 
     Each parameter group is trained as its own optimizer does, with its own count of steps: groups may differ, and
     several optimizers are given as a list. They are read, never changed. Without `carry` there is no state. Moments of
@@ -107,9 +107,13 @@ def _translated(optimizer: Torch, group: dict[str, Any]) -> Optimizer:
     """The settings of a parameter group as an optimizer of ours."""
     if isinstance(optimizer, TorchOptimizer):
         return optimizer.optimizer.with_lr(float(group["lr"]))
+    if isinstance(optimizer, torch.optim.Muon):
+        kept = {name: group[name] for name in ("weight_decay", "momentum", "nesterov", "eps")}
+        adjust, coefficients = group["adjust_lr_fn"] or "original", tuple(group["ns_coefficients"])
+        return Muon(float(group["lr"]), **kept, coefficients=coefficients, iterations=group["ns_steps"], adjust=adjust)
     if not isinstance(optimizer, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)):
         raise ValueError(
-            f"expected torch's SGD, Adam, AdamW or RMSprop, got {type(optimizer).__name__}: write "
+            f"expected torch's SGD, Adam, AdamW, RMSprop or Muon, got {type(optimizer).__name__}: write "
             "optimizer=pliant.optim.Adam(lr=...), with the settings that come nearest"
         )
     for name in ("amsgrad", "maximize", "dampening"):

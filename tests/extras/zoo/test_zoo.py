@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.extras.zoo.__main__ import PAGE, read, written
 from tests.extras.zoo.checks import CHECKS
 from tests.extras.zoo.networks import FAMILIES, NETWORKS, REFUSED
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the packages
-PAGE = Path(__file__).parents[3] / "docs" / "zoo.md"
 
 
 @pytest.mark.parametrize(
@@ -36,8 +35,10 @@ def test_the_zoo_is_large_and_little_is_refused() -> None:
     assert len(REFUSED) <= 5
 
 
-def test_the_page_lists_every_network_and_every_refusal() -> None:
-    rows = [
-        line.split("|")[1].strip() for line in PAGE.read_text().splitlines() if re.match(r"\| [a-z0-9-]+ +\|", line)
-    ]
-    assert sorted(rows) == sorted([*NETWORKS, "network"])
+def test_the_page_holds_what_every_check_found_at_every_network_and_every_refusal() -> None:
+    rows, refused = read(PAGE.read_text())
+    assert list(rows) == [name for names in FAMILIES.values() for name in names]
+    assert {(name, check) for name, row in rows.items() for check in row if row[check] == "refused"} == REFUSED.keys()
+    assert refused.keys() == REFUSED.keys()
+    assert all(re.fullmatch(f".*{REFUSED[key]}.*", why) for key, why in refused.items())
+    assert written(rows, refused).split("## What")[1] == PAGE.read_text().split("## What")[1]
