@@ -35,7 +35,6 @@ REFUSES = {  # what is refused, by the kind of network, with the reason
         "OutputNorm": "takes an nn.Linear for an output layer, but output of UNet is Conv2d",
         "SpectralNorm": "found no linear layer before the output layer",
     },
-    "SIREN": dict.fromkeys(NORMALISERS, UNFED),
     "experts": dict.fromkeys(DOUBLING, "more than linear or convolution layers read")
     | dict.fromkeys(("BatchNorm", "MixedNorm"), "expected more than one sample a unit for the statistics of the batch"),
     "LoRA": dict.fromkeys(NORMALISERS, UNFED)
@@ -190,17 +189,36 @@ def test_frozen_layers_stay_frozen():
         ONE_EACH[next(k for k in ONE_EACH if k.__name__ == "PlasticityInjection")].intervention.build(model, x)
     built = ONE_EACH[next(k for k in ONE_EACH if k.__name__ == "WeightNorm")].intervention.build(model, x)
     assert not any(p.requires_grad for p in built.parameters())
-    for method, why in (
-        (
-            Reset("last"),
-            r"layers of Reset to be .* some of 0.A, 0.B, 2.A, 2.B, got 'last': the output layer is not among them",
-        ),
-        (FIRE(), "FIRE found no weight of a linear or convolution layer among 0.A, 0.B, 2.A, 2.B"),
+    frozen = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2).requires_grad_(False))
+    for method, module, why in (
+        (Reset("last"), frozen, r"some of 0.weight, 0.bias, got 'last': the output layer is not among them"),
+        (FIRE(), adapted(), "FIRE found no weight of a linear or convolution layer among 0.A, 0.B, 2.A, 2.B"),
     ):
-        lora = nn.Sequential(LoRA(nn.Linear(3, 4)), nn.ReLU(), LoRA(nn.Linear(4, 2)))
-        optimizer = torch.optim.Adam([p for p in lora.parameters() if p.requires_grad])
+        optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad])
         with pytest.raises(ValueError, match=why):
-            Chain(method).attach(lora, optimizer), lora(x)
+            Chain(method).attach(module, optimizer), module(x)
+
+
+def adapted():
+    return nn.Sequential(LoRA(nn.Linear(3, 4)), nn.ReLU(), LoRA(nn.Linear(4, 2)))
+
+
+def test_of_an_adapted_output_layer_what_makes_the_output_is_reset():
+    """B, whose product is added to the frozen layer's: with B drawn anew (0), nothing is left of the adapter."""
+    model, x = adapted(), torch.ones(2, 3)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p += 0.1 * name.endswith("B")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    keeper = Chain(Reset("last", event="task_switch")).attach(model, optimizer, fresh=adapted)
+    model(x).sum().backward()
+    optimizer.step()
+    keeper.step()
+    keeper.event("task_switch")
+    changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+    assert changed == ["2.B"]
+    assert (model[2].B == 0).all()
 
 
 def test_a_tied_head_is_the_output_layer():
