@@ -703,7 +703,7 @@ def test_a_network_without_a_linear_map_has_no_features():
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
-            self.w = nn.Parameter(torch.ones(8))
+            self.w = nn.Parameter(torch.ones(4))
 
         def forward(self, x):
             return torch.relu(x * self.w)
