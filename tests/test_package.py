@@ -17,6 +17,7 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
+    {"maps"},
     {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline"},
     {"sites", "terminal"},
     {"units", "modules", "results", "cutting", "own"},

@@ -154,6 +154,12 @@ class Maps(TorchFunctionMode):
     Attributes:
         weights: the parameters.
         found: each map and what it returned.
+
+    >>> layer = torch.nn.Linear(2, 3)
+    >>> with Maps(dict(layer.named_parameters())) as maps:
+    ...     _ = torch.ones(5, 2) @ layer.weight.T + layer.bias
+    >>> [(seen.dim, maps.weights.name(seen.bias)) for seen, _ in maps.found]
+    [(-1, 'bias')]
     """
 
     def __init__(self, params: Mapping[str, Tensor]):
