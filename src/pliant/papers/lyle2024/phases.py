@@ -130,8 +130,12 @@ def setup(settings: Settings) -> Setup:
                 for arm in ("none", "layer_norm")
             ),
             Profile(
-                "alignment", "share of first-layer units", "share of inputs on which the gradient pushes a unit up",
-                {"ReLU": "none"}, centres(0.0, 1.0), moments=times,
+                "alignment",
+                "share of first-layer units; those that it does not move stand at 0",
+                "share of inputs on which the gradient pushes a unit up",
+                {"ReLU": "none"},
+                centres(0.0, 1.0),
+                moments=times,
             ),
         ),
         table=(
