@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -201,26 +202,26 @@ def estimate(setup: Setup, packs: Sequence[Pack], device: str = "cpu") -> float:
     return max([sum(each) / workers, *each], default=0.0)
 
 
-def _context() -> Any:
-    """A new process begins with torch imported, at no cost, where the system can fork one that does nothing else."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "pliant.run.train", "pliant.run.checkpoint"])
-    return context
-
-
 class _Workers:
-    """The processes that train packs; leaving the context ends them, gently first."""
+    """The processes that train packs; leaving the context ends them, gently first.
+
+    They are forked from a process that has imported torch and does nothing else, so that a pack begins at once.
+    """
 
     def __init__(self, store: Store, device: str, rerun: bool):
         self.store, self.device, self.rerun = store, device, rerun
-        self.context = _context()
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["torch._dynamo", "pliant.run.train", "pliant.run.checkpoint"])
         self.queue, self.stop = self.context.Queue(), self.context.Event()
         self.processes: dict[Pack, Any] = {}
         self.most = 1 if device != "cpu" else len(os.sched_getaffinity(0))
 
     def __enter__(self) -> Self:
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited, until workers have handlers
+        try:
+            multiprocessing.forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         return self
 
     def room(self) -> bool:
@@ -232,11 +233,7 @@ class _Workers:
     def start(self, pack: Pack) -> None:
         arguments = (self.store, pack, self.device, self.rerun, self.queue, self.stop, dict(os.environ))
         process = self.context.Process(target=_work, args=arguments, daemon=True)
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited, until the worker has its handlers
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        process.start()
         self.processes[pack] = process
 
     def wait(self, progress: Progress) -> None:
