@@ -202,7 +202,8 @@ def test_an_interrupt_ends_cleanly_keeps_what_was_done_and_says_how_to_go_on(tmp
     assert "To go on: pliant run lyle2024/swiss_cheese --tier smoke --seeds 1 --arms both --set num_tasks=240" in error
     assert "Traceback" not in error
     assert len(list(tmp_path.glob("**/.checkpoint-0-0.safetensors"))) == 1
-    assert main([*call, "--out", str(tmp_path)]) == 0
+    if number == signal.SIGINT:  # the others leave the same behind
+        assert main([*call, "--out", str(tmp_path)]) == 0
 
 
 def test_a_disk_that_fills_up_is_reported_and_what_was_written_stays_readable(tmp_path: Path) -> None:
