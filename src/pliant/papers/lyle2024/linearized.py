@@ -142,7 +142,7 @@ EXPERIMENT = Experiment(
     references=("lyle2024", "ba2016"),
     tiers={
         "smoke": Settings(data="digits", hidden=(16, 16), num_examples=100, batch_size=32, every=20, num_tasks=2),
-        "laptop": Settings(hidden=(128, 256), num_examples=500, batch_size=64, every=300, num_tasks=20),
+        "laptop": Settings(hidden=(64, 256), num_examples=500, batch_size=64, every=300, num_tasks=20),
         "paper": Settings(
             data="cifar10", net="cnn", hidden=(512, 256), num_examples=50_000, batch_size=512, every=5_000, num_tasks=50
         ),
