@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -58,7 +59,8 @@ class Cells:
 
     def layout(self, results: Results, look: Look) -> Layout:
         height = 34 if self.paper else 20
-        return Layout(1, 1, max(560, 170 + 95 * len(self.headings)), height * len(self.rows) + 70)
+        lines = max(2, *(1 + heading.count("\n") for heading in self.headings))
+        return Layout(1, 1, max(560, 170 + 95 * len(self.headings)), height * len(self.rows) + 40 + 15 * lines)
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         (on,) = axes
@@ -82,7 +84,7 @@ class Cells:
         on.spines[:].set_visible(False)
         made: Figure = on.figure  # type: ignore[assignment]
         bar = made.colorbar(image, ax=on, shrink=0.5, aspect=30)
-        bar.set_label(self.title)
+        bar.set_label(fill(self.title, max(12, self.layout(results, look).height // 10), break_on_hyphens=False))
         bar.outline.set_visible(False)  # type: ignore[operator]
 
     def caption(self, results: Results, look: Look) -> list[str]:

@@ -123,11 +123,12 @@ def setup(settings: Settings) -> Setup:
             Cells(
                 "error",
                 "squared error after fine-tuning",
-                tuple(f"{said},\nthen {then}" for said in NETS.values() for then in AFTER.values()),
+                tuple(f"{said},\nthen\n{then}" for said in NETS.values() for then in AFTER.values()),
                 {
                     f"offset {offset:g}": tuple(name(net, offset, after) for net in NETS for after in AFTER)
                     for offset in settings.offsets
                 },
+                ordered=True,
             ),
         ),
         table=(
