@@ -16,6 +16,7 @@ from pliant.diagnostics import Diagnostic
 from pliant.monitor.choice import schedule
 from pliant.monitor.past import Past
 from pliant.monitor.rates import Rates
+from pliant.monitor.reference import far, means, reference
 from pliant.monitor.sinks import Row, Sink, table
 from pliant.monitor.subject import Loss, Subject
 from pliant.network import Trace
@@ -49,6 +50,10 @@ class Monitor:
     The *update* that some diagnostics ask for is what changed since the call before; the *earlier* trace is that of the
     last measurement, or of the last `mark`.
 
+    Each number has a *reference*, the mean of three fresh networks on the same probe: in the first row that has the
+    number, as `fresh/<name>`, and in pictures as a dashed line. What compares two moments has none. Where fresh
+    networks are far from healthy, before any training, a warning says so.
+
     Raises `ValueError` for what cannot be measured: dropout and batch normalisation in train mode without `purify`, a
     network without nonlinearities, a loss that is no scalar, a diagnostic asked for that fails on the probe.
 
@@ -68,6 +73,7 @@ class Monitor:
             of the features and output bias, duplicate units) are due every tenth time only.
         initial: the parameters before training, by name, where it began elsewhere; else those at this moment.
         purify: measure without dropout, and batch normalisation by the statistics of the probe.
+        fresh: a function that builds the model as it begins, where `reset_parameters` draws something else.
         call: what the model computes where that is not its `forward` (an agent without one): the name of another
             method, or a function of the model and its inputs, as in `call=lambda agent, x: agent.actor(x)`.
         sinks: where the rows go, beside `rows`; see `pliant.monitor.sinks`.
@@ -97,6 +103,7 @@ class Monitor:
         tier: str | None = None,
         initial: Mapping[str, Tensor] | None = None,
         purify: bool = False,
+        fresh: Callable[[], nn.Module] | None = None,
         call: How | None = None,
         sinks: Iterable[Sink] = (),
     ):
@@ -111,7 +118,9 @@ class Monitor:
         self._idle = not _first_process()
         if self._idle:
             return
-        self._settings = loss, purify, call, mask
+        self._settings = loss, purify, call, mask, fresh
+        self._referred: set[Diagnostic] = set()  # whose reference was measured
+        self._restored: Row = {}  # what the rows of a monitor that was resumed have already
         self._subject = Subject(model, probe, *self._settings)
         self._outline, self._blind = Outline(self._subject.model), False
         self._renewed = False  # at this call
@@ -179,6 +188,7 @@ class Monitor:
             self._notice()
             self._past.load_state_dict(saved["past"])
         self.rows[:] = [dict(row) for row in saved["rows"]]
+        self._restored = self.latest
         self._last = saved["last"]
 
     def to_table(self) -> pa.Table:
@@ -196,6 +206,7 @@ class Monitor:
         2
         """
         from pliant.plots import Lines, Look
+        from pliant.plots.base import GREY
         from pliant.plots.figures import figure
         from pliant.results import Results
 
@@ -206,7 +217,17 @@ class Monitor:
         table["diverged_at"] = np.full(len(self.rows), -1)
         results = Results({("monitor", 0): table})
         plots = [Lines(column, column, over="step") for column in columns]
-        return figure("monitor", plots, results, Look({"monitor": "this network"}))
+        drawn = figure("monitor", plots, results, Look({"monitor": "this network"}))
+        for column, axes in zip(columns, drawn.axes, strict=False):
+            if (reference := self.latest.get(f"fresh/{column}")) is not None:
+                low, high = axes.get_ylim()
+                axes.axhline(reference, color=GREY, ls="--", lw=1)
+                axes.set_ylim(min(low, reference), max(high, reference))
+                axes.annotate(
+                    "fresh", (1, reference), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY,
+                    fontsize="small",
+                )  # fmt: skip
+        return drawn
 
     def close(self) -> None:
         """Finishes the sinks, at the end of training."""
@@ -307,6 +328,8 @@ class Monitor:
             new, layers = before.replaced(model), not before.same_layers(self._outline)
             now = {name: p.detach() for name, p in model.named_parameters()}
             self._past.renew(now, new, layers or bool(new))
+            if layers or new:
+                self._referred.clear()
             self._renewed = True
         if problem is not None:
             self._once("blind", f"the model changed and can no longer be measured: {_line(problem)}")
@@ -337,6 +360,7 @@ class Monitor:
             row |= self._rates.row()
         for numbers in found.values():
             row |= numbers
+        row |= self._references(list(found), row)
         self.rows.append(row)
         for sink in list(self._sinks):
             try:
@@ -345,6 +369,24 @@ class Monitor:
                 self._sinks.remove(sink)
                 self._once(repr(sink), f"{sink} gets no more rows: {_line(error)}")
         return row
+
+    def _references(self, measured: list[Diagnostic], row: Row) -> Row:
+        """What fresh networks read, of the diagnostics and numbers that have no reference yet."""
+        if not (new := [diagnostic for diagnostic in measured if diagnostic not in self._referred]):
+            return {}
+        self._referred |= set(new)
+        try:
+            found = means(reference(self._subject, new))
+        except Exception as error:
+            problem = _line(error).partition(": write")[0]
+            self._once(
+                "fresh", f"the numbers have no fresh reference ({problem}): write Monitor(..., fresh=make_model)"
+            )
+            return {}
+        for said in far(self._subject, found):
+            self._once(said, said)
+        named = {f"fresh/{name}": value for name, value in found.items() if name in row}
+        return {name: value for name, value in named.items() if self._restored.get(name) != value}
 
     def _numbers(self, due: list[Diagnostic]) -> tuple[dict[Diagnostic, Row], dict[Diagnostic, Exception]]:
         """What each diagnostic measured, or why it did not."""

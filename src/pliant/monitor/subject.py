@@ -36,6 +36,7 @@ class Subject:
         purify: without dropout, and batch normalisation by the statistics of the batch.
         call: how the model is called, as in `Network`.
         mask: of sequences, `(batch, tokens)`: False at padding, which is left out.
+        fresh: builds a network anew, as it begins; without it, layers are drawn by `reset_parameters`.
 
     Attributes:
         optimizers: that train the model; with none, all that requires a gradient counts as trained.
@@ -49,6 +50,7 @@ class Subject:
         purify: bool,
         call: How | None = None,
         mask: Tensor | None = None,
+        fresh: Callable[[], nn.Module] | None = None,
     ):
         self.optimizers: Sequence[torch.optim.Optimizer] = ()
         self.model = bare(model)
@@ -61,7 +63,7 @@ class Subject:
         with self.undisturbed():
             pure = purified(model, call).to(next(self.model.parameters()).device) if purify else model
             try:
-                self._network = Network(pure, self.x, None if purify else call)
+                self._network = Network(pure, self.x, None if purify else call, fresh)
             except Impure as error:
                 raise ValueError(f"{error.problem}: {PURIFY}") from None
         self._modes = [] if purify else [layer.training for layer in self.model.modules()]
@@ -136,26 +138,31 @@ class Subject:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"expected loss(output, targets) to be a scalar tensor, got {got}")
 
-    def trace(self) -> Trace:
+    def trace(self, params: Params | None = None) -> Trace:
         """One forward pass on the probe, with everything on its way; of an output with `logits`, these."""
-        trace = self.network().trace(self.params(), self.probe()[0], mask=self._here(self.mask))
+        params = self.params() if params is None else params
+        trace = self.network().trace(params, self.probe()[0], mask=self._here(self.mask))
         return trace._replace(output=getattr(trace.output, "logits", trace.output))
 
     def probe(self) -> tuple[Any, Any]:
         """Inputs and targets, on the device where the parameters are by now."""
         return self._here(self.x), self._here(self.y)
 
-    def observe(self, needs: Set[str], past: Mapping[str, Any]) -> Observation:
-        """What some diagnostics need to see; `past` are the fields that the present does not tell."""
+    def observe(self, needs: Set[str], past: Mapping[str, Any], params: Params | None = None) -> Observation:
+        """What some diagnostics need to see; `past` are the fields that the present does not tell.
+
+        Of the live parameters, or of others in their place.
+        """
+        params = self.params() if params is None else params
         seen = {"network": self.network(), "loss": self.loss, **{name: self._here(t) for name, t in past.items()}}
         seen["x"], seen["y"] = self.probe()
         if "trace" in needs:
-            seen["trace"] = self.trace()
+            seen["trace"] = self.trace(params)
         if "gradients" in needs:
-            seen["gradients"] = self._gradients()
+            seen["gradients"] = self._gradients(params)
         if seen.get("update") is not None:
             seen["update"] = {name: seen["update"][name] for name in seen["network"].trained}
-        return Observation(self.params(), mask=self._here(self.mask), **{name: seen.get(name) for name in needs})
+        return Observation(params, mask=self._here(self.mask), **{name: seen.get(name) for name in needs})
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -177,10 +184,10 @@ class Subject:
             random.setstate(python)
             np.random.set_state(numbers)  # noqa: NPY002
 
-    def _gradients(self) -> Params:
+    def _gradients(self, params: Params) -> Params:
         assert self.loss is not None
         (x, y), network = self.probe(), self.network()
-        seen = widened(Observation(self.params(), network=network, x=x, y=y, loss=self.loss))
+        seen = widened(Observation(params, network=network, x=x, y=y, loss=self.loss))
         leaves = {name: seen.params[name].detach().requires_grad_() for name in network.trained}
         with torch.enable_grad():
             loss = self.loss(network(seen.params | leaves, seen.x), seen.y)
