@@ -384,7 +384,7 @@ class Monitor:
             )
             return {}
         for said in far(self._subject, found):
-            self._once(said, said)
+            self._once(f"far: {said}", said)
         named = {f"fresh/{name}": value for name, value in found.items() if name in row}
         return {name: value for name, value in named.items() if self._restored.get(name) != value}
 

@@ -22,7 +22,7 @@ FAR = {  # shares of units above which a fresh network is not healthy, and where
     "a ReLU: standardize the inputs",
     "saturated": "large inputs or initial weights leave units flat: standardize the inputs",
 }
-MOST = 0.1
+MOST = 1 / 3
 
 
 def fresh(subject: Subject, draws: int = DRAWS) -> Iterator[Params]:
