@@ -20,7 +20,7 @@ LAYERS = [  # each imports from those above it, and from itself; nets and data k
     {"maps"},
     {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline"},
     {"sites", "terminal"},
-    {"units", "modules", "results", "cutting", "own"},
+    {"units", "modules", "results", "cutting", "own", "waterfall"},
     {"codes"},
     {"generic"},
     {"numbers"},

@@ -147,7 +147,7 @@ def test_evidence_of_head_and_target_scale_by_hand():
     now = Repaired(fresh | {name: 3 * fresh[name] for name in ("2.weight", "2.bias")}, {})
     x = randn(40, 1)
     trace = network.trace(now.params, x)
-    assert Head().evidence(network, now, x, trace, fresh) == {"head_norm_ratio": pytest.approx(3)}
+    assert Head().evidence(network, now, x, trace, fresh) == {"norm_ratio": pytest.approx(3)}
     found = TargetScale().evidence(network, now, x, trace, fresh)
     s = torch.linalg.svdvals(trace.features)
     assert found["top_singular_share"] == pytest.approx(float(s[0] ** 2 / (s**2).sum()), rel=1e-5)

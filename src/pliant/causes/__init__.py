@@ -1,7 +1,8 @@
 """Which mechanism took a network's plasticity: each is undone alone and with the others, and the probe is refitted."""
 
-from pliant.causes.attribution import Causes, disentangle
+from pliant.causes.attribution import disentangle
 from pliant.causes.repairs import REPAIRS, Head, Norm, OptimizerState, Repair, Repaired, TargetScale, Units
+from pliant.causes.result import Causes
 
 __all__ = [
     "REPAIRS",

@@ -36,15 +36,16 @@ class Repaired(NamedTuple):
 class Repair(ABC):
     """One mechanism, undone.
 
-    `name` is short, `mechanism` what a report calls it, `cure` the interventions that treat it. Repairs are applied in
-    the order in which they are listed.
+    `name` is what everything calls the mechanism, `cure` the interventions that treat it; where the mechanism serves a
+    network well, "keeping `kept` helps, `undone` costs". Repairs are applied in the order in which they are listed.
 
     >>> OptimizerState().repair(None, Repaired({}, {"exp_avg": {}}), None, Draw(0, 0))
     Repaired(params={}, moments={})
     """
 
     name: ClassVar[str]
-    mechanism: ClassVar[str]
+    kept: ClassVar[str]
+    undone: ClassVar[str]
     cure: ClassVar[str]
 
     @abstractmethod
@@ -87,7 +88,8 @@ class Units(Repair):
     """
 
     name: ClassVar[str] = "units"
-    mechanism: ClassVar[str] = "dead and linearized units"
+    kept: ClassVar[str] = "its dead and linearized units"
+    undone: ClassVar[str] = "drawing them anew"
     cure: ClassVar[str] = "LayerNorm(), ReDo(tau=0.0)"
 
     tolerance: float = 1e-3
@@ -151,8 +153,9 @@ class Norm(Repair):
     Source: ours; norm growth is P2's mechanism (section 3.3).
     """
 
-    name: ClassVar[str] = "norm"
-    mechanism: ClassVar[str] = "norm growth"
+    name: ClassVar[str] = "norm growth"
+    kept: ClassVar[str] = "the norms of its layers"
+    undone: ClassVar[str] = "scaling them to those of a fresh network"
     cure: ClassVar[str] = 'L2(1e-4), NormalizeAndProject(scales="project")'
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
@@ -193,8 +196,9 @@ class Head(Repair):
     Source: ours; resets of the last layer are as in P1 section 6.2.
     """
 
-    name: ClassVar[str] = "head"
-    mechanism: ClassVar[str] = "output layer"
+    name: ClassVar[str] = "output layer"
+    kept: ClassVar[str] = "its output layer"
+    undone: ClassVar[str] = "drawing it anew"
     cure: ClassVar[str] = 'Reset("last")'
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
@@ -208,7 +212,7 @@ class Head(Repair):
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
         ratio = norms.norm(_some(before.params, network.head)) / norms.norm(_some(fresh, network.head))
-        return {"head_norm_ratio": float(ratio)}
+        return {"norm_ratio": float(ratio)}
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,8 @@ class TargetScale(Repair):
     """
 
     name: ClassVar[str] = "target scale"
-    mechanism: ClassVar[str] = "target scale"
+    kept: ClassVar[str] = "its mean prediction"
+    undone: ClassVar[str] = "moving it to 0"
     cure: ClassVar[str] = "a PopArt or HLGauss head"
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
@@ -259,8 +264,9 @@ class OptimizerState(Repair):
     Source: ours; P1 section 4.1 shows what stale second moments do.
     """
 
-    name: ClassVar[str] = "optimizer"
-    mechanism: ClassVar[str] = "optimizer state"
+    name: ClassVar[str] = "optimizer state"
+    kept: ClassVar[str] = "the optimizer's state"
+    undone: ClassVar[str] = "clearing it"
     cure: ClassVar[str] = "OptimizerReset(), AdamRel(), betas=(0.9, 0.9)"
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:

@@ -150,7 +150,7 @@ def fill(model: nn.Module, checkpoint: Checkpoint) -> None:
         model.load_state_dict(tensors)
 
 
-def optimizer(state: dict[str, Any], model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+def optimizer(state: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
     """torch's optimizer whose state dict this is, told by its settings, holding the model's parameters.
 
     The file names no parameters: they are taken in the model's order, and their shapes must fit. `ValueError` where
@@ -183,10 +183,6 @@ def optimizer(state: dict[str, Any], model: nn.Module, lr: float | None = None) 
     parts = iter(params)
     made = kinds[0]([{"params": [next(parts) for _ in group["params"]]} for group in groups], lr=1e-3)
     made.load_state_dict(state)
-    for group in made.param_groups:
-        group["lr"] = float(group["lr"]) if lr is None else lr
-        if group["lr"] <= 0:
-            raise ValueError("the optimizer's learning rate is 0, as at the end of a schedule: write --lr")
     return made
 
 

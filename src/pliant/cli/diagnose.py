@@ -46,12 +46,14 @@ def add(commands: Commands) -> None:
     made.add_argument(
         "--probe", metavar="|".join(CHOICES["probe"]), help="what is fitted; default: labels with cross_entropy"
     )
-    made.add_argument("--steps", type=int, metavar="N", help="of each refit (500)")
+    made.add_argument("--steps", type=int, metavar="N", help="of each refit; chosen on control targets if left out")
     made.add_argument("--targets", type=int, metavar="K", help="how many, each with fresh networks (5)")
     made.add_argument(
         "--optimizer", metavar="|".join(CHOICES["optimizer"]), help="default: the checkpoint's with its state, or adam"
     )
-    made.add_argument("--lr", type=float, metavar="LR", help="learning rate (the checkpoint's, or 0.001)")
+    made.add_argument(
+        "--lr", type=float, metavar="LR", help="learning rate (the checkpoint's before its schedule, or 0.001)"
+    )
     made.add_argument("--page", type=Path, metavar="FILE", help="write the causes as an HTML page")
     as_json(made)
 
@@ -92,9 +94,9 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
             assert batch is not None
             optimizer, how = measuring.optimizer(model, checkpoint, given)
             probe = measuring.probe(batch, given)
-            said |= {"optimizer": how, "probe_targets": repr(probe)}
             with _shown() as on_progress:
                 causes = measuring.causes(model, build, batch, optimizer, probe, given, on_progress)
+            said |= {"optimizer": how.format(causes.probed.lr), "probe_targets": repr(probe)}
             said["causes"] = causes.to_dict()
     weights = measuring.weights(tensors, begun)
     verdict = "cannot tell" if causes is None else causes.verdict

@@ -147,18 +147,21 @@ def weights(tensors: dict[str, Tensor], begun: dict[str, Tensor]) -> dict[str, N
 
 
 def optimizer(model: nn.Module, checkpoint: Checkpoint, given: argparse.Namespace) -> tuple[Any, str]:
-    """What the refits train with, and how that is told: the checkpoint's with its state, unless another is named."""
+    """What the refits train with, and a text of it, to be formatted with the learning rate that they had.
+
+    The checkpoint's with its state, unless another is named.
+    """
     state = checkpoint.optimizer
     if given.optimizer is None and state is not None:
-        made = rebuilt(state, model, given.lr)
+        made = rebuilt(state, model)
         kind = type(made).__name__
         if ambiguous(state):
             warnings.warn(f"the file does not say whether it is Adam or AdamW: taken as {kind}", stacklevel=2)
         carried = "and the state in the file" if state["state"] else "without state: there is none in the file"
-        return made, f"{kind}, lr={made.param_groups[0]['lr']:g} {carried}"
+        return made, f"{kind}, lr={{:g}} {carried}"
     fresh = OPTIMIZERS[given.optimizer or "adam"](given.lr or 1e-3)
     why = "there is none in the file" if state is None else "that in the file is left out"
-    return fresh, f"{type(fresh).__name__}, lr={fresh.lr:g} without state: {why}"
+    return fresh, f"{type(fresh).__name__}, lr={{:g}} without state: {why}"
 
 
 def probe(of: Batch, given: argparse.Namespace) -> Probe:
@@ -181,7 +184,7 @@ def causes(
     on_progress: Callable[[int, int], None],
 ) -> Causes:
     """`disentangle`, with batch normalisation by each batch and without dropout."""
-    budget = {name: value for name in ("targets", "steps") if (value := getattr(given, name)) is not None}
+    budget = {name: value for name in ("targets", "steps", "lr") if (value := getattr(given, name)) is not None}
     return disentangle(
         model.train(), inputs=of.x, optimizer=optimizer, fresh=lambda: build().train(), probe=probe, purify=True,
         call=given.call, on_progress=on_progress, **budget,

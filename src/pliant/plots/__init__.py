@@ -7,5 +7,6 @@ from pliant.plots.lines import Lines
 from pliant.plots.matrix import Matrix
 from pliant.plots.profile import Profile
 from pliant.plots.trend import Trend
+from pliant.plots.waterfalls import Waterfalls
 
-__all__ = ["Areas", "Cells", "Layout", "Lines", "Look", "Matrix", "Plot", "Profile", "Trend"]
+__all__ = ["Areas", "Cells", "Layout", "Lines", "Look", "Matrix", "Plot", "Profile", "Trend", "Waterfalls"]

@@ -11,21 +11,20 @@ import numpy as np
 from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import with_interval
-from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, colour
+from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, legend, mechanism
 from pliant.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Areas:
-    """Axes an arm, side by side: the parts of a quantity, means over seeds, stacked from 0 up, and down where negative.
+    """Axes an arm: what mechanisms add to a quantity, means over seeds, stacked from 0 up, and down where negative.
 
     Args:
         title: what they are parts of, with units.
-        parts: columns by what they are called; empty where they were not measured.
+        parts: columns by the name of the mechanism; empty where they were not measured.
 
     >>> Areas("loss of plasticity [nats]", {"units": "lost/units"}).columns()
     ('lost/units',)
@@ -55,7 +54,7 @@ class Areas:
         for at, (on, arm) in enumerate(zip(axes, look.shown(results), strict=True)):
             on.set_title(look.labels[arm])
             tops = {sign: np.zeros(1) for sign in (1, -1)}
-            for part, column in enumerate(self.parts.values()):
+            for part, column in self.parts.items():
                 values = results.ends(arm, column)
                 there = ~np.isnan(values).all(0)
                 mean = np.nanmean(values[:, there], 0)
@@ -63,7 +62,7 @@ class Areas:
                 for sign in (1, -1):
                     height = np.clip(sign * mean, 0, None)
                     top = tops[sign] + sign * height
-                    how = {"color": colour(part + 1), "alpha": 0.85, "linewidth": 0}
+                    how = {"color": mechanism(part), "linewidth": 0}
                     on.fill_between(tasks, tops[sign] + 0 * top, top, **how)
                     tops[sign] = top
             on.axhline(0, color=GREY, linewidth=0.8)
@@ -72,9 +71,8 @@ class Areas:
                 on.set_xlabel("task")
             if at % columns == 0:
                 on.set_ylabel(self.title)
-        handles = [Line2D([], [], color=colour(part + 1), lw=6) for part in range(len(self.parts))]
-        made: Figure = axes[0].figure  # type: ignore[assignment]
-        made.legend(handles, list(self.parts), loc="outside upper left", ncols=len(handles), handlelength=0.8)
+        handles = [Line2D([], [], color=mechanism(part), lw=6) for part in self.parts]
+        legend(axes[0].figure, handles, list(self.parts))  # type: ignore[arg-type]
 
     def caption(self, results: Results, look: Look) -> list[str]:
         over = f"means over {len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"

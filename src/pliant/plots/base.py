@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 # Okabe & Ito, legible to colour-blind readers; the first arm is the baseline, yellow comes last as it is faint on white
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
+# of mechanisms, told from each other and from every arm; the last ones are for repairs of one's own
+MECHANISMS = {
+    "units": "#882255",
+    "norm growth": "#999933",
+    "output layer": "#A8D8A8",
+    "target scale": "#6A3D9A",
+    "optimizer state": "#FA8072",
+    "unexplained": "#B9C0C8",
+}
+OTHERS = ("#8C564B", "#332288", "#DDCC77", "#7F0000")
 DASHES = ("-", "-.", ":")  # for a ninth arm and more
 STEPS = (1, 2, 5, 10)  # between ticks
 GREY = "#5f6670"
@@ -34,6 +44,15 @@ def colour(position: int) -> str:
     ('#000000', True)
     """
     return COLOURS[position % len(COLOURS)]
+
+
+def mechanism(name: str) -> str:
+    """The colour of a mechanism of plasticity loss, the same in every figure, and never an arm's.
+
+    >>> mechanism("units"), mechanism("a repair of my own") in OTHERS
+    ('#882255', True)
+    """
+    return MECHANISMS.get(name) or OTHERS[sum(name.encode()) % len(OTHERS)]
 
 
 def dashes(position: int) -> str:

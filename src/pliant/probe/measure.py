@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -13,103 +12,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pliant.adapter import How, bare
-from pliant.functional.statistics import Interval, interval
 from pliant.modules import purified
 from pliant.network import Network, Params
 from pliant.optim import Optimizer
 from pliant.optim.torch_optimizer import several
+from pliant.probe.budget import Budget, chosen
+from pliant.probe.draws import draw, number
 from pliant.probe.refit import Refits, Start, refit
+from pliant.probe.result import FRESH, Plasticity
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Sines, Taken, outputs, part, samples
 
-FRESH = "fresh"
-MARGIN = 0.05
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # gone from a module that is purified
-
-
-@dataclass(frozen=True)
-class Plasticity:
-    """What the probe found: one curve a target for every checkpoint and for fresh networks.
-
-    `plasticity`, `increase` and `verdict` count final losses up to that of the constant predictor: beyond it nothing is
-    left to lose, and one refit that blows up would drown all others. Curves are as they are.
-
-    Attributes:
-        names: of the checkpoints; `"fresh"` is the control.
-        unit: of all losses.
-        steps: `(points,)`, the optimizer steps after which the losses were taken.
-        curves: losses by name, `(targets, points)`.
-        baseline: the loss of the best constant predictor, `(targets,)`.
-        diverged: how many refits lost their finite loss, by name.
-
-    >>> curves = {"now": np.array([[1.0, 0.5], [1.0, 0.7]]), "fresh": np.array([[1.0, 0.1], [1.0, 0.2]])}
-    >>> found = Plasticity(("now",), "nats", np.array([0, 10]), curves, np.ones(2), {"now": 0, "fresh": 0})
-    >>> round(found.increase("now").mean, 2), found.verdict("now")
-    (0.45, 'cannot tell')
-    """
-
-    names: tuple[str, ...]
-    unit: str
-    steps: np.ndarray
-    curves: dict[str, np.ndarray]
-    baseline: np.ndarray
-    diverged: dict[str, int]
-
-    def initial(self, name: str) -> np.ndarray:
-        """The loss before the first step, `(targets,)`."""
-        return self.curves[name][:, 0]
-
-    def final(self, name: str) -> np.ndarray:
-        """The loss after the budget, `(targets,)`."""
-        return self.curves[name][:, -1]
-
-    def area(self, name: str) -> np.ndarray:
-        """The mean height of the curve, `(targets,)`: the area under it over the number of steps."""
-        return np.trapezoid(self.curves[name], self.steps, axis=1) / self.steps[-1]
-
-    def plasticity(self, name: str) -> Interval:
-        """P = baseline - E[final loss], with its interval over targets (P1 eq. 4; there the loss is not capped)."""
-        return interval(self.baseline - self._capped(name))
-
-    def increase(self, name: str) -> Interval:
-        """The final loss less that of a fresh network on the same target: the loss of plasticity, as P1 plots it."""
-        return interval(self._capped(name) - self._capped(FRESH))
-
-    def verdict(self, name: str) -> str:
-        """`"lost"`, `"healthy"` or `"cannot tell"`, of the interval of `increase` and a margin.
-
-        Lost where the interval lies above 0 and its mean above the margin, healthy where it ends below the margin. The
-        margin, 5 % of the constant predictor's loss, is ours.
-        """
-        return verdict(self.increase(name), float(self.baseline.mean()))
-
-    def _capped(self, name: str) -> np.ndarray:
-        """The final loss, at most that of the constant predictor: also where it is infinite or no number."""
-        return np.fmin(self.final(name), self.baseline)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers and lists, for JSON; None where a loss is not finite."""
-        return {
-            "unit": self.unit,
-            "steps": self.steps.tolist(),
-            "baseline": self.baseline.tolist(),
-            "diverged": self.diverged,
-            "curves": {name: [_finite(row) for row in curve] for name, curve in self.curves.items()},
-            "increase": {name: self.increase(name)._asdict() for name in self.names},
-            "verdict": {name: self.verdict(name) for name in self.names},
-        }
-
-    def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("", "initial", "final", "area", "against fresh (95 %)", "")]
-        for name in (*self.names, FRESH):
-            numbers = [f"{values.mean():.3f}" for values in (self.initial(name), self.final(name), self.area(name))]
-            gap = self.increase(name)
-            against = f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if name != FRESH else ""
-            rows.append((name, *numbers, against, self.verdict(name) if name != FRESH else "control"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        head = f"probe loss ({self.unit}), {len(self.baseline)} targets, {self.steps[-1]} steps"
-        return "\n".join([f"{head}, constant predictor {self.baseline.mean():.3f}", *lines])
 
 
 def plasticity(
@@ -122,14 +36,15 @@ def plasticity(
     checkpoints: Mapping[str, Params] | None = None,
     actions: Tensor | None = None,
     targets: int = 10,
-    steps: int = 2000,
+    steps: int | None = None,
+    lr: float | None = None,
     batch_size: int = 128,
     carry: bool = False,
     purify: bool = False,
     call: How | None = None,
     seed: int = 0,
 ) -> Plasticity:
-    """Refits copies of a network to fresh targets for a fixed budget, next to networks that were never trained.
+    """Refits copies of a network to fresh targets for a budget, next to networks that were never trained.
 
     P(theta) = b - E_l[l(theta*)], where theta* is what the user's optimizer makes of theta in `steps` steps on a fresh
     target l and b the loss of the best constant predictor (P1 eq. 4). All targets of all checkpoints are one
@@ -147,7 +62,9 @@ def plasticity(
         checkpoints: state dicts of the same model by name, to be measured in place of its present state (`"now"`).
         actions: the taken action of every input, `(samples,)`: then only that output is fitted.
         targets: how many, each with a fresh network of its own (P1: 10).
-        steps: of each refit (P1: 2000).
+        steps: of each refit (P1: 2000). If None, the smallest of a few budgets at which fresh networks learn control
+            targets, which are not used afterwards.
+        lr: learning rate of the refits; if None, the optimizer's, under a scheduler the one before it set in.
         batch_size: of the refits.
         carry: whether the optimizer's present state is carried into the refits of the checkpoints; else it is fresh.
         purify: measure a copy without dropout, with batch normalisation by each batch.
@@ -170,7 +87,7 @@ def plasticity(
     (3, 11)
     """
     network, params = pure(model, inputs, fresh, purify, optimizer, call)
-    how = training(optimizer, bare(model), carry)
+    how = training(optimizer, bare(model), carry, lr)
     if carry and not how.moments:
         got = "a fresh one: leave carry out, or take steps"
         if not how.optimizer.init(params):
@@ -186,16 +103,17 @@ def plasticity(
     if FRESH in (checkpoints or {}):
         raise ValueError(f"expected another name of a checkpoint than {FRESH!r}, which the control has")
     measured = {"now": params} if checkpoints is None else {n: alike(network, p, n) for n, p in checkpoints.items()}
+    refuse_nonfinite(network, measured, inputs)
+    budget = chosen(network, params, inputs, how, probe, steps, batch_size, seed)
     starts: list[Start] = []
     for name in (*measured, FRESH):
         for target in range(targets):
             at = measured[name] if name != FRESH else draw(network, params, seed, target)
             y = probe.targets(network, at, inputs, number(seed, target, 0))
             starts.append(Start(at, y, {} if name == FRESH else how.moments))
-    refuse_nonfinite(network, measured, inputs)
-    found = refit(network, probe, starts, inputs, how, steps=steps, batch_size=batch_size, seed=seed)
+    found = refit(network, probe, starts, inputs, how, steps=budget.steps, batch_size=batch_size, seed=seed)
     baseline = np.array([probe.baseline(start.y) for start in starts[-targets:]])
-    return report(found, tuple(measured), probe, baseline, targets)
+    return report(found, tuple(measured), probe, baseline, targets, how, budget)
 
 
 def checked(probe: Probe | None, targets: int) -> Probe:
@@ -207,20 +125,22 @@ def checked(probe: Probe | None, targets: int) -> Probe:
     return probe or Sines()
 
 
-def report(found: Refits, names: tuple[str, ...], probe: Probe, baseline: np.ndarray, targets: int) -> Plasticity:
+def report(
+    found: Refits,
+    names: tuple[str, ...],
+    probe: Probe,
+    baseline: np.ndarray,
+    targets: int,
+    how: Training,
+    budget: Budget,
+) -> Plasticity:
     """The refits of several checkpoints and the control, in this order, as one `Plasticity`."""
     rows = {name: slice(i * targets, (i + 1) * targets) for i, name in enumerate((*names, FRESH))}
     return Plasticity(
         names, probe.unit, found.steps, {name: found.scores[at] for name, at in rows.items()}, baseline,
-        {name: int(found.diverged[at].sum()) for name, at in rows.items()},
+        {name: int(found.diverged[at].sum()) for name, at in rows.items()}, how.optimizer.lr,
+        tuple(note for note in (budget.note, how.note) if note),
     )  # fmt: skip
-
-
-def verdict(gap: Interval, baseline: float) -> str:
-    """What an interval of the loss of plasticity says (see `Plasticity.verdict`)."""
-    if gap.low > 0 and gap.mean > MARGIN * baseline:
-        return "lost"
-    return "healthy" if gap.high < MARGIN * baseline else "cannot tell"
 
 
 def pure(
@@ -310,19 +230,3 @@ def refuse_nonfinite(network: Network, measured: Mapping[str, Params], inputs: A
         found = [t for t in tree_leaves(outputs(network, params, inputs)) if isinstance(t, Tensor)]
         if not all(t.isfinite().all() for t in found):
             raise ValueError(f"expected finite outputs, got NaN or infinity from {name!r} on these inputs")
-
-
-def draw(network: Network, like: Params, seed: int, target: int) -> Params:
-    """The fresh network that is the control of a target; what is never trained is as in `like`."""
-    fresh = network.fresh(number(seed, target, 1))
-    return {name: fresh[name].to(p) if name in network.names else p.clone() for name, p in like.items()}
-
-
-def _finite(values: np.ndarray) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values]
-
-
-def number(seed: int, target: int, purpose: int) -> int:
-    """A seed for one purpose of one target: targets (0), controls (1) and repairs (2) share no numbers."""
-    words = [seed, target, purpose, *b"probe"]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pliant.probe.parts import Decayed, Only, Parts
 
 @dataclass(frozen=True)
 class Training:
-    """An optimizer's settings, interventions beside it, and its state (empty where it has none).
+    """An optimizer's settings, interventions beside it, its state (empty where it has none), and a note on its rate.
 
     >>> Training(Adam(lr=1e-3)).moments
     {}
@@ -28,16 +29,24 @@ class Training:
     optimizer: Optimizer
     chain: Chain = field(default_factory=Chain)
     moments: Moments = field(default_factory=dict)
+    note: str = ""
 
 
 def training(
-    optimizer: Torch | Sequence[Torch] | Optimizer | Training, model: nn.Module, carry: bool = True
+    optimizer: Torch | Sequence[Torch] | Optimizer | Training,
+    model: nn.Module,
+    carry: bool = True,
+    lr: float | None = None,
 ) -> Training:
     """The settings of torch's SGD, Adam, AdamW, RMSprop or Muon, or ours, with the state for the model's parameters.
 
     Each parameter group is trained as its own optimizer does, with its own count of steps: groups may differ, and
     several optimizers are given as a list. They are read, never changed. Without `carry` there is no state. Moments of
     parameters that have none yet are 0, as in their first step.
+
+    The learning rate is `lr`, else the optimizer's. Where a scheduler has changed that, it is the one that most of the
+    training had, as far as the optimizer tells: the one it began with, the highest of a one-cycle schedule; a note says
+    so.
 
     Raises `ValueError` for another optimizer, for settings that have no equivalent (amsgrad, maximize, dampening), and
     for a parameter of two optimizers.
@@ -46,10 +55,13 @@ def training(
     >>> training(torch.optim.Adam(model.parameters(), lr=1e-2), model).optimizer
     Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, eps_root=0.0)
     """
-    if isinstance(optimizer, Training):
-        return optimizer if carry else Training(optimizer.optimizer, optimizer.chain)
-    if isinstance(optimizer, Optimizer):
-        return Training(optimizer)
+    if lr is not None and not (lr > 0 and math.isfinite(lr)):
+        raise ValueError(f"expected a learning rate above 0, got {lr!r}: write lr=1e-3")
+    if isinstance(optimizer, (Training, Optimizer)):
+        given = optimizer if isinstance(optimizer, Training) else Training(optimizer)
+        note = "" if lr in (None, given.optimizer.lr) else f"learning rate {lr:g}, as given"
+        settings = given.optimizer if lr is None else given.optimizer.with_lr(lr)
+        return Training(settings, given.chain, given.moments if carry else {}, note or given.note)
     if not isinstance(optimizer, (Torch, list, tuple)):
         raise ValueError(
             f"expected an optimizer of torch.optim or of pliant.optim, got {type(optimizer).__name__}: write "
@@ -58,12 +70,28 @@ def training(
     held = Held(model, optimizer)
     for odd in held.oddities():
         warnings.warn(odd, stacklevel=3)
-    parts, counts = _parts(held, carry)
+    parts, counts = _parts(held, carry, lr)
     settings = parts[0].base if len(parts) == 1 else Parts(parts)
-    return Training(settings, moments=_carried(held, settings, counts) if carry else {})
+    note = _note([group for one in held.optimizers for group in one.param_groups], lr)
+    return Training(settings, moments=_carried(held, settings, counts) if carry else {}, note=note)
 
 
-def _parts(held: Held, carry: bool) -> tuple[tuple[Only, ...], list[int]]:
+def _rate(group: dict[str, Any]) -> float:
+    """The learning rate before a scheduler set in, of a one-cycle schedule the highest."""
+    return float(group.get("max_lr", group.get("initial_lr", group["lr"])))
+
+
+def _note(groups: Sequence[dict[str, Any]], lr: float | None) -> str:
+    """Which learning rate the refits have, where it is not the present one."""
+    now = ", ".join(dict.fromkeys(f"{float(group['lr']):g}" for group in groups))
+    if lr is not None:
+        return "" if now == f"{lr:g}" else f"learning rate {lr:g}, as given (the optimizer's is {now})"
+    then = ", ".join(dict.fromkeys(f"{_rate(group):g}" for group in groups))
+    which = "the highest of its schedule" if any("max_lr" in group for group in groups) else "before its schedule"
+    return "" if now == then else f"learning rate {then}, {which} (now it is {now}); lr= sets another"
+
+
+def _parts(held: Held, carry: bool, lr: float | None) -> tuple[tuple[Only, ...], list[int]]:
     """What is trained alike, together: of equal settings and, where steps are counted and carried, as many of them."""
     named = {p: name for name, p in held.params.items()}
     found: dict[Any, list[str]] = {}
@@ -72,7 +100,7 @@ def _parts(held: Held, carry: bool) -> tuple[tuple[Only, ...], list[int]]:
             params = [p for p in group["params"] if p in named]
             if not params:
                 continue
-            settings = _translated(optimizer, group)
+            settings = _translated(optimizer, group | {"lr": _rate(group) if lr is None else lr})
             alone = None if settings.elementwise else id(optimizer)  # it looks at all of its parameters at once
             counted = carry and "step" in settings.init({"": torch.zeros(())})
             for p in params:

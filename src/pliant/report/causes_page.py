@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from pliant import cite
 from pliant.causes import Causes
-from pliant.functional.statistics import Interval
-from pliant.numbers import MINUS, number, with_interval
-from pliant.plots.base import GREY, STEPS
+from pliant.numbers import MINUS, number
+from pliant.plots.base import GREY, STEPS, legend, mechanism
 from pliant.plots.figures import STYLE, svg
-from pliant.probe.measure import FRESH
+from pliant.plots.waterfalls import ROW, draw
+from pliant.probe.result import FRESH
 from pliant.report.html import template, uri
 from pliant.run.files import write_bytes
+from pliant.waterfall import UNEXPLAINED, Waterfall
 
 WIDTHS = (370, 740)  # CSS pixels of the pictures, for phones and desks
 PHONE = 560  # widest page, in CSS pixels, that has the first
-CURVES = {"now": ("#D55E00", "as it is"), "repaired": ("#0072B2", "all repairs made"), FRESH: ("#000000", "fresh")}
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+CURVES = {
+    "now": ("#D55E00", "this network"),
+    "repaired": ("#0072B2", "all repairs made"),
+    FRESH: ("#000000", "fresh networks"),
+}
+MEANS = {
+    "units": "dead and linearized units",
+    "norm growth": "weights that have grown",
+    "output layer": "the output layer as it is now",
+    "target scale": "a mean prediction far from 0",
+    "optimizer state": "moments of earlier gradients",
+    UNEXPLAINED: "what all repairs together leave; below 0, what it has learned helps",
+}
 KINDS = {"lost": "fails", "healthy": "holds", "cannot tell": "inconclusive"}  # as the style sheet calls them
 
 
@@ -41,60 +52,45 @@ def write(causes: Causes, path: Path, title: str) -> None:
 
 def page(causes: Causes, title: str) -> str:
     """The page as HTML: the same causes give the same bytes."""
-    shares = causes.shares if causes.verdict == "lost" else {}
-    colours = {name: PALETTE[at % len(PALETTE)] for at, name in enumerate(shares)} | {"unexplained": "#b9c0c8"}
-    said = {repair.name: repair.mechanism for repair in causes.repairs}
-    said["unexplained"] = "what all repairs together leave"
+    lost, fall = causes.verdict == "lost", causes.waterfall
     return template("causes.html.jinja").render(
         title=title,
         kind=KINDS[causes.verdict],
         verdict=causes.verdict,
-        gap=with_interval(causes.gap),
+        conclusion=causes.conclusion,
+        remarks=causes.remarks(),
+        todo=causes.todo(),
         unit=causes.probed.unit,
         probed=causes.probed,
+        early=int(causes.probed.steps[1]),
         steps=int(causes.probed.steps[-1]),
         targets=len(causes.probed.baseline),
-        bar=_pictures(lambda width: bar(shares, colours, width)) if shares else [],
+        waterfall=_pictures(lambda width: waterfall(fall, width)) if lost else [],
         curves=_pictures(lambda width: curves(causes, width)),
-        shares=[
-            {"name": n, "colour": colours[n], "share": percent(s.mean), "ends": ends(s), "mechanism": said[n]}
-            for n, s in sorted(shares.items(), key=lambda item: (item[0] == "unexplained", -item[1].mean))
-        ],
-        repairs=_repairs(causes, shares),
+        parts=_parts(fall) if lost else [],
+        pace=_pace(causes),
+        repairs=_repairs(causes, fall if lost else None),
         idle=causes.idle,
         exact=not causes.orders,
         names=[repair.name for repair in causes.repairs],
-        interactions=_interactions(causes) if shares else [],
+        interactions=_interactions(causes) if lost else [],
         clipped=any(curve.max() > _ceiling(causes) for curve in causes.probed.curves.values()),
         diverged={CURVES[name][1]: count for name, count in causes.probed.diverged.items() if count},
+        csv=uri("text/csv", causes.to_csv()),
         references=[cite.entry(key) for key in ("lyle2023", "lyle2024")],
     )
 
 
-def bar(shares: dict[str, Interval], colours: dict[str, str], width: int) -> Figure:
-    """The shares beside each other, from 0 to the right, and to the left where negative."""
-    with style.context(["default", STYLE, {"axes.grid": False}]):
-        made = Figure(figsize=(width / 96, 78 / 96), layout="constrained")
-        made.set_label("shares of the loss")
+def waterfall(fall: Waterfall, width: int) -> Figure:
+    """What leads from the loss of fresh networks to that of this one, a bar a mechanism."""
+    bars = fall.bars
+    most = max(fall.fresh, fall.now, *(end for bar in bars for end in bar[1:3]))
+    with style.context(["default", STYLE]):
+        made = Figure(figsize=(width / 96, ((len(bars) + 2) * ROW * 1.3 + 44) / 96), layout="constrained")
+        made.set_label("what each mechanism adds to the loss")
         axes = made.add_subplot()
-        means = {name: share.mean for name, share in shares.items() if math.isfinite(share.mean)}
-        span = sum(map(abs, means.values())) or 1.0
-        edges = {1: 0.0, -1: 0.0}
-        for name, mean in means.items():
-            sign = 1 if mean >= 0 else -1
-            axes.barh(0, mean, 0.8, left=edges[sign], color=colours[name], edgecolor="white", linewidth=1)
-            text = f"{name} {percent(mean)}"
-            if abs(mean) / span * width > 7 * len(text):
-                light = colours[name] in ("#0072B2", "#009E73", "#D55E00")
-                where = edges[sign] + mean / 2
-                axes.text(where, 0, text, ha="center", va="center", color="white" if light else "black", fontsize=8)
-            edges[sign] += mean
-        axes.axvline(0, color=GREY, linewidth=1)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        axes.set_xlim(min(edges[-1], 0.0), max(edges[1], 1.0))
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        draw(axes, fall, bars, most)
+        axes.set_xlabel(f"final loss [{fall.unit}]")
     return made
 
 
@@ -129,22 +125,8 @@ def curves(causes: Causes, width: int) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=True))
         axes.set_xlabel("optimizer step of the refit")
         axes.set_ylabel(f"loss [{probed.unit}]")
-        made.legend(loc="outside upper left", ncols=3, handlelength=1.2, columnspacing=1.2)
+        legend(made, *axes.get_legend_handles_labels())  # type: ignore[arg-type]
     return made
-
-
-def percent(share: float) -> str:
-    """A share in percent.
-
-    >>> percent(0.257), percent(-0.1)
-    ('26 %', '−10 %')
-    """
-    return f"{number(100 * share, 0)} %" if math.isfinite(share) else "\N{EN DASH}"
-
-
-def ends(share: Interval) -> str:
-    """The ends of an interval in percent."""
-    return f"{percent(share.low)} to {percent(share.high)}" if math.isfinite(share.low) else "no interval"
 
 
 def _ceiling(causes: Causes) -> float:
@@ -152,30 +134,59 @@ def _ceiling(causes: Causes) -> float:
     return 2 * float(causes.probed.baseline.mean())
 
 
-def _repairs(causes: Causes, shares: dict[str, Interval]) -> list[dict[str, str]]:
+def _parts(fall: Waterfall) -> list[dict[str, str]]:
+    """A row a bar, in their order."""
+    return [
+        {
+            "name": bar.name,
+            "colour": mechanism(bar.name),
+            "part": fall.said(bar.part).replace("-", MINUS),
+            "share": f"{fall.percent[bar.name]} %" if bar.name in fall.percent else "",
+            "means": MEANS.get(bar.name, ""),
+        }
+        for bar in fall.bars
+    ]
+
+
+def _pace(causes: Causes) -> list[dict[str, Any]]:
+    """Loss at the start, after a tenth of the budget and at its end, and the area, of each curve."""
+    probed = causes.probed
+    return [
+        {
+            "name": label,
+            "colour": colour,
+            "numbers": [
+                number(values.mean(), 3)
+                for values in (probed.initial(n), probed.early(n), probed.final(n), probed.area(n))
+            ],
+        }
+        for n, (colour, label) in CURVES.items()
+    ]
+
+
+def _repairs(causes: Causes, fall: Waterfall | None) -> list[dict[str, str]]:
+    """A row a repair, that of the largest part first where something was lost."""
+    order = [bar.name for bar in fall.bars] if fall else [repair.name for repair in causes.repairs]
     found = []
-    for index, repair in enumerate(causes.repairs):
+    for index, repair in sorted(enumerate(causes.repairs), key=lambda item: order.index(item[1].name)):
         alone = causes.alone(index)
         found.append(
             {
                 "name": repair.name,
-                "mechanism": repair.mechanism,
-                "share": percent(shares[repair.name].mean) if shares else "",
-                "ends": ends(shares[repair.name]) if shares else "",
                 "alone": "\N{EN DASH}" if alone is None else number(alone, 3),
                 "moved": number(causes.changed[repair.name], 2),
                 "evidence": causes.told(repair.name).replace("-", MINUS),
                 "cure": repair.cure,
             }
         )
-    return sorted(found, key=lambda row: -shares[row["name"]].mean) if shares else found
+    return found
 
 
 def _interactions(causes: Causes) -> list[list[str]]:
     """One row a repair; nothing beside itself, and each pair once, below the diagonal."""
-    matrix = causes.interactions
-    if matrix is None:
+    if causes.interactions is None:
         return []
+    matrix = causes.interactions.mean(-1)
     return [[number(float(matrix[i, j]), 3) if j < i else "" for j in range(i + 1)] for i in range(len(matrix))]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from pliant.run.columns import SHAPE, arrow, numbers
 from pliant.run.files import read_bytes, read_json
-from pliant.run.names import CELL, METRICS, RUN, named, natural
+from pliant.run.names import CELL, METRICS, RENAMED, RUN, named, natural
 
 if TYPE_CHECKING:  # takes a third of a second
     pass
@@ -45,7 +45,7 @@ class File:
             if sha256(content).hexdigest() != digest:
                 raise ValueError("its checksum does not fit")
             self.file = pq.ParquetFile(pa.BufferReader(content))
-            self.fields = {field.name: field for field in self.file.schema_arrow}
+            self.fields = {RENAMED.get(field.name, field.name): field for field in self.file.schema_arrow}
             self.rows = self.file.metadata.num_rows
         except (OSError, ValueError) as error:
             raise ValueError(_unreadable(path, error)) from None
@@ -156,7 +156,8 @@ class Together(Cells):
                 facts = {name: value for name, value in pack.items() if name not in ("arm", "seeds", "rows", "lacks")}
                 for seed, rows in zip(pack["seeds"], pack["rows"], strict=True):
                     where = slice(start, start + natural(rows))
-                    self.found[named(pack["arm"]), natural(seed)] = (facts, where, frozenset(pack["lacks"]))
+                    lacks = frozenset(RENAMED.get(name, name) for name in pack["lacks"])
+                    self.found[named(pack["arm"]), natural(seed)] = (facts, where, lacks)
                     start = where.stop
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{folder / RUN} is damaged ({error!r}): keep the run again") from None

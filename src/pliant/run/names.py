@@ -7,6 +7,11 @@ from typing import Any
 
 SETTINGS, RUN, CELL, METRICS = "settings.json", "run.json", "cell.json", "metrics.parquet"
 BOOKKEEPING = ("step", "task", "end", "elapsed_seconds", "diverged_at")  # columns that are no metrics
+RENAMED = {  # columns of runs that were stored before mechanisms had one name everywhere
+    "lost/norm": "lost/norm growth",
+    "lost/head": "lost/output layer",
+    "lost/optimizer": "lost/optimizer state",
+}
 MOST_CELLS = 1 << 20
 
 

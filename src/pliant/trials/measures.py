@@ -204,8 +204,9 @@ class Mechanisms:
     """How much of its plasticity every member has lost, and to which mechanism, as `pliant.disentangle` says.
 
     `lost` is the final probe loss less that of fresh networks, `lost/<repair>` what each mechanism took of it, which
-    with `lost/unexplained` sums to `lost`; `probe_baseline` is the constant predictor's loss; NaN for a member that
-    diverged. Refits use the member's optimizer, with its state, without its interventions.
+    with `lost/unexplained` sums to `lost`; `probe_fresh` is the loss of fresh networks, `probe_baseline` the constant
+    predictor's; NaN for a member that diverged. Refits use the member's optimizer, with its state, without its
+    interventions.
 
     Args:
         probe: the targets.
@@ -262,4 +263,4 @@ class Mechanisms:
         taken = dict(zip((repair.name for repair in found.repairs), found.recovered.mean(1).tolist(), strict=True))
         row = {f"lost/{repair.name}": taken.get(repair.name, 0.0) for repair in self.repairs}
         row |= {"lost": found.gap.mean, "lost/unexplained": found.gap.mean - sum(row.values())}
-        return row | {"probe_baseline": float(found.probed.baseline.mean())}
+        return row | {"probe_fresh": found.waterfall.fresh, "probe_baseline": float(found.probed.baseline.mean())}

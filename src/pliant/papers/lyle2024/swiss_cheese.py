@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pliant.causes import Head, Norm, OptimizerState, Units
+from pliant.causes.words import remarks, treatment
 from pliant.claims import Claim
 from pliant.diagnostics import (
     DeadUnits,
@@ -20,10 +21,12 @@ from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.functional.statistics import interval
 from pliant.interventions import L2, Chain, LayerNorm
 from pliant.papers.memorisation import Memorisation, above, fell, fits, lost_units
-from pliant.plots import Lines
+from pliant.plots import Lines, Waterfalls
 from pliant.probe import RandomLabels
+from pliant.probe.result import LEARNED, MARGIN
 from pliant.results import Results
 from pliant.trials import Fit, Mechanisms, Numbers, When
+from pliant.waterfall import UNEXPLAINED
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def mechanisms(settings: Probed) -> Mechanisms:
     tasks = np.linspace(0, settings.num_tasks, settings.checkpoints + 1)[1:].round().astype(int) - 1
     return Mechanisms(
         RandomLabels(10),
-        repairs=(Units(), Norm(), Head(), OptimizerState()),
+        repairs=MECHANISMS,
         when=When(tasks=tuple(map(int, tasks))),
         targets=settings.targets,
         steps=settings.steps,
@@ -86,6 +89,7 @@ def setup(settings: Settings) -> Setup:
             Lines("norm_ratio", "parameter norm / initial norm", log=True),
             Lines("effective_rank", "effective rank of the features", log=True),
             Lines("relative_update", "relative update of one step", log=True),
+            *((WATERFALLS,) if asked else ()),
         ),
         table=(
             Column("first task", "accuracy", "first"),
@@ -145,30 +149,32 @@ def sentences(results: Results) -> dict[str, str]:
     return {arm: _sentence(results, arm) + causes[arm] for arm in results.arms}
 
 
-PARTS = {
-    "dead and linearized units": "lost/units",
-    "norm growth": "lost/norm",
-    "output layer": "lost/head",
-    "optimizer state": "lost/optimizer",
-    "unexplained": "lost/unexplained",
-}
+MECHANISMS = (Units(), Norm(), Head(), OptimizerState())  # those that a classifier has
+PARTS = {name: f"lost/{name}" for name in (*(repair.name for repair in MECHANISMS), UNEXPLAINED)}
+WATERFALLS = Waterfalls("loss on new labels [nats]", "nats", PARTS)
 
 
 def _causes(results: Results, arm: str) -> str:
-    """What the probe says of an arm at its last task: loss and shares of the mechanisms, with intervals over seeds."""
+    """What the probe says of an arm at its last task: what each mechanism took, and what to do, over seeds."""
     lost = results.last(arm, "lost")
     if not np.isfinite(lost).all():
         return ""
-    gap = interval(lost)
+    fall, gap = WATERFALLS.of(results, arm), interval(lost)
+    baseline = results.last(arm, "probe_baseline").mean()
+    if fall.fresh > LEARNED * baseline:
+        reached = f"loss {fall.fresh:.2f} of {baseline:.2f}"
+        return f"Cannot tell what it lost: fresh networks did not learn new labels either ({reached}); take more steps."
     ends = f" [{gap.low:.2f}, {gap.high:.2f}]" if len(lost) > 1 else ""
-    if not gap.low > 0 and len(lost) > 1:
-        return f"Against fresh networks, no plasticity lost: {gap.mean:+.2f}{ends} nats on new labels."
-    shares = {part: interval(results.last(arm, column) / lost) for part, column in PARTS.items()}
-    said = [
-        f"{part} {share.mean:z.0%}" + (f" [{share.low:z.0%}, {share.high:z.0%}]" if len(lost) > 1 else "")
-        for part, share in sorted(shares.items(), key=lambda item: -item[1].mean)
+    if gap.mean < MARGIN * baseline or gap.low <= 0:
+        return f"On new labels it is as good as fresh networks ({gap.mean:+.2f} nats{ends}): nothing to treat."
+    took = [
+        f"{bar.name} {fall.amount(bar.part.mean)} ({fall.percent[bar.name]} %)"
+        for bar in fall.bars
+        if fall.percent.get(bar.name)
     ]
-    return f"Against fresh networks it lost {gap.mean:.2f}{ends} nats on new labels: {', '.join(said)}."
+    said = [f"On new labels it lost {gap.mean:.2f} nats{ends} against fresh networks: {', '.join(took)}"]
+    said += [*remarks(fall, MECHANISMS), "; ".join(treatment(fall, MECHANISMS))]
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
 def _sentence(results: Results, arm: str) -> str:

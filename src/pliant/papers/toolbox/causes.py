@@ -26,7 +26,7 @@ def setup(settings: Settings) -> Setup:
     base = swiss_cheese.setup(settings)
     return replace(
         base,
-        plots=(Areas("loss of plasticity [nats]", PARTS),),
+        plots=(Areas("loss of plasticity [nats]", PARTS), swiss_cheese.WATERFALLS),
         table=(
             Column("lost\n[nats]", "lost"),
             *(Column(name, column) for name, column in PARTS.items()),
@@ -36,19 +36,14 @@ def setup(settings: Settings) -> Setup:
         deviations=(
             "An experiment of ours: P2 names the mechanisms and does not say how much each takes.",
             f"Probe: {settings.targets} labellings, {settings.steps} steps of the arm's Adam with the state it has, "
-            "without the arm's L2; shares are Shapley values of the repairs against fresh networks.",
+            "without the arm's L2; parts are Shapley values of the repairs, which with the unexplained sum to the loss "
+            "against fresh networks. A claim's share is a part over that loss.",
             *base.deviations[2:],
         ),
     )
 
 
-PARTS = {
-    "units": "lost/units",
-    "norm": "lost/norm",
-    "head": "lost/head",
-    "optimizer": "lost/optimizer",
-    "rest": "lost/unexplained",
-}
+PARTS = swiss_cheese.PARTS
 
 
 def _share(arm: str, column: str) -> Callable[[Results], np.ndarray]:
@@ -75,7 +70,7 @@ CLAIMS = (
     ),
     Claim(
         "The layer-norm network's loss is mostly norm growth (its share).",
-        _share("layer_norm", "lost/norm"),
+        _share("layer_norm", "lost/norm growth"),
         threshold=0.5,
         ours=True,
         given=(_lost("layer_norm", "The layer-norm network"),),

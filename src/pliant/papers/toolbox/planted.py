@@ -23,6 +23,7 @@ from pliant.probe import Sines
 from pliant.results import Results
 from pliant.tasks import OffsetNoise
 from pliant.trials import Fit, Mechanisms, Supervised, When
+from pliant.waterfall import UNEXPLAINED
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def setup(settings: Settings) -> Setup:
     )
 
 
-PARTS = {repair.name: f"lost/{repair.name}" for repair in REPAIRS} | {"rest": "lost/unexplained"}
+PARTS = {name: f"lost/{name}" for name in (*(repair.name for repair in REPAIRS), UNEXPLAINED)}
 
 
 def _lead(arm: str, mechanism: str) -> Callable[[Results], np.ndarray]:
@@ -197,8 +198,8 @@ def _planted(arm: str, mechanism: str, what: str) -> Claim:
 PLANTED = ("units", "norm", "optimizer", "target scale")
 CLAIMS = (
     _planted("units", "units", "Half the units killed"),
-    _planted("norm", "norm", "Weights times 8"),
-    _planted("optimizer", "optimizer", "Stale moments"),
+    _planted("norm", "norm growth", "Weights times 8"),
+    _planted("optimizer", "optimizer state", "Stale moments"),
     _planted("target scale", "target scale", "A head shifted by 100"),
     _planted("shifted", "target scale", "Training on targets shifted by 100"),
     Claim(
