@@ -9,7 +9,8 @@ from pliant.interventions import Chain, WeightDecay
 from pliant.network import Network
 from pliant.optim import SAM, SGD, UPGD, Adam, RMSProp
 from pliant.probe import Sines, Start, Training, plasticity, refit, training
-from pliant.probe.measure import number, pure
+from pliant.probe.draws import number
+from pliant.probe.measure import pure
 from tests.probe.setting import inputs, perceptron, trained
 from tests.probe.test_refit import BATCH, OPTIMIZERS, STEPS, batches
 from tests.reference import probe as naive

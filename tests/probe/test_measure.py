@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pliant.functional.statistics import Interval
 from pliant.heads import TwoHot
 from pliant.network import Network
 from pliant.optim import SGD, Adam
 from pliant.probe import Plasticity, RandomLabels, Sines, Start, Training, plasticity, refit
-from pliant.probe.measure import draw, number, verdict
+from pliant.probe.draws import draw, number
 from pliant.sites import Inputs
 from tests.probe.setting import assert_same, inputs, perceptron, snapshot, trained
 
@@ -59,21 +59,61 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("gap", "said"),
+    ("gaps", "said"),
     [
-        (Interval(0.2, 0.1, 0.3), "lost"),
-        (Interval(0.2, -0.1, 0.5), "cannot tell"),
-        (Interval(0.04, 0.03, 0.0499), "healthy"),  # surely lost, and too little to matter
-        (Interval(0.04, 0.03, 0.06), "cannot tell"),
-        (Interval(0.0, -0.01, 0.01), "healthy"),
-        (Interval(-0.5, -0.9, -0.1), "healthy"),
-        (Interval(0.2, float("nan"), float("nan")), "cannot tell"),
+        ([0.2, 0.21, 0.19], "lost"),
+        ([-0.1, 0.2, 0.5], "cannot tell"),
+        ([0.04, 0.041, 0.039], "healthy"),  # surely lost, and too little to matter
+        ([0.04, 0.045, 0.035], "cannot tell"),  # its interval reaches 0.052
+        ([0.0, 0.001, -0.001], "healthy"),
+        ([-0.3, -0.32, -0.28], "healthy"),
     ],
 )
-def test_verdicts(gap, said):
-    assert verdict(gap, 1.0) == said
-    scaled = Interval(*(10 * v for v in gap))
-    assert verdict(scaled, 10.0) == said
+def test_verdicts(gaps, said):
+    for scale in (1.0, 10.0):
+        fresh = np.full(3, 0.4 * scale)
+        assert made(fresh + scale * np.array(gaps), fresh, scale).verdict("now") == said
+    assert made(0.81 + np.array(gaps), np.full(3, 0.81)).verdict("now") == "cannot tell"  # fresh ones did not learn
+
+
+def test_without_a_working_probe_nothing_is_told_but_what_to_write():
+    idle = replace(made([1.0, 1.0], [1.0, 1.0]), lr=0.01)
+    assert not idle.learned
+    assert idle.conclusion("now") == "cannot tell: fresh networks did not learn either (loss 1.000 of 1.000)"
+    assert idle.instead("now") == {"steps": 100, "lr": 0.1}
+    assert idle.advice("now") == "steps=100 or lr=0.1"
+    assert idle.advice("now", "--{} {:g}") == "--steps 100 or --lr 0.1"
+    assert replace(idle, lr=0.0).instead("now") == {"lr": 0.001}
+    assert (
+        made([0.3, 0.3], [1.0, 1.0]).conclusion("now")
+        == "cannot tell: fresh networks did not learn (loss 1.000 of 1.000)"
+    )
+    blown = replace(made([0.5, 0.5], [0.1, 0.1]), diverged={"now": 0, "fresh": 1}, lr=3.0)
+    assert blown.verdict("now") == "cannot tell"
+    assert blown.conclusion("now") == "cannot tell: 1 of 2 fresh networks diverged"
+    assert blown.instead("now") == {"lr": 0.3}
+    for broken in ([np.nan, 0.1], [np.inf, 0.1]):
+        assert made([0.5, 0.5], broken).verdict("now") == "cannot tell"
+    wide = made([0.1, 0.9], [0.1, 0.1])
+    assert wide.instead("now") == {"targets": 4}
+    assert str(wide).splitlines()[-1] == "to tell more of now, write targets=4"
+    assert made([0.9, 0.9], [0.1, 0.1]).instead("now") == {}
+
+
+def test_a_shallower_slope_shows_where_the_final_loss_hides_it():
+    fresh, now = np.array([[1.0, 0.5, 0.0]] * 3), np.array([[1.0, 0.9, 0.0]] * 3)
+    found = replace(
+        made([0, 0], [0, 0]), steps=np.array([0, 1, 10]), curves={"now": now, "fresh": fresh}, baseline=np.ones(3)
+    )
+    assert found.verdict("now") == "healthy"
+    assert found.early("now").tolist() == [0.9] * 3
+    assert found.increase("now", "early").mean == pytest.approx(0.4)
+    assert found.increase("now", "area").mean == pytest.approx((0.4 / 2 + 9 * 0.4 / 2) / 10)
+    assert found.conclusion("now").endswith("; but it learns more slowly, +0.40 nats after 1 of 10 steps")
+    stored = found.to_dict()["increase"]["now"]
+    assert {name: round(part["mean"], 6) for name, part in stored.items()} == {"early": 0.4, "final": 0, "area": 0.2}
+    tall = replace(found, curves={"now": now + np.array([9.0, 9.0, 0.0]), "fresh": fresh})
+    assert tall.increase("now", "early").mean == pytest.approx(0.5)  # up to the constant predictor's
 
 
 def test_verdicts_of_curves():
@@ -229,14 +269,15 @@ def test_text_and_numbers():
     found = measured(perceptron(), checkpoints={"after task 10": perceptron(seed=1).state_dict()})
     lines = str(found).splitlines()
     assert lines[0].startswith("probe loss (squared error), 2 targets, 6 steps, constant predictor 0.")
-    assert [line.split("  ")[0] for line in lines[2:]] == ["after task 10", "fresh"]
+    assert [line.split("  ")[0] for line in lines[2:4]] == ["after task 10", "fresh"]
     assert lines[3].endswith("control")
     assert f"{found.final('after task 10').mean():.3f}" in lines[2]
     assert max(map(len, lines)) <= 100
     stored = json.loads(json.dumps(found.to_dict()))
     assert stored["curves"]["fresh"] == found.curves["fresh"].tolist()
     assert stored["verdict"] == {"after task 10": found.verdict("after task 10")}
-    assert stored["increase"]["after task 10"]["mean"] == found.increase("after task 10").mean
+    assert stored["increase"]["after task 10"]["final"]["mean"] == found.increase("after task 10").mean
+    assert lines[5].startswith("after task 10: ")
 
 
 # -- kinds of models ---------------------------------------------------------------------------------------------------

@@ -55,10 +55,9 @@ def test_the_state_is_copied_in_the_form_of_ours(make):
     assert_same(optimizer.state_dict(), before)
 
 
-def test_a_changed_learning_rate_counts():
+def test_a_learning_rate_that_no_scheduler_changed_counts():
     model = perceptron()
     optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
-    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     optimizer.param_groups[0]["lr"] = 0.25
     assert training(optimizer, model).optimizer == Adam(0.25)
 

@@ -206,7 +206,7 @@ class Causes:
             for name in ("now", FRESH)
         )
         what = f"after {early} steps", f"after {probed.steps[-1]}", "area under the curve"
-        each = [f"{name} {a:.3f} ({b:.3f} fresh)" for name, a, b in zip(what, here, new, strict=True)]
+        each = [f"{name} {a:.3g} ({b:.3g} fresh)" for name, a, b in zip(what, here, new, strict=True)]
         return f"loss in {probed.unit}: {', '.join(each)}"
 
     def _together(self) -> list[str]:

@@ -57,6 +57,8 @@ def training(
     """
     if lr is not None and not (lr > 0 and math.isfinite(lr)):
         raise ValueError(f"expected a learning rate above 0, got {lr!r}: write lr=1e-3")
+    if isinstance(optimizer, Training) and carry and lr is None:
+        return optimizer
     if isinstance(optimizer, (Training, Optimizer)):
         given = optimizer if isinstance(optimizer, Training) else Training(optimizer)
         note = "" if lr in (None, given.optimizer.lr) else f"learning rate {lr:g}, as given"
