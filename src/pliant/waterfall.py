@@ -113,7 +113,7 @@ def digits(size: float) -> int:
     >>> digits(2.3), digits(0.5)
     (2, 3)
     """
-    return max(0, 2 - math.floor(math.log10(size))) if 0 < size < math.inf else 3
+    return min(6, max(0, 2 - math.floor(math.log10(size)))) if 0 < size < math.inf else 3
 
 
 def _place(name: str, part: Interval) -> tuple[bool, bool, float]:

@@ -13,6 +13,7 @@ from pliant.functional import units as functional
 from pliant.nets import MLP
 from pliant.network import Network
 from pliant.optim import Adam
+from pliant.papers.lyle2024 import swiss_cheese
 from pliant.papers.toolbox import causes, planted
 from pliant.plots import figures
 from pliant.population import Member, Population
@@ -48,7 +49,7 @@ def made(arms, columns, seeds=3, **rest):
     for arm, (lost, shares) in arms.items():
         for seed in range(seeds):
             total = lost * (1 + 0.01 * seed)
-            parts = {column: shares.get(name, 0.0) * total for name, column in columns.items() if name != "rest"}
+            parts = {column: shares.get(name, 0.0) * total for name, column in columns.items() if name != "unexplained"}
             parts["lost/unexplained"] = total - sum(parts.values())
             tables[arm, seed] = table(parts, total, **rest)
     return Results(tables)
@@ -74,9 +75,9 @@ def test_causes_are_asked_for_at_evenly_spaced_tasks_and_the_last():
 
 
 SHARES = {
-    "none": (0.4, {"units": 0.8, "norm": 0.1}),
-    "layer_norm": (0.3, {"norm": 0.7}),
-    "l2": (0.2, {"head": 1.2}),
+    "none": (0.4, {"units": 0.8, "norm growth": 0.1}),
+    "layer_norm": (0.3, {"norm growth": 0.7}),
+    "l2": (0.2, {"output layer": 1.2}),
     "both": (0.01, {}),
 }
 
@@ -87,7 +88,7 @@ def verdicts(claims, results):
 
 def test_claims_about_causes():
     assert verdicts(causes.CLAIMS, made(SHARES, causes.PARTS)) == ["holds", "holds"]
-    swapped = SHARES | {"none": (0.4, {"units": 0.2}), "layer_norm": (0.3, {"norm": 0.1, "units": 0.9})}
+    swapped = SHARES | {"none": (0.4, {"units": 0.2}), "layer_norm": (0.3, {"norm growth": 0.1, "units": 0.9})}
     assert verdicts(causes.CLAIMS, made(swapped, causes.PARTS)) == ["fails", "fails"]
     healthy = SHARES | {"none": (0.01, {"units": 0.8})}  # a share of nothing
     assert verdicts(causes.CLAIMS, made(healthy, causes.PARTS)) == ["inconclusive", "holds"]
@@ -99,7 +100,7 @@ def test_the_figure_stacks_what_each_mechanism_took():
     setup = causes.EXPERIMENT.setup(causes.EXPERIMENT.settings("smoke"))
     arms = list(setup.arms)
     shares = dict(zip(arms, SHARES.values(), strict=True))
-    shares[arms[1]] = (0.3, {"norm": 1.5, "units": -0.2})  # negative parts hang below 0
+    shares[arms[1]] = (0.3, {"norm growth": 1.5, "units": -0.2})  # negative parts hang below 0
     results = made(shares, causes.PARTS)
     drawn = figures.figure("title", setup.plots, results, setup.look)
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in drawn.axes]
@@ -115,6 +116,52 @@ def test_the_figure_stacks_what_each_mechanism_took():
     assert ends(drawn.axes[1]) == pytest.approx((2, 4, -0.5 * 0.3 * mean, 1.5 * 0.3 * mean))
     (legend,) = drawn.legends
     assert [text.get_text() for text in legend.get_texts()] == list(causes.PARTS)
+
+
+def test_sentences_say_what_took_it_and_what_to_do():
+    arms = {
+        "none": (2.0, {"units": 1.1, "optimizer state": -0.2}),
+        "layer_norm": (0.5, {"norm growth": 0.7, "units": 0.3}),
+        "both": (0.01, {}),
+    }
+    results = made(arms, causes.PARTS, baseline=2.3)
+    said = {arm: swiss_cheese._causes(results, arm) for arm in arms}
+    assert said["none"] == (
+        "On new labels it lost 2.02 nats [1.97, 2.07] against fresh networks: units 2.22 nats (92 %), unexplained 0.20 "
+        "nats (8 %). Keeping the optimizer's state helps here: clearing it costs 0.40 nats. Treat units with: "
+        "LayerNorm(), ReDo(tau=0.0)."
+    )
+    assert said["layer_norm"].endswith(
+        'Treat norm growth with: L2(1e-4), NormalizeAndProject(scales="project"); treat units with: LayerNorm(), '
+        "ReDo(tau=0.0)."
+    )
+    assert said["both"] == "On new labels it is as good as fresh networks (+0.01 nats [0.01, 0.01]): nothing to treat."
+    one = swiss_cheese._causes(made(arms, causes.PARTS, baseline=2.3, seeds=1), "none")
+    assert "lost 2.00 nats against" in one
+    assert "Treat units with" in one
+    assert "Keeping" not in one  # of one seed nobody knows
+    for table in results.tables.values():
+        table["probe_fresh"] = np.where(np.isnan(table["lost"]), np.nan, 2.2)
+    assert swiss_cheese._causes(results, "none") == (
+        "Cannot tell what it lost: fresh networks did not learn new labels either (loss 2.20 of 2.30); take more steps."
+    )
+
+
+def test_bars_of_each_arm_sum_to_what_it_lost():
+    setup = causes.EXPERIMENT.setup(causes.EXPERIMENT.settings("smoke"))
+    plot = setup.plots[1]
+    results = made(SHARES, causes.PARTS)
+    for arm, (lost, _) in SHARES.items():
+        fall = plot.of(results, arm)
+        assert fall.now == pytest.approx(1.01 * lost)
+        assert sum(fall.percent.values()) == 100
+    drawn = figures.figure("title", [plot], results, setup.look)
+    assert len(drawn.axes) == 4
+    assert figures.svg(drawn) == figures.svg(figures.figure("title", [plot], results, setup.look))
+    grid = plot.grid(results, setup.look)
+    assert grid.headings == ["arm", "fresh networks", *causes.PARTS, "this network"]
+    demo = swiss_cheese.EXPERIMENT.setup(swiss_cheese.EXPERIMENT.settings("demo"))
+    assert demo.plots[-1] == plot
 
 
 def test_probing_leaves_training_alone_and_its_parts_sum_up():
@@ -141,8 +188,8 @@ def test_probing_leaves_training_alone_and_its_parts_sum_up():
 FOUND = {
     "healthy": (0.02, {}),
     "units": (0.3, {"units": 0.9}),
-    "norm": (0.3, {"norm": 0.6, "head": 0.3}),
-    "optimizer": (0.3, {"optimizer": 1.1, "norm": -0.1}),
+    "norm": (0.3, {"norm growth": 0.6, "output layer": 0.3}),
+    "optimizer": (0.3, {"optimizer state": 1.1, "norm growth": -0.1}),
     "target scale": (0.3, {"target scale": 0.5, "units": 0.4}),
     "shifted": (0.3, {"units": 0.2, "target scale": 0.7}),
 }
@@ -156,7 +203,7 @@ def checked(changes):
 
 def test_claims_about_what_was_planted():
     assert set(checked({}).values()) == {"holds"}
-    wrong = checked({"norm": (0.3, {"norm": 0.3, "head": 0.6})})
+    wrong = checked({"norm": (0.3, {"norm growth": 0.3, "output layer": 0.6})})
     assert wrong.pop("norm") == "fails"
     assert set(wrong.values()) == {"holds"}
     assert checked({"units": (0.01, {"units": 0.9})})["units"] == "inconclusive"  # nothing was lost
@@ -168,7 +215,7 @@ def test_claims_about_what_was_planted():
 def test_every_planted_cause_has_an_arm_a_claim_and_a_repair():
     setup = planted.EXPERIMENT.setup(planted.EXPERIMENT.settings("laptop"))
     assert list(setup.arms) == list(FOUND)
-    assert set(planted.PLANTED) < {repair.name for repair in REPAIRS}
+    assert {"units", "norm growth", "optimizer state", "target scale"} < {repair.name for repair in REPAIRS}
     assert mechanisms(setup).when.tasks == (setup.arms["units"].trial.task.num_tasks - 1,)
     assert set(setup.plots[0].columns()) == {f"lost/{repair.name}" for repair in REPAIRS} | {"lost/unexplained"}
     assert find("toolbox/planted") is planted.EXPERIMENT

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from pliant.causes import REPAIRS, Causes
-from pliant.functional.statistics import Interval
 from pliant.numbers import MINUS
+from pliant.plots.base import mechanism
 from pliant.probe import Plasticity
 from pliant.report import causes_page
 from tests.report.test_page import Reader
@@ -32,8 +33,8 @@ def made(lost: float = 1.0) -> Causes:
     curves = {name: np.linspace(np.full(3, 2.3), end, len(steps)).T for name, end in ends.items()}
     probed = Plasticity(("now", "repaired"), "nats", steps, curves, np.full(3, 2.3), dict.fromkeys(curves, 0))
     names = [repair.name for repair in REPAIRS[:3]]
-    evidence = {"units": {"dead": 0.75}, "norm": {"norm_ratio": 8.0}}
-    return Causes(REPAIRS[:3], ("optimizer",), values, probed, evidence, dict.fromkeys(names, 0.25))
+    evidence = {"units": {"dead": 0.75}, "norm growth": {"norm_ratio": 8.0}}
+    return Causes(REPAIRS[:3], ("optimizer state",), values, probed, evidence, dict.fromkeys(names, 0.25))
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +55,41 @@ def test_it_is_well_formed_and_loads_nothing(text: str) -> None:
     assert "<7>" not in text
 
 
-def test_shares_repairs_and_pairs_are_there(text: str) -> None:
+def test_parts_repairs_and_pairs_are_there(text: str) -> None:
     for part in (
         '<p class="verdict fails">lost</p>',
-        "1.000 [",
-        "<td>50 %</td>",
-        "<td>30 %</td>",
-        f"<td>{MINUS}10 %</td>",
+        "Lost 1.00 nats [",
+        "<td>46 %</td>",
+        "<td>27 %</td>",
+        f"<td>{MINUS}0.10 [{MINUS}",
         "what all repairs together leave",
+        "<b>Treat units with: LayerNorm(), ReDo(tau=0.0).</b>",
+        "Keeping its output layer helps here: drawing it anew costs 0.10 nats.",
         "dead 0.75",
         "norm ratio 8",
-        "LayerNorm(), ReDo(tau=0.0)",
-        "Nothing to repair: optimizer",
+        "Nothing to repair: optimizer state",
         "Pairs of repairs",
     ):
         assert part in text, part
-    assert text.index("50 %</td>") < text.index("30 %</td>") < text.index(f"{MINUS}10 %</td>")
+    assert text.index("<td>46 %</td>") < text.index("<td>27 %</td>") < text.index(f"<td>{MINUS}0.10 [")
+
+
+def test_three_lines_say_how_to_read_it_and_the_raw_values_come_along(text: str) -> None:
+    reading = text.split('aria-label="how to read this"')[1].split("</ol>")[0]
+    assert reading.count("<li>") == 3
+    link = next(a for tag, a in Reader(text).tags if tag == "a" and a.get("download") == "causes.csv")
+    content = base64.b64decode(str(link["href"]).split(",")[1]).decode()
+    assert content == made().to_csv()
+    assert "units + norm growth + output layer,2," in content
+
+
+def test_the_loss_on_the_way_stands_beside_the_final_one(text: str) -> None:
+    probed = made().probed
+    for name in ("now", "repaired", "fresh"):
+        each = probed.initial(name), probed.early(name), probed.final(name), probed.area(name)
+        assert "".join(f"<td>{values.mean():.3f}</td>" for values in each) in text
+    noted = replace(made(), probed=replace(probed, notes=("budget 100 steps, the first",)))
+    assert "Budget 100 steps, the first." in causes_page.page(noted, TITLE)
 
 
 def test_pictures_come_for_phones_and_desks(text: str) -> None:
@@ -98,12 +118,19 @@ def test_estimated_shares_say_so() -> None:
     assert "Pairs of repairs" not in text
 
 
-def test_the_bar_has_a_part_for_every_share() -> None:
-    shares = {"units": Interval(1.2, 1.0, 1.4), "norm": Interval(-0.3, -0.4, -0.2), "unexplained": Interval(0.1, 0, 1)}
-    axes = causes_page.bar(shares, dict.fromkeys(shares, "#0072B2"), 740).axes[0]
+def test_bars_lead_from_fresh_networks_to_this_one() -> None:
+    fall = made().waterfall
+    axes = causes_page.waterfall(fall, 740).axes[0]
     edges = [(round(p.get_x(), 6), round(p.get_x() + p.get_width(), 6)) for p in axes.patches]
-    assert [tuple(sorted(pair)) for pair in edges] == [(0, 1.2), (-0.3, 0), (1.2, 1.3)]
-    assert axes.get_xlim() == pytest.approx((-0.3, 1.3))
+    assert edges == [(0, 1), (0, 2), (1, 1.5), (1.5, 1.8), (1.8, 2.1), (2.1, 2.0)]  # a bar to the left comes last
+    rows = [round(p.get_y() + p.get_height() / 2) for p in axes.patches]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert [names[row] for row in rows] == [
+        "fresh networks", "this network", "units", "norm growth", "unexplained", "output layer"
+    ]  # fmt: skip
+    assert to_hex(axes.patches[2].get_facecolor()) == mechanism("units").lower()
+    said = [text.get_text() for text in axes.texts]
+    assert said == ["1.00", "2.00", "+0.50 (46 %)", "+0.30 (27 %)", "+0.30 (27 %)", f"{MINUS}0.10"]
 
 
 def test_curves_are_drawn_by_target_and_on_a_logarithm_where_they_fall_far() -> None:

@@ -466,7 +466,7 @@ def disentangle(net: Net) -> str:
         found = pliant.disentangle(model, inputs=x, optimizer=optimizer, fresh=fresh, probe=net.probe, **BUDGET)
     assert_same(before, model.state_dict())
     if found.lost.mean() != 0:
-        assert abs(sum(share.mean for share in found.shares.values()) - 1) < 1e-6
+        assert abs(sum(part.mean for part in found.parts.values()) - found.gap.mean) < 1e-6
     return f"{len(found.repairs)} repairs"
 
 
