@@ -45,7 +45,7 @@ class File:
             if sha256(content).hexdigest() != digest:
                 raise ValueError("its checksum does not fit")
             self.file = pq.ParquetFile(pa.BufferReader(content))
-            self.fields = {RENAMED.get(field.name, field.name): field for field in self.file.schema_arrow}
+            self.fields: dict[str, Any] = {RENAMED.get(f.name, str(f.name)): f for f in self.file.schema_arrow}
             self.rows = self.file.metadata.num_rows
         except (OSError, ValueError) as error:
             raise ValueError(_unreadable(path, error)) from None
@@ -156,7 +156,7 @@ class Together(Cells):
                 facts = {name: value for name, value in pack.items() if name not in ("arm", "seeds", "rows", "lacks")}
                 for seed, rows in zip(pack["seeds"], pack["rows"], strict=True):
                     where = slice(start, start + natural(rows))
-                    lacks = frozenset(RENAMED.get(name, name) for name in pack["lacks"])
+                    lacks = frozenset(RENAMED.get(name, str(name)) for name in pack["lacks"])
                     self.found[named(pack["arm"]), natural(seed)] = (facts, where, lacks)
                     start = where.stop
         except (KeyError, TypeError, ValueError, AttributeError) as error:
