@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from pliant.results import Missing, Results
 
 Verdict = Literal["holds", "fails", "inconclusive"]
 LEVEL = 0.025  # of one side of a 95 % interval
+RESAMPLES = 999  # of the bootstrap of a statistic over runs
 Effect = Callable[[Results], np.ndarray]
 
 
@@ -162,6 +163,51 @@ class Exists(Claim):
         if all(interval(each).high < self.threshold for each in values.T):
             return "fails", "", p
         return "inconclusive", f"no setting lies beyond the threshold, corrected for {settings} searched", p
+
+
+@dataclass(frozen=True)
+class Resampled(Claim):
+    """A claim about a statistic over runs of many settings, such as a correlation with one run a point.
+
+    `effect` gives `(settings, runs, columns)`; `statistic` makes one number of such an array. Its 95 % interval is the
+    percentile bootstrap's over the runs within each setting: it is about other seeds, not about other settings. A run
+    that is not finite is left out of the statistic by the statistic itself.
+
+    >>> values = np.arange(12.0).reshape(2, 3, 2)
+    >>> claim = Resampled("the mean is above 1", lambda r: values, 1.0, statistic=lambda v: float(v.mean()))
+    >>> claim.check(Results({})).verdict
+    'holds'
+    """
+
+    statistic: Callable[[np.ndarray], float] = field(default=np.mean)  # type: ignore[assignment]
+
+    def check(self, results: Results) -> Checked:
+        try:
+            values = np.asarray(self.effect(results), dtype=np.float64)
+        except Missing as missing:
+            return Checked(self, Interval(np.nan, np.nan, np.nan), "inconclusive", str(missing), missing=True)
+        drawn = self._drawn(values)
+        found = Interval(self.statistic(values), *(float(end) for end in np.quantile(drawn, (0.025, 0.975))))
+        for given in self.given:
+            met = given.check(results)
+            if met.verdict != "holds":
+                reason = met.reason if met.missing else f"precondition not met: {given.text}"
+                return Checked(self, found, "inconclusive", reason, missing=met.missing)
+        if values.shape[1] == 1:
+            return Checked(self, found, "inconclusive", "one run of each setting")
+        p = (1 + int((drawn <= self.threshold).sum())) / (1 + len(drawn))
+        if found.low > self.threshold:
+            return Checked(self, found, "holds", p=p)
+        if found.high < self.threshold:
+            return Checked(self, found, "fails", p=p)
+        return Checked(self, found, "inconclusive", "the interval contains the threshold", p)
+
+    def _drawn(self, values: np.ndarray) -> np.ndarray:
+        """The statistic of resamples."""
+        generator, (settings, runs) = np.random.default_rng(0), values.shape[:2]
+        rows = np.arange(settings)[:, None]
+        chosen = generator.integers(0, runs, (RESAMPLES, settings, runs))
+        return np.array([self.statistic(values[rows, which]) for which in chosen])
 
 
 def trend(values: np.ndarray) -> np.ndarray:

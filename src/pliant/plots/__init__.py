@@ -6,7 +6,20 @@ from pliant.plots.cells import Cells
 from pliant.plots.lines import Lines
 from pliant.plots.matrix import Matrix
 from pliant.plots.profile import Profile
+from pliant.plots.scatter import Scatter
 from pliant.plots.trend import Trend
 from pliant.plots.waterfalls import Waterfalls
 
-__all__ = ["Areas", "Cells", "Layout", "Lines", "Look", "Matrix", "Plot", "Profile", "Trend", "Waterfalls"]
+__all__ = [
+    "Areas",
+    "Cells",
+    "Layout",
+    "Lines",
+    "Look",
+    "Matrix",
+    "Plot",
+    "Profile",
+    "Scatter",
+    "Trend",
+    "Waterfalls",
+]

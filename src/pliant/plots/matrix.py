@@ -28,6 +28,7 @@ class Matrix:
         arms: those that are drawn, by the label of their row.
         moments: which of the measurements are drawn, by their place: 0 is the first, -1 the last.
         limits: of the colours.
+        clustered: whether rows and columns stand in the order of clusters of rows, which shows blocks, as in P1.
 
     >>> Matrix("ntk", "kernel / its largest entry", {"plain": "none"}).columns()
     ('ntk',)
@@ -40,6 +41,7 @@ class Matrix:
     arms: Mapping[str, str]
     moments: tuple[int, ...] = (0, -1)
     limits: tuple[float, float] = (-1.0, 1.0)
+    clustered: bool = False
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
@@ -59,6 +61,9 @@ class Matrix:
                 on = next(at)
                 on.grid(False)
                 low, high = self.limits
+                if self.clustered:
+                    order = _order(values)
+                    values = values[order][:, order]
                 image = on.imshow(values, cmap="RdBu_r", vmin=low, vmax=high, interpolation="nearest")
                 on.set_xticks([])
                 on.set_yticks([])
@@ -91,3 +96,14 @@ class Matrix:
                 steps, values = results.array(arm, self.column, results.seeds_of(arm)[0])
                 found[label] = [(int(steps[moment]), values[moment]) for moment in self.moments]
         return found
+
+
+def _order(matrix: np.ndarray) -> np.ndarray:
+    """Rows by cluster; as they are where not all entries are finite."""
+    import torch
+
+    from pliant.functional.kernels import cluster_order
+
+    if not np.isfinite(matrix).all():
+        return np.arange(len(matrix))
+    return cluster_order(torch.from_numpy(np.array(matrix, dtype=np.float64))).numpy()

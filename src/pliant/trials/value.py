@@ -201,6 +201,15 @@ class ValueLearning:
         """The head's loss of the outputs for the actions taken."""
         return self.head.loss(picked(self.head.split(output), y["action"]), y["target"])
 
+    def sampled(
+        self, world: World, population: Population, state: ValueState, size: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As many transitions of each member's replay, for measures: inputs, and actions, targets and states."""
+        numbers = [draw(member.seed, "look", state.step).random(size) for member in population.members]
+        drawn = state.replay.sample(torch.stack([torch.from_numpy(n) for n in numbers]).to(population.device))
+        x, y = self._batch(world, population, state, drawn, None)
+        return x, {**y, "state": world.state(drawn.image)}
+
     def _rows(self, world: World, population: Population, state: ValueState) -> Iterator[Row]:
         seeds, device = [member.seed for member in population.members], population.device
         behaviour = Draws(seeds, "behaviour", (self.envs, NUM_DRAWS + 2), device)
@@ -287,10 +296,7 @@ class ValueLearning:
             updates = torch.full((len(population),), max(0, state.step - 1) // self.target_period)
             row["target_updates"] = updates
         for size in dict.fromkeys(measure.examples for measure in due):
-            numbers = [draw(member.seed, "look", state.step).random(size) for member in population.members]
-            sampled = state.replay.sample(torch.stack([torch.from_numpy(n) for n in numbers]).to(population.device))
-            x, y = self._batch(world, population, state, sampled, None)
-            y["state"] = world.state(sampled.image)
+            x, y = self.sampled(world, population, state, size)
             for measure in due:
                 if measure.examples == size:
                     row |= measure(population, state.learner, x, y, update)

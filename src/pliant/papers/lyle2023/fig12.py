@@ -1,4 +1,4 @@
-"""P1 figures 12, 13, 15 and 16: what each intervention does to the task itself."""
+"""P1 figures 12, 13, 15 and 16: what each intervention does to the task itself; and figure 20's statistic, of these."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pliant.claims import Claim
+from pliant.claims import Claim, Resampled
+from pliant.diagnostics import GradientCovariance
 from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.papers.agents import INTERVENTIONS, SAID, Agents, less
 from pliant.plots import Lines
+from pliant.plots.scatter import rank_correlation
 from pliant.results import Results
+from pliant.trials import Numbers, When
 
 SHOWN = ("none", "layer_norm", "weight_decay", "reset", "perturb")
+EXAMPLES = 64  # of the gradients' cosines
 CHANCE = 0.2  # the checklist's bound on what is no more than chance, of ten actions
 
 
@@ -28,8 +32,11 @@ class Settings(Agents):
 def setup(settings: Settings) -> Setup:
     """Agents on the random-label MDP under each intervention, on the true-label MDP without."""
     arms = {}
+    cosines = Numbers((GradientCovariance(),), When(ends=False, at=(settings.num_steps,)), EXAMPLES)
     for intervention in SHOWN:
-        trial = settings.trial(settings.data, settings.net, mdp="random", intervention=intervention)
+        trial = settings.trial(
+            settings.data, settings.net, mdp="random", intervention=intervention, measures=(cosines,)
+        )
         arms[intervention] = Arm(INTERVENTIONS[intervention], trial)
     arms["two_hot"] = Arm("two-hot", settings.trial(settings.data, settings.net, mdp="random", head="two_hot"))
     arms["true"] = Arm("no intervention, true labels", settings.trial(settings.data, settings.net))
@@ -44,6 +51,7 @@ def setup(settings: Settings) -> Setup:
             Column("accuracy", "accuracy"),
             Column("TD error", "td_error", digits=3),
             Column("value", "value", digits=1),
+            Column("mean\ncosine\nsize", "gradient_degeneracy"),
         ),
         claims=CLAIMS,
         deviations=(
@@ -52,7 +60,9 @@ def setup(settings: Settings) -> Setup:
             f"in {settings.num_steps:,} steps (P1: the whole data set, over 200 iterations); {settings.data}.",
             f"Shrink and perturb: {settings.shrink:g} and {settings.perturb:g}, which P1 does not give. Of the "
             "interventions, the target network sees none.",
-            "Two-hot and weight decay are shown, and nothing is claimed of them.",
+            "Two-hot is shown, and nothing is claimed of it.",
+            f"P1's statistic of gradients is of Atari agents; here of {EXAMPLES} transitions of agents on random "
+            "labels.",
         ),
     )
 
@@ -66,6 +76,21 @@ def accuracy(results: Results, arm: str) -> np.ndarray:
 LEARNS = Claim(
     "without an intervention random labels are learned to 0.5", lambda r: accuracy(r, "none"), 0.5, ours=True
 )
+
+FAILS = Claim(
+    "with shrink and perturb they are not, by 0.2 of accuracy",
+    lambda r: accuracy(r, "none") - accuracy(r, "perturb"),
+    0.2,
+    ours=True,
+)
+
+
+def _by_agent(results: Results) -> np.ndarray:
+    """Accuracy and the mean size of the cosines of every agent on random labels, `(arms, seeds, 2)`."""
+    return np.stack(
+        [np.stack([accuracy(results, arm), results.last(arm, "gradient_degeneracy")], axis=1) for arm in SHOWN]
+    )
+
 
 CLAIMS = (
     Claim(
@@ -106,12 +131,21 @@ CLAIMS = (
         less(lambda r: accuracy(r, "none"), lambda r: accuracy(r, "reset")),
         given=(LEARNS,),
     ),
+    Resampled(
+        "Agents that fail have larger gradient cosines: accuracy and their mean size correlate negatively over all "
+        "agents "
+        "on random labels (minus Spearman's correlation).",
+        _by_agent,
+        given=(LEARNS, FAILS),
+        checklist=(25,),
+        statistic=lambda values: -rank_correlation(*values.reshape(-1, 2).T),
+    ),
 )
 
 EXPERIMENT = Experiment(
     id="lyle2023/fig12",
     title="What each intervention does to the task itself",
-    figure="P1 figures 12, 13, 15 and 16",
+    figure="P1 figures 12, 13, 15 and 16, and the statistic of figure 20",
     references=("lyle2023", "nikishin2022", "ash2020"),
     tiers={
         "smoke": Settings(
