@@ -174,7 +174,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     id="lyle2024/kernels",
-    title="However a network is worn out, its norm and sharpness grow together and its tangent kernel collapses",
+    title="However a network is worn out, its tangent kernel collapses; far from zero it does so at once",
     figure="P2 figure 3",
     references=("lyle2024", "lyle2023"),
     tiers={
