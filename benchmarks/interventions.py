@@ -105,7 +105,7 @@ def ratio(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="arms whose name contains this")
+    parser.add_argument("--only", help="arms whose name, or the class that they add, contains this")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
@@ -114,8 +114,9 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     none = Recipe(Adam(), Chain())
     plains = {name: Running(none, *net[:-1]) for name, net in NETS.items()}
-    arms = {c.name: c for c in cures() if not given.only or given.only.lower() in c.name.lower()}
-    costs: dict[str, dict[str, float]] = {}
+    only = (given.only or "").lower()
+    arms = {c.name: c for c in cures() if only in c.name.lower() or only in c.kind.lower()}
+    costs: dict[str, dict[str, float]] = json.loads(COSTS.read_text()) if only else {}
     print(f"{'':28}{'mlp':>8}{'cnn':>8}{'goal':>8}")
     for name, cure in arms.items():
         arm = Recipe(cure.optimizer, Chain(*cure.interventions))
@@ -123,7 +124,7 @@ def main() -> None:
         goal = GOALS.get(cure.kind, float("nan"))
         print(f"{name:28}{found['mlp']:8.2f}{found['cnn']:8.2f}{goal:8.2f}", flush=True)
         costs[cure.kind] = {n: round(r, 2) for n, r in found.items()}
-    if not given.only or given.only.lower() in "continualbackprop":
+    if only in "continualbackprop":
         small = (lambda: MLP(784, 10, hidden=(100, 100, 100)), (784,), 1, 1)
         alone = Recipe(Adam(), Chain(ContinualBackprop()))
         found = ratio(alone, Running(none, *small), *small, steps=200, rounds=given.rounds)

@@ -1,9 +1,12 @@
 """What every diagnostic reads on a freshly drawn network: where the texts `healthy` come from.
 
-`python -m tests.diagnostics.healthy` prints the smallest and the largest of ten seeds.
+`python -m tests.diagnostics.healthy [NAME ...]` prints the line that belongs into each: the smallest and the largest of
+ten seeds.
 """
 
-from collections.abc import Iterable
+import math
+import sys
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -57,12 +60,31 @@ def observed(module: nn.Module, seed: int, x: torch.Tensor, y: torch.Tensor) -> 
     return tuple(Observation(p, params, net.trace(p, x), *rest) for p in (params, moved))
 
 
+def line(kind: type[Diagnostic]) -> str:
+    """The class variable with what ten freshly drawn networks read: each column of the whole network."""
+    seeds = [readings([kind], seed)[kind.__name__] for seed in range(10)]
+    ranges = {name: [numbers[name] for numbers in seeds] for name in seeds[0] if "/" not in name}
+    said = ", ".join(f"{name} {rounded(min(values), max(values))}" for name, values in ranges.items())
+    return f'healthy: ClassVar[str] = "{said}"'
+
+
+def rounded(low: float, high: float) -> str:
+    """A range, rounded outwards to three digits."""
+    ends = list(dict.fromkeys(_end(value, away) for value, away in ((low, math.floor), (high, math.ceil))))
+    return " to ".join(ends)
+
+
+def _end(value: float, away: Callable[[float], int]) -> str:
+    if value == 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    end = away(round(value * 10.0**digits, 6)) / 10.0**digits
+    return f"{end:.{max(digits, 0)}f}".rstrip("0").rstrip(".") if digits > 0 else f"{end:.0f}"
+
+
 if __name__ == "__main__":
     from pliant.diagnostics import registered
 
-    kinds = [kind for kind in registered() if kind.__name__ != "TargetOffset"]
-    seeds = [readings(kinds, seed) for seed in range(10)]
-    for kind in kinds:
-        for column in seeds[0][kind.__name__]:
-            values = [numbers[kind.__name__][column] for numbers in seeds]
-            print(f"{kind.__name__:24} {column:40} {min(values):.4g} to {max(values):.4g}")
+    for kind in registered():
+        if kind.__name__ in sys.argv[1:] or (not sys.argv[1:] and kind.__name__ != "TargetOffset"):
+            print(f"{kind.__name__}: {line(kind)}")

@@ -15,6 +15,7 @@ from torch.func import vmap
 from pliant.diagnostics import Diagnostic, Observation, registered
 from pliant.network import Network
 from tests.diagnostics.nets import NETS, inputs, mlp, observe, targets
+from tests.listed import assert_public
 
 VALUES = {float: 0.1, int: 2, bool: True}  # for settings without a default
 
@@ -209,6 +210,10 @@ def test_says_where_it_comes_from_and_shows_an_example(diagnostic):
     assert ">>> " in inspect.getdoc(type(diagnostic))
 
 
+def test_every_diagnostic_is_public():
+    assert_public(registered())
+
+
 def test_the_package_is_scanned(tmp_path, monkeypatch):
     """A new file is all it takes; abstract classes, helpers and imported names are no diagnostics."""
     import pliant.diagnostics
@@ -233,4 +238,4 @@ def test_column_names_do_not_clash():
     net = Network(NETS["residual"](), example=inputs())
     seen = observe(net, *trained(net, 0), inputs())
     names = [name for diagnostic in DIAGNOSTICS for name in diagnostic.measure(seen)]
-    assert len(names) == len(set(names))
+    assert {name for name in names if names.count(name) > 1} == set(), "two diagnostics fill these columns"

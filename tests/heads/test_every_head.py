@@ -17,13 +17,13 @@ from pliant.network import Network
 from pliant.optim import Adam
 from pliant.population import Member, Population
 from tests.heads.examples import EXAMPLES, numbers
+from tests.listed import assert_examples, assert_public, classes
 
 every_head = pytest.mark.parametrize("head", EXAMPLES.values(), ids=EXAMPLES)
 
 
 def kinds() -> list[type[Head]]:
-    found = [getattr(pliant.heads, name) for name in pliant.heads.__all__]
-    return [kind for kind in found if issubclass(kind, Head) and not inspect.isabstract(kind)]
+    return [kind for kind in classes(pliant.heads) if issubclass(kind, Head) and not inspect.isabstract(kind)]
 
 
 def pair(head, *shape, dtype=torch.float64):
@@ -33,7 +33,8 @@ def pair(head, *shape, dtype=torch.float64):
 
 
 def test_every_kind_has_an_example():
-    assert {type(head) for head in EXAMPLES.values()} == set(kinds())
+    assert_examples(kinds(), EXAMPLES.values(), "tests/heads/examples.py")
+    assert_public(kinds())
 
 
 @every_head

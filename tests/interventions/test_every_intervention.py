@@ -3,7 +3,6 @@
 import ast
 import copy
 import dataclasses
-import importlib
 import inspect
 import io
 import pickle
@@ -25,6 +24,7 @@ from pliant.optim import SGD, Adam
 from pliant.population import Member, Population
 from tests.interventions.examples import EXAMPLES
 from tests.interventions.nets import NETS
+from tests.listed import assert_examples, assert_public
 from tests.reference.interventions import base as naive
 
 STEPS, EVENT = 12, 6  # how long the contracts train, and when the event comes
@@ -177,12 +177,12 @@ def close(a, b, tolerance=1e-10):
 
 
 def test_every_intervention_has_an_example():
-    assert {type(example.intervention) for example in EXAMPLES.values()} == set(registered())
+    examples = [example.intervention for example in EXAMPLES.values()]
+    assert_examples(registered(), examples, "the file of its family in tests/interventions/examples/")
 
 
 def test_every_intervention_is_public():
-    public = set(pliant.interventions.__all__) | set(importlib.import_module("pliant.interventions.contrib").__all__)
-    assert {kind.__name__ for kind in registered()} <= public
+    assert_public(registered())
 
 
 # -- the object --------------------------------------------------------------------------------------------------------
@@ -211,11 +211,12 @@ def test_is_a_frozen_dataclass_that_is_its_own_config(example):
 def test_says_where_it_comes_from(example):
     kind = type(example.intervention)
     entries = re.findall(r"^@\w+\{(\w+),", (Path(pliant.__file__).parent / "refs.bib").read_text(), re.MULTILINE)
-    assert kind.reference in entries
-    assert "Source: " in inspect.getdoc(kind)
+    assert kind.reference in entries, f"expected a key of src/pliant/refs.bib, got {kind.reference!r}"
+    assert "Source: " in inspect.getdoc(kind), "write at the end of the docstring: Source: ..."
     assert ">>> " in inspect.getdoc(kind)
     for field in dataclasses.fields(kind):
-        assert re.search(rf"^ +{field.name}: ", inspect.getdoc(kind), re.MULTILINE), field.name
+        described = re.search(rf"^ +{field.name}: ", inspect.getdoc(kind), re.MULTILINE)
+        assert described, f"write under Args: of the docstring: {field.name}: what it is"
 
 
 @every_intervention

@@ -1,9 +1,5 @@
 """A small data set whose examples tell who they are, and one entry a registered task (a new one is added here)."""
 
-import importlib
-import inspect
-import pkgutil
-
 import numpy as np
 
 import pliant.tasks
@@ -19,6 +15,7 @@ from pliant.tasks import (
     Task,
     Waves,
 )
+from tests.listed import classes
 
 
 def data(size: int = 40, regression: bool = False) -> Dataset:
@@ -50,11 +47,4 @@ EXAMPLES = {
 
 def registered() -> list[type[Task]]:
     """Every task in the files of the package."""
-    package = pliant.tasks
-    files = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
-    return [
-        kind
-        for file in files
-        for kind in vars(file).values()
-        if inspect.isclass(kind) and issubclass(kind, Task) and kind.__module__ == file.__name__
-    ]
+    return [kind for kind in classes(pliant.tasks) if issubclass(kind, Task)]

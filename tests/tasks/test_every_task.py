@@ -19,6 +19,7 @@ import pliant.tasks
 from pliant.data import Dataset
 from pliant.tasks import BitFlipping, Growing, OffsetNoise, PermutedClasses, RandomLabels, Task, Waves
 from pliant.tasks.base import draw
+from tests.listed import assert_examples, assert_public
 from tests.tasks.examples import EXAMPLES, data, registered
 
 CLASSES = {"RandomLabels", "RandomLabels, a fraction", "RandomLabels, unequal", "Composite", "PermutedClasses"} | {
@@ -50,8 +51,8 @@ def digest(task, seeds, order):
 
 
 def test_every_task_has_an_example():
-    assert {type(task) for task in EXAMPLES.values()} == set(registered())
-    assert {kind.__name__ for kind in registered()} <= set(pliant.tasks.__all__)
+    assert_examples(registered(), EXAMPLES.values(), "tests/tasks/examples.py")
+    assert_public(registered())
 
 
 @every_task

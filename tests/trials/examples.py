@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from functools import partial
 
 import torch
@@ -33,6 +30,7 @@ from pliant.trials import (
     ValueLearning,
     When,
 )
+from tests.listed import classes
 
 NET = partial(MLP, hidden=(8, 8))
 LABELS = RandomLabels(num_examples=40, batch_size=10, every=30, num_tasks=4)
@@ -150,8 +148,4 @@ EXAMPLES: dict[str, Trial] = {
 
 def registered() -> list[type]:
     """Every trial in the files of the package."""
-    package = pliant.trials
-    files = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
-    kinds = [kind for file in files for kind in vars(file).values() if inspect.isclass(kind)]
-    own = [kind for kind in kinds if kind.__module__.startswith(package.__name__) and kind is not Trial]
-    return [kind for kind in dict.fromkeys(own) if hasattr(kind, "start")]
+    return [kind for kind in classes(pliant.trials) if hasattr(kind, "start") and kind is not Trial]

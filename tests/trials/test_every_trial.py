@@ -15,6 +15,7 @@ from pliant.run.identity import canonical
 from pliant.run.rows import Rows
 from pliant.trials import Run, Trial
 from tests.bitwise import assert_same, streams
+from tests.listed import assert_examples, assert_public
 from tests.trials.examples import EXAMPLES, registered
 
 every_trial = pytest.mark.parametrize("trial", EXAMPLES.values(), ids=EXAMPLES)
@@ -40,7 +41,8 @@ def whole(trial: Trial, seeds: list[int], dtype: torch.dtype = torch.float32) ->
 
 
 def test_every_trial_has_an_example() -> None:
-    assert {type(trial) for trial in EXAMPLES.values()} == set(registered())
+    assert_examples(registered(), EXAMPLES.values(), "tests/trials/examples.py")
+    assert_public(registered())
 
 
 @every_trial
