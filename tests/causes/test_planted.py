@@ -14,7 +14,7 @@ from pliant.functional.shapley import coalitions
 from pliant.optim import Adam
 from tests.probe.setting import assert_same, snapshot
 
-NAMES = ["units", "norm growth", "output layer", "target scale", "optimizer state"]
+NAMES = [repair.name for repair in REPAIRS]
 
 
 def digits(size=128):
