@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-faults test-extras test-zoo lint clean
+.PHONY: demo test test-slow test-faults test-extras test-zoo lint docs clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -43,6 +43,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# What commands print: the tables of docs/diagnostics.md and docs/interventions.md, and the ledger docs/claims.md.
+docs: .venv/installed
+	$(BIN)/python docs/tables.py
+	$(BIN)/pliant ledger --out results
 
 clean:
 	rm -rf .venv .venv-extras .pytest_cache .ruff_cache .hypothesis

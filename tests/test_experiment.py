@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from pliant.claims import Claim
-from pliant.experiment import Experiment, experiments, find
+from pliant.experiment import Arm, Experiment, Setup, experiments, find
 from pliant.functional.statistics import interval
+from pliant.plots import Lines
 from pliant.results import Results
 from pliant.words import unknown
+
+LINES = Lines("accuracy", "accuracy")
 
 
 def results(values: dict[str, list[float]]) -> Results:
@@ -119,6 +123,33 @@ def test_bad_settings_are_one_line_with_the_nearest_match(tier: str, change: str
     with pytest.raises(ValueError, match="^" + message.replace("?", r"\?")) as caught:
         experiment().settings(tier, [change] if change else [])
     assert "\n" not in str(caught.value)
+
+
+TRIAL: Any = object()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"plots": LINES}, r"expected a tuple of plots, got Lines: write plots=\(\.\.\.,\)"),
+        ({"claims": [Claim("c", difference)]}, r"expected a tuple of claims, got list: write claims="),
+        ({"deviations": "ours"}, r"expected a tuple of deviations, got str: write deviations="),
+        ({"table": None}, r"expected a tuple of table, got NoneType: write table="),
+        ({"arms": {"a": TRIAL}}, r"expected Arm\(label, trial\) for arm 'a', got object"),
+        (
+            {"arms": {"a": Arm("A", TRIAL), "b": Arm("A", TRIAL)}},
+            r"expected a label of its own for each arm, got 'A' more than once",
+        ),
+    ],
+)
+def test_a_setup_that_is_none_is_refused_with_the_line_to_write(fields: dict[str, Any], message: str) -> None:
+    complete = {
+        "arms": {"a": Arm("A", TRIAL), "b": Arm("B", TRIAL)}, "plots": (LINES,), "table": (), "claims": (),
+        "deviations": (),
+    }  # fmt: skip
+    assert Setup(**complete).look.labels == {"a": "A", "b": "B"}
+    with pytest.raises(ValueError, match=message):
+        Setup(**complete | fields)
 
 
 def test_registered_experiments_are_found_by_their_ids() -> None:

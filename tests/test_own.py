@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ import pytest
 import torch
 
 from pliant.cli import main
+from pliant.experiment import Arm, Setup, find
+from pliant.interventions import Chain, ShrinkAndPerturb
 from pliant.own import Built, function, module
+from pliant.run.rehearse import rehearse
 
 ROOT = Path(__file__).parents[1]
 PLIANT = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
@@ -133,6 +137,9 @@ def test_a_file_with_an_experiment_is_run_checked_and_drawn(folder: Path) -> Non
         ('r.last("halved", "loss")', 'r.last("halvd", "loss")', "arm 'halvd' was not run, did you mean 'halved'?"),
         ('r.last("plain", "loss") -', 'r.ends("plain", "loss") -', "expected one number a seed"),
         ("Settings()}, setup)", "Settings()}, lambda s: setup(s))", "cannot be handed to a worker"),
+        ("    return Setup(", "    Setup(", "setup: expected a Setup, got NoneType: write return Setup(...)"),
+        ('"nothing", ()', '"nothing", ("smith2020",)', "setup: unknown reference 'smith2020'"),
+        ('Lines("accuracy", "accuracy")', 'Lines("accuracy", "accuracy", limits=3)', "plot 'accuracy': TypeError: "),
         ('"mine.npz", net, Adam', '"mine.npz", lambda s, o: net(s, o), Adam', "no import path"),
     ],
 )  # fmt: skip
@@ -223,3 +230,13 @@ def test_functions_are_called_with_what_they_take() -> None:
         function("mlp", "--set net=")
     with pytest.raises(ValueError, match=r"--set net=math:pi: expected a function, got float"):
         function("math:pi", "--set net=")
+
+
+def test_a_setting_without_effect_is_told_before_anything_is_trained() -> None:
+    experiment = find("lyle2024/swiss_cheese")
+    setup = experiment.setup(experiment.settings("smoke"))
+    waiting = replace(setup.arms["none"].trial, chain=Chain(ShrinkAndPerturb(0.9, 0.1, event="target_update")))  # type: ignore[type-var]
+    arms = {"none": setup.arms["none"], "waiting": Arm("waiting", waiting)}
+    alone = Setup(arms, setup.plots[:1], (), (), ())
+    with pytest.warns(UserWarning, match=r"ShrinkAndPerturb waits for 'target_update', but this trial fires"):
+        rehearse(replace(experiment, sentences=None), alone, list(arms))

@@ -43,7 +43,8 @@ def test_python_blocks_run(swiss_cheese: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_every_experiment_is_in_the_table() -> None:
     for id in experiments():
-        assert f"| `{id}` |" in README
+        row = f"| `{id}` |"
+        assert row in README, f"write in the table of the README: {row} what it reproduces | not run yet at this tier |"
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:

@@ -60,6 +60,17 @@ class Setup:
     claims: tuple[Claim, ...]
     deviations: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        for name in ("plots", "table", "claims", "deviations"):
+            if not isinstance(several := getattr(self, name), tuple):
+                raise ValueError(f"expected a tuple of {name}, got {type(several).__name__}: write {name}=(...,)")
+        for name, arm in self.arms.items():
+            if not isinstance(arm, Arm):
+                raise ValueError(f"expected Arm(label, trial) for arm {name!r}, got {type(arm).__name__}")
+        labels = [arm.label for arm in self.arms.values()]
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            raise ValueError(f"expected a label of its own for each arm, got {twice!r} more than once")
+
     @property
     def look(self) -> Look:
         """How the arms look in every picture."""
@@ -162,6 +173,8 @@ def _of_file(path: Path) -> Experiment:
         raise ValueError(f"{path}: the id {found.id!r} is taken, by an experiment of pliant's: choose another one")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", found.id) or ".." in found.id:
         raise ValueError(f"{path}: expected an id such as mine/study, got {found.id!r}")
+    if not isinstance(found.tiers, Mapping):
+        raise ValueError(f'{path}: expected settings by tier, such as {{"laptop": Settings()}}, got {found.tiers!r}')
     for tier, settings in found.tiers.items():
         if not is_dataclass(settings) or isinstance(settings, type) or not re.fullmatch(r"\w+", tier):
             raise ValueError(f"{path}: expected tiers by name with settings that are frozen dataclasses, got {tier!r}")

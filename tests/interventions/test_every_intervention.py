@@ -18,13 +18,14 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 import pliant
 import pliant.interventions
-from pliant.interventions import Chain, Draw, Seen, registered
+from pliant.interventions import Chain, Draw, Intervention, Only, Scheduled, Seen, contrib, registered
+from pliant.interventions.wrappers import _Wrapper
 from pliant.network import Network
 from pliant.optim import SGD, Adam
 from pliant.population import Member, Population
 from tests.interventions.examples import EXAMPLES
 from tests.interventions.nets import NETS
-from tests.listed import assert_examples, assert_public
+from tests.listed import assert_examples, assert_public, classes
 from tests.reference.interventions import base as naive
 
 STEPS, EVENT = 12, 6  # how long the contracts train, and when the event comes
@@ -181,6 +182,12 @@ def test_every_intervention_has_an_example():
     assert_examples(registered(), examples, "the file of its family in tests/interventions/examples/")
 
 
+def test_what_has_no_reference_is_a_wrapper():
+    for kind in classes(pliant.interventions) + classes(contrib):
+        if issubclass(kind, Intervention) and kind not in (*registered(), Intervention, _Wrapper, Only, Scheduled):
+            pytest.fail(f'write in {kind.__name__}: reference: ClassVar[str] = "a key of refs.bib"')
+
+
 def test_every_intervention_is_public():
     assert_public(registered())
 
@@ -211,6 +218,7 @@ def test_is_a_frozen_dataclass_that_is_its_own_config(example):
 def test_says_where_it_comes_from(example):
     kind = type(example.intervention)
     entries = re.findall(r"^@\w+\{(\w+),", (Path(pliant.__file__).parent / "refs.bib").read_text(), re.MULTILINE)
+    assert getattr(kind, "touches", ""), 'write touches: ClassVar[str] = what it changes, such as "weights, biases"'
     assert kind.reference in entries, f"expected a key of src/pliant/refs.bib, got {kind.reference!r}"
     assert "Source: " in inspect.getdoc(kind), "write at the end of the docstring: Source: ..."
     assert ">>> " in inspect.getdoc(kind)

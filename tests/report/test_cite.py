@@ -1,9 +1,13 @@
 """References: every key that the package names is there, and the file is read as written."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from pliant import cite
 from pliant.experiment import experiments
+from pliant.report.stored import bibliography
 from tests.report.synthetic import EXPERIMENT, SETUP
 
 
@@ -32,6 +36,17 @@ def test_every_key_of_the_registered_diagnostics_and_interventions_exists() -> N
 
 def test_an_experiment_uses_what_it_reproduces_and_what_its_arms_and_diagnostics_are() -> None:
     assert cite.references_used(EXPERIMENT, SETUP) == ["lyle2023", "lyle2024"]
+
+
+def test_a_study_in_a_file_of_its_own_is_cited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    lines = [
+        "from dataclasses import replace",
+        "from pliant.experiment import find",
+        'EXPERIMENT = replace(find("lyle2023/fig1"), id="mine/cited")',
+    ]
+    (tmp_path / "a_cited_study.py").write_text("\n".join(lines))
+    assert bibliography([str(tmp_path / "a_cited_study.py")]) == bibliography(["lyle2023/fig1"])
 
 
 def test_an_unknown_key_names_the_nearest() -> None:

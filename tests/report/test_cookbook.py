@@ -1,15 +1,12 @@
 """The list of interventions: complete, costed, and the same in the documentation."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from pliant import cli
 from pliant.interventions import registered
-from pliant.report.cookbook import COSTS, entries, grid
-
-PAGE = Path(__file__).parents[2] / "docs" / "interventions.md"
+from pliant.report.cookbook import COSTS, entries
 
 
 def test_every_intervention_is_listed_once_with_what_it_is():
@@ -37,12 +34,6 @@ def test_what_acts_in_every_step_has_a_measured_cost():
     for entry in entries():
         assert entry.name in costs, f"write: python benchmarks/interventions.py --only {entry.name} --write"
     assert all(0.3 < ratio < 20 for nets in costs.values() for ratio in nets.values())
-
-
-def test_the_page_has_the_table_of_the_command():
-    text = PAGE.read_text()
-    table = text.split("<!-- pliant interventions --format md -->\n")[1].split("<!-- end -->")[0]
-    assert table == grid().text("md"), "write: pliant interventions --format md, between the two comments of the page"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"], ["--format", "md"], ["--format", "latex"]])

@@ -8,7 +8,8 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -382,3 +383,28 @@ def test_waves_are_sines_of_a_network_of_the_inputs():
     np.testing.assert_allclose(examples.targets, expected, rtol=1e-4, atol=1e-5)
     faster = replace(task, frequency=1e5).examples(dataset, 5, 2).targets
     assert np.std(faster) == pytest.approx(np.sqrt(0.5), abs=0.15)
+
+
+@dataclass(frozen=True)
+class Own(Task):
+    """Labels that some function makes of the data's."""
+
+    change: Callable[[np.ndarray], np.ndarray] = lambda labels: labels
+
+    def examples(self, data, seed, task, previous=None):
+        given = super().examples(data, seed, task, previous)
+        return given._replace(targets=self.change(given.targets))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda labels: labels[:3], "expected a target a row from Own.examples, 20, got 3"),
+        (lambda labels: labels + 7, r"expected labels 0\.\.6 from Own.examples, got \d+ to 13"),
+        (lambda labels: labels - 1, r"expected labels 0\.\.6 from Own.examples, got -1 to"),
+    ],
+)
+def test_a_task_of_ones_own_that_does_not_fit_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Own(20, 6, 10, 4, change).bind(data(), [0])
+    assert Own(20, 6, 10, 4, lambda labels: labels / 2).bind(data(), [0]).y.dtype == torch.float32

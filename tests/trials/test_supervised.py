@@ -103,3 +103,10 @@ def test_every_example_with_redo_finds_its_units() -> None:
     trial = EXAMPLES["Supervised"]
     assert any(isinstance(i, ReDo) for i in trial.chain)  # type: ignore[attr-defined]
     assert trial.start([0, 1, 2]).populations[0].network.units
+
+
+def test_interventions_are_a_chain_and_measures_a_tuple() -> None:
+    with pytest.raises(ValueError, match=r"got ReDo\(\.\.\.\): write chain=Chain\(ReDo\(\.\.\.\)\)"):
+        replace(TRIAL, chain=ReDo(tau=0.0, every=5))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got Fit\(\.\.\.\): write measures=\(Fit\(\.\.\.\),\)"):
+        replace(TRIAL, measures=Fit())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`pliant data`: which data sets there are, and fetching them."""
+"""`pliant data`: which data sets there are, fetching them, and measuring one whose entry is being written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from pliant.terminal import print_grid
 
 
 def add(commands: Commands) -> None:
-    """Adds the commands `data list` and `data fetch`."""
-    both = commands.add_parser("data", help="data sets: list, fetch", description="data sets: list, fetch")
-    both.examples = ("pliant data list", "pliant data fetch mnist cifar10")
-    bare(both)
-    two = both.add_subparsers(metavar="list|fetch")
-    as_json(command(two, "list", show, "every data set, and whether it is here", "pliant data list"))
-    fetched = command(two, "fetch", fetch, "fetch and verify data sets", "pliant data fetch mnist cifar10")
+    """Adds the commands `data list`, `data fetch` and `data measure`."""
+    about = "data sets: list, fetch, measure"
+    group = commands.add_parser("data", help=about, description=about)
+    group.examples = ("pliant data list", "pliant data fetch mnist cifar10")
+    bare(group)
+    three = group.add_subparsers(metavar="list|fetch|measure")
+    as_json(command(three, "list", show, "every data set, and whether it is here", "pliant data list"))
+    fetched = command(three, "fetch", fetch, "fetch and verify data sets", "pliant data fetch mnist cifar10")
     fetched.add_argument("names", nargs="+", metavar="NAME", help="a data set, see `pliant data list`")
+    about = "sizes, moments and hashes of a data set, for its entry in the catalogue; nothing is kept"
+    measured = command(three, "measure", measure, about, "pliant data measure cifar10")
+    measured.add_argument("name", metavar="NAME", help="a data set of the catalogue")
 
 
 def show(given: argparse.Namespace, console: Console) -> int:
@@ -47,4 +51,13 @@ def fetch(given: argparse.Namespace, console: Console) -> int:
         console.print(
             f"{name}: {fetch(name, progress=lambda line: console.print(line, soft_wrap=True))}", soft_wrap=True
         )
+    return OK
+
+
+def measure(given: argparse.Namespace, console: Console) -> int:
+    from pliant.data import measure
+
+    told = Console(stderr=True, highlight=False)
+    for field, value in measure(given.name, progress=lambda line: told.print(line, soft_wrap=True)).items():
+        print(f"    {field}={value!r},")
     return OK

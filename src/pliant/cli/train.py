@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 
+from pliant.cite import bibtex, references_used
 from pliant.cli.bar import live, span
 from pliant.cli.parsing import FAILED, INTERRUPTED, OK, Commands, as_json, command, out, selects
 from pliant.experiment import Setup, find
@@ -66,13 +67,15 @@ def run(given: argparse.Namespace, console: Console) -> int:
 def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str]]:
     """Where an experiment's run goes, what it does and its arms; `ValueError` for whatever is wrong with the call."""
     from pliant.run.identity import definition
-    from pliant.run.rehearse import rehearse
 
     experiment = find(id)
     settings = experiment.settings(given.tier, given.set)
     own = id.endswith(".py")
     with one_line(f"{id}: setup") if own else nullcontext():
         setup = experiment.setup(settings)
+        if not isinstance(setup, Setup):
+            raise ValueError(f"expected a Setup, got {type(setup).__name__}: write return Setup(...)")
+        bibtex(references_used(experiment, setup))
     arms = given.arms.split(",") if given.arms else list(setup.arms)
     for arm in arms:
         if arm not in setup.arms:
@@ -81,6 +84,8 @@ def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str
     if given.engine == "local":
         _check_device(given.device)
     if own:
+        from pliant.run.rehearse import rehearse  # draws
+
         with one_line(id):
             rehearse(experiment, setup, arms)
     else:

@@ -9,12 +9,14 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from pliant.data.catalogue import PUBLISHED, Spec
+from pliant.data.dataset import channel_moments
 from pliant.data.formats import NAMES, Arrays, Damaged, Form, idx_header
 from pliant.data.sources import Source, Undelivered
 
@@ -88,6 +90,36 @@ def digest(array: np.ndarray, idx: bool) -> str:
     for start in range(0, len(array), 1000):  # in pieces, so that no second copy of the whole is made
         sha.update(np.ascontiguousarray(published[start : start + 1000], dtype=np.uint8).data)
     return sha.hexdigest()
+
+
+def measured(spec: Spec, progress: Progress | None = None) -> Spec:
+    """The entry with what follows from the data, from the first source that delivers; nothing is verified or kept.
+
+    Raises DataUnavailable with the reason of every source.
+    """
+    failures: list[str] = []
+    for source in spec.sources:
+        if (reason := source.unavailable(spec.name)) is None:
+            _say(progress, f"{spec.name}: trying {source.label}")
+            with tempfile.TemporaryDirectory() as incoming:
+                try:
+                    arrays = _decode(source.form, source.deliver(spec.name, Path(incoming)))
+                    return replace(spec, **_facts(arrays, spec))
+                except (Undelivered, Damaged) as failure:
+                    reason = str(failure)
+        failures.append(f"  {source.label}: {reason}")
+    raise DataUnavailable("\n".join([f"{spec.name} could not be measured:", *failures]))
+
+
+def _facts(arrays: Arrays, spec: Spec) -> dict[str, Any]:
+    x, y = arrays["x_train"], arrays["y_train"]
+    moments = channel_moments(x, spec.scale)
+    mean, std = (tuple(round(number, 4) for number in numbers) for numbers in moments)
+    return {
+        "shape": x.shape[1:], "num_train": len(x), "num_test": len(arrays["x_test"]),
+        "num_classes": int(max(y.max(), arrays["y_test"].max())) + 1, "mean": mean, "std": std,
+        "sha256": tuple(digest(arrays[name], spec.idx_hashes) for name in NAMES),
+    }  # fmt: skip
 
 
 def fetch_spec(spec: Spec, progress: Progress | None = None) -> Path:

@@ -20,23 +20,27 @@ class Spec:
     """One published data set. `sources` are tried in order; whichever delivers, the arrays must have these hashes.
 
     `sha256` are those of x_train, y_train, x_test, y_test: of the bytes as uint8, images as (n, H, W, C), with the
-    header of the uncompressed IDX file before them where `idx_hashes`.
+    header of the uncompressed IDX file before them where `idx_hashes`, so that they are those of the published files.
+    What follows from the data (`MEASURED`) is empty in an entry that is being written: `pliant data measure NAME` says
+    it.
     """
 
     name: str
-    shape: tuple[int, ...]
-    num_train: int
-    num_test: int
-    num_classes: int
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     licence: str
     citation: str
-    sha256: tuple[str, str, str, str]
-    idx_hashes: bool
     sources: tuple[Source, ...]
+    scale: float = 255.0
+    idx_hashes: bool = False
+    shape: tuple[int, ...] = ()
+    num_train: int = 0
+    num_test: int = 0
+    num_classes: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    sha256: tuple[str, ...] = ()
 
+
+MEASURED = ("shape", "num_train", "num_test", "num_classes", "mean", "std", "sha256")
 
 IDX = Form(tuple(f"{file}.gz" for file in IDX_FILES), decode_idx_files)
 MNIST_TGZ = Form(

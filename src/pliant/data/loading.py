@@ -6,12 +6,13 @@ import difflib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pliant.data.arrays import load_npz
-from pliant.data.cache import Progress, cached_arrays, fetch_spec, is_cached
-from pliant.data.catalogue import PUBLISHED
+from pliant.data.cache import Progress, cached_arrays, fetch_spec, is_cached, measured
+from pliant.data.catalogue import MEASURED, PUBLISHED
 from pliant.data.dataset import Dataset, channel_moments
 from pliant.data.formats import Damaged
 
@@ -39,7 +40,7 @@ class DatasetInfo:
 
 
 def load(name_or_path: str) -> Dataset:
-    """A data set by name ("digits", "mnist", "fashion-mnist", "cifar10"), or a user's own arrays from an .npz file.
+    """A data set by its name, one of `available()`, or a user's own arrays from an .npz file.
 
     Fetches what is not cached; what is cached is memory-mapped and verified again (0.03 to 0.4 s). "digits" (Alpaydin
     and Kaynak 1998, inside scikit-learn) comes without a split: every fifth of each class is for testing here. Raises
@@ -87,6 +88,23 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
         assert found.origin is not None
         return Path(found.origin).parent / "datasets" / "data"
     return fetch_spec(PUBLISHED[name], progress)
+
+
+def measure(name: str, progress: Progress | None = None) -> dict[str, Any]:
+    """What follows from the data in the entry of a published data set: sizes, moments and hashes, by field.
+
+    For writing an entry: fetched from the first source that delivers, verified against nothing, not kept. Raises
+    ValueError for an unknown name, DataUnavailable when no source delivers.
+
+    >>> measure("digits")
+    Traceback (most recent call last):
+    ValueError: data: expected a set of pliant.data.catalogue, got 'digits', which is inside scikit-learn
+    """
+    _check(name)
+    if name == "digits":
+        raise ValueError(f"data: expected a set of pliant.data.catalogue, got {name!r}, which is inside scikit-learn")
+    found = measured(PUBLISHED[name], progress)
+    return {field: getattr(found, field) for field in MEASURED}
 
 
 def available() -> list[DatasetInfo]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pliant.cite import bibtex, references_used
 from pliant.claims import Checked, check
-from pliant.experiment import Arm, Experiment, Setup, experiments
+from pliant.experiment import Arm, Experiment, Setup, experiments, find
 from pliant.results import Results
 from pliant.run.cells import Cells, Facts, cells
 from pliant.run.identity import Definition, definition, differences
@@ -248,14 +248,15 @@ def cited(run: Stored) -> list[str]:
 
 
 def bibliography(names: Sequence[str]) -> str:
-    """BibTeX of what runs (their folders) and experiments (ids, at all tiers) use; for none, of all experiments."""
+    """BibTeX of what runs (folders) and experiments (ids or files, at all tiers) use; for none, of all experiments."""
     known, keys = experiments(), []
     for name in names or list(known):
         if (Path(name) / RUN).exists():
             keys += cited(opened(Path(name), known))
-        elif name in known:
-            for settings in known[name].tiers.values():
-                keys += references_used(known[name], known[name].setup(settings))
+        elif name in known or name.endswith(".py"):
+            experiment = find(name)
+            for settings in experiment.tiers.values():
+                keys += references_used(experiment, experiment.setup(settings))
         else:
             raise ValueError(unknown("experiment or folder of a run", name, list(known)))
     return bibtex(keys)

@@ -11,6 +11,7 @@ import numpy as np
 from pliant.claims import Claim, Exists
 from pliant.experiment import Experiment, Setup
 from pliant.own import one_line
+from pliant.plots.figures import captions, figure, sheets
 from pliant.results import Missing, Results
 from pliant.run.identity import definition
 from pliant.run.train import train
@@ -25,6 +26,9 @@ def rehearse(experiment: Experiment, setup: Setup, arms: Sequence[str]) -> None:
     """
     with one_line(f"{experiment.id} cannot be handed to a worker (write functions of the module)"):
         pickle.dumps(experiment)
+    for arm in arms:
+        with one_line(f"arm {arm!r}"):
+            setup.arms[arm].trial.start([0])  # warns of what has no effect
     tables = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few steps, and of means of nothing
@@ -38,6 +42,12 @@ def rehearse(experiment: Experiment, setup: Setup, arms: Sequence[str]) -> None:
         for column in setup.columns():
             if column not in known:
                 raise ValueError(f"a plot or the table reads what nothing measures: {unknown('column', column, known)}")
+        for sheet in sheets(setup.plots):
+            with one_line(f"plot {', '.join(repr(plot.title) for plot in sheet)}"):
+                figure(experiment.title, sheet, results, setup.look)
+                captions(sheet, results, setup.look)
+                for plot in sheet:
+                    plot.grid(results, setup.look)
         for claim in setup.claims:
             for one in (*claim.given, claim):
                 _check(one, setup, results)

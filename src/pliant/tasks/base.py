@@ -202,7 +202,7 @@ class Stream:
             latest, found = self._latest or (None, [])
             previous = found if latest == task - 1 else [None] * len(self.seeds)
             pairs = zip(self.seeds, previous, strict=True)
-            found = [self.task.examples(self.data, seed, task, before) for seed, before in pairs]
+            found = [self._checked(self.task.examples(self.data, seed, task, before)) for seed, before in pairs]
             self._latest = (task, found)
             self._keep(found)
             moved = [examples.positions for examples in found]
@@ -213,6 +213,14 @@ class Stream:
                 y = y[..., None] if y.ndim == 2 else y
             self._tasks = {task: (y, positions)}
         return self._tasks[task]
+
+    def _checked(self, examples: Examples) -> Examples:
+        said, targets, classes = f"from {type(self.task).__name__}.examples", examples.targets, self.data.num_classes
+        if len(targets) != len(examples.rows):
+            raise ValueError(f"expected a target a row {said}, {len(examples.rows)}, got {len(targets)}")
+        if targets.dtype.kind in "iu" and classes is not None and (targets.min() < 0 or targets.max() >= classes):
+            raise ValueError(f"expected labels 0..{classes - 1} {said}, got {targets.min()} to {targets.max()}")
+        return examples
 
     def _keep(self, found: list[Examples]) -> None:
         """Holds the inputs of each member's examples, those of several once, and no others."""

@@ -62,6 +62,14 @@ class Supervised:
     standardize: bool = True
     together: int = 5
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.chain, Chain):
+            got = f"{type(self.chain).__name__}(...)"
+            raise ValueError(f"expected a Chain of interventions, got {got}: write chain=Chain({got})")
+        if not isinstance(self.measures, tuple):
+            got = f"{type(self.measures).__name__}(...)"
+            raise ValueError(f"expected a tuple of measures, got {got}: write measures=({got},)")
+
     @property
     def num_steps(self) -> int:
         """Optimizer steps in all."""

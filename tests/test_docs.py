@@ -1,0 +1,27 @@
+"""The tables of docs/ are those that its commands print."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md"))}
+written = runpy.run_path(str(DOCS / "tables.py"))["written"]
+
+
+@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if "<!-- pliant " in text])
+def test_tables_are_those_of_today(name: str) -> None:
+    assert written(PAGES[name]) == PAGES[name], f"docs/{name} is of yesterday: make docs"
+
+
+def test_what_lies_between_a_command_and_its_end_is_replaced() -> None:
+    listed = [name for name, text in PAGES.items() if "<!-- pliant " in text]
+    assert listed == ["diagnostics.md", "interventions.md"]
+    old = "before\n<!-- pliant interventions L2 --format md -->\nyesterday\n<!-- end -->\nafter\n"
+    new = written(old)
+    assert new.startswith("before\n<!-- pliant interventions L2 --format md -->\n| name")
+    assert "| L2" in new
+    assert "yesterday" not in new
+    assert new.endswith("<!-- end -->\nafter\n")
+    assert written(new) == new
