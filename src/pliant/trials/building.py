@@ -22,6 +22,19 @@ Net = Callable[[tuple[int, ...], int], nn.Module]
 """A function of (input shape, number of outputs) that builds a network."""
 
 
+def several(chain: object, measures: object) -> None:
+    """`ValueError` for one intervention in place of a chain, or one measure in place of a tuple of them.
+
+    >>> several(Chain(), ())
+    """
+    if not isinstance(chain, Chain):
+        got = f"{type(chain).__name__}(...)"
+        raise ValueError(f"expected a Chain of interventions, got {got}: write chain=Chain({got})")
+    if not isinstance(measures, tuple):
+        got = f"{type(measures).__name__}(...)"
+        raise ValueError(f"expected a tuple of measures, got {got}: write measures=({got},)")
+
+
 def built(
     net: Net,
     outputs: int,

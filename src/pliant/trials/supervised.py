@@ -16,7 +16,7 @@ from pliant.optim import Optimizer
 from pliant.population import Population, PopulationState
 from pliant.tasks import Stream, Task
 from pliant.trials.base import Row, Run
-from pliant.trials.building import BLOCK, Net, built
+from pliant.trials.building import BLOCK, Net, built, several
 from pliant.trials.measures import Measure, Moment, brief
 
 SWITCH = "task_switch"  # the event at the start of every task but the first
@@ -63,12 +63,7 @@ class Supervised:
     together: int = 5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.chain, Chain):
-            got = f"{type(self.chain).__name__}(...)"
-            raise ValueError(f"expected a Chain of interventions, got {got}: write chain=Chain({got})")
-        if not isinstance(self.measures, tuple):
-            got = f"{type(self.measures).__name__}(...)"
-            raise ValueError(f"expected a tuple of measures, got {got}: write measures=({got},)")
+        several(self.chain, self.measures)
 
     @property
     def num_steps(self) -> int:

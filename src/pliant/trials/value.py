@@ -22,7 +22,7 @@ from pliant.population import Population, PopulationState
 from pliant.rl import ClassificationMDP, Replay, Transitions, World, picked, td_target
 from pliant.rl.mdp import NUM_DRAWS
 from pliant.trials.base import Row, Run
-from pliant.trials.building import BLOCK, Net, built
+from pliant.trials.building import BLOCK, Net, built, several
 from pliant.trials.measures import Measure, Moment, When, brief
 
 TARGET_UPDATE = "target_update"  # the event when the target network becomes a copy of the one that learns
@@ -135,6 +135,7 @@ class ValueLearning:
     together: int = 5
 
     def __post_init__(self) -> None:
+        several(self.chain, self.measures)
         for name in ("num_steps", "batch_size", "target_period", "fill", "envs", "act_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
