@@ -155,8 +155,8 @@ def test_a_setup_that_is_none_is_refused_with_the_line_to_write(fields: dict[str
 def test_registered_experiments_are_found_by_their_ids() -> None:
     assert {"lyle2023/fig1", "lyle2024/swiss_cheese"} <= set(experiments())
     assert find("lyle2023/fig1").id == "lyle2023/fig1"
-    with pytest.raises(ValueError, match="did you mean 'lyle2023/fig1'"):
-        find("lyle2023/fig")
+    with pytest.raises(ValueError, match="did you mean 'lyle2024/swiss_cheese'"):
+        find("lyle2024/swiss_chese")
     assert "did you mean" not in unknown("thing", "zzz", ["abc"])
 
 
