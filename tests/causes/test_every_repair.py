@@ -17,6 +17,7 @@ from pliant.interventions import Draw
 from pliant.network import Network
 from pliant.optim import Adam
 from pliant.papers.toolbox import planted
+from pliant.plots.base import MECHANISMS
 from tests.bitwise import assert_same, streams
 from tests.interventions.nets import NETS
 from tests.listed import assert_public, classes
@@ -46,6 +47,7 @@ def test_every_repair_is_listed() -> None:
     assert_public(KINDS)
     for kind in KINDS:
         assert kind in {type(repair) for repair in REPAIRS}, f"write in REPAIRS of its file: {kind.__name__}()"
+        assert kind.name in MECHANISMS, f'write in src/pliant/plots/base.py, in MECHANISMS, a colour of "{kind.name}"'
     assert len({kind.name for kind in KINDS}) == len(KINDS)
 
 
