@@ -23,7 +23,7 @@ from tests.interventions.nets import NETS
 from tests.listed import assert_public, classes
 
 KINDS = [kind for kind in classes(pliant.causes) if issubclass(kind, Repair) and not inspect.isabstract(kind)]
-UNPLANTED = {"output layer"}  # an output layer that holds a network back by more than its norm and its mean: not by hand
+UNPLANTED = {"output layer"}  # one that holds a network back by more than its norm and its mean is not made by hand
 every_repair = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 
