@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pliant.causes import Norm, OptimizerState, Repaired, TargetScale, Units, disentangle
+from pliant.causes import REPAIRS, Norm, OptimizerState, Repaired, TargetScale, Units, disentangle
 from pliant.data import load
 from pliant.functional.shapley import coalitions
 from pliant.optim import Adam
