@@ -7,7 +7,7 @@ from pliant.functional.statistics import interval
 from pliant.plots import Lines
 from pliant.plots.base import POINTS
 from pliant.plots.figures import captions, thinned
-from pliant.plots.lines import Curve, thin
+from pliant.plots.lines import Curve, _power, thin
 from pliant.results import Results
 from tests.report.synthetic import SETUP, results
 
@@ -106,3 +106,7 @@ def test_a_window_of_steps_is_drawn_alone() -> None:
     low, high = int(steps[1]), int(steps[-2])
     for line in Lines("norm", "norm", over="step", window=(low, high)).curves(made, SETUP.look):
         assert line.x.tolist() == steps[1:-1].tolist()
+
+
+def test_ticks_of_a_logarithmic_axis_out_of_sight_say_nothing() -> None:
+    assert [_power(value, 0) for value in (0.0, 0.5, 2000.0, 1e6)] == ["", "0.5", "2,000", "$10^{6}$"]

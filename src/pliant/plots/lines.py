@@ -243,7 +243,9 @@ def thin(mean: np.ndarray, most: int) -> np.ndarray:
 
 
 def _power(value: float, _: float) -> str:
-    """A tick of a logarithmic axis."""
+    """A tick of a logarithmic axis; evenly spaced ones may begin at 0, out of sight."""
+    if value <= 0:
+        return ""
     if 0.01 <= value < 1e5:
         return f"{value:.6g}" if value < 1000 else f"{value:,.0f}"
     return f"$10^{{{np.log10(value):.0f}}}$"
