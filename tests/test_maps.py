@@ -266,6 +266,48 @@ def test_a_layer_whose_scale_is_learned_a_unit_is_left_alone():
         LayerNorm().build(Learned(), example=X)
 
 
+class Gated(nn.Module):
+    """Value and gate of one layer, as transformers and Mamba write them."""
+
+    def __init__(self, split):
+        super().__init__()
+        self.split, self.both, self.head = split, nn.Linear(3, 8), nn.Linear(4, 2)
+
+    def forward(self, x):
+        value, gate = self.split(self.both(x))
+        return self.head((value * torch.nn.functional.silu(gate)).reshape(-1, 4))
+
+
+HALVES = {
+    "chunk": lambda y: y.chunk(2, -1),
+    "slices": lambda y: (y[..., :4], y[..., 4:]),
+    "gate first": lambda y: y.chunk(2, -1)[::-1],
+    "channels first": lambda y: [t.mT for t in y.unflatten(0, (4, 5)).mT.chunk(2, 1)],
+}
+
+
+@pytest.mark.parametrize("split", HALVES.values(), ids=HALVES)
+def test_a_gate_that_is_split_off_is_normalised_alone(split):
+    module = Gated(split)
+    built = LayerNorm(eps=1e-9).build(module, example=X)
+    assert built.both.norm.normalized_shape == (4,)
+    value, gate = split(module.both(X))
+    expected = module.head((value * F.silu(F.layer_norm(gate, (4,), eps=1e-9))).reshape(-1, 4))
+    torch.testing.assert_close(built(X), expected)
+    kept = NormalizeAndProject(scales="free").build(module, example=X)
+    assert kept.both.bias is not None  # the value's is needed
+
+
+def test_gates_of_which_each_is_read_alone_are_left_alone():
+    class Both(Gated):
+        def forward(self, x):
+            value, gate = self.both(x).chunk(2, -1)
+            return self.head(torch.tanh(value) * torch.sigmoid(gate))
+
+    with pytest.raises(ValueError, match="left alone tanh, sigmoid: no layer feeds them directly"):
+        LayerNorm().build(Both(None), example=X)
+
+
 def test_products_of_activations_are_no_layers():
     w, x = nn.Parameter(torch.ones(3, 3)), torch.ones(3, 3)
     weights = Weights({"w": w})

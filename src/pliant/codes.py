@@ -24,31 +24,41 @@ def owned(gradients: Callable[[], list[Tensors]], size: int) -> Tensors:
 
     Of millions of entries, a few have gradients that cancel to rounding errors: those are looked at again.
     """
-    found, unclear = decode(gradients(), size)
+    found, unclear = {}, {}
+    for name, (one, two, three) in _by_name(gradients()).items():
+        if all(_largest(t) == 0 for t in (one, two, three)):
+            continue
+        units = _decoded(one, two, three, _largest(one), size)
+        if (units >= 0).any():
+            found[name], unclear[name] = units, (units < 0) & (one != 0)
     if any(0 < unclear[name].sum() < 0.01 * units.numel() for name, units in found.items()):
-        again, _ = decode(gradients(), size)
-        found = {n: torch.where(units < 0, again.get(n, units), units) for n, units in found.items()}
+        again = _by_name(gradients())
+        for name in [name for name in found if name in again and unclear[name].any()]:
+            places = unclear[name].nonzero(as_tuple=True)
+            found[name][places] = _decoded(*(g[places] for g in again[name]), _largest(again[name][0]), size)
     return found
 
 
-def decode(gradients: list[Tensors], size: int) -> tuple[Tensors, Tensors]:
-    """The unit that the gradients with three codes name, by parameter, and the entries that name none."""
+def _decoded(one: Tensor, two: Tensor, three: Tensor, largest: Tensor, size: int) -> Tensor:
+    """The unit that the gradients with three codes name, an entry; -1 for none. Few passes: entries are millions."""
     first, _, third = three_codes(size)
-    found, unclear = {}, {}
-    for name, one in gradients[0].items():
-        two, three = gradients[1][name], gradients[2][name]
-        scale = torch.stack([t.abs().amax() for t in (one, two, three)]).amax()
-        if scale == 0:
-            continue
-        there = one.abs() > 1e-12 * one.abs().amax()  # the codes' places make the second gradient larger
-        place = torch.where(there, two / torch.where(there, one, 1.0), 0.0)
-        unit = place.round().long() - 1
-        valid = there & (unit >= 0) & (unit < size) & ((place - place.round()).abs() < PLACE)
-        expected = (third / first)[unit.clamp(0, size - 1)] * one
-        valid &= (expected - three).abs() <= CODE * three.abs()
-        if valid.any():
-            found[name], unclear[name] = torch.where(valid, unit, -1), (one != 0) & ~valid
-    return found, unclear
+    nothing = ~(one.abs() > 1e-12 * largest)  # the codes' places make the second gradient larger
+    place = (two / one.masked_fill(nothing, 1.0)).masked_fill_(nothing, 0.0)
+    nearest = place.round()
+    unit = nearest.long().sub_(1)
+    nothing |= (unit < 0) | (unit >= size) | ~(place.sub_(nearest).abs_() < PLACE)
+    expected = (third / first)[unit.clamp(0, size - 1)].mul_(one)
+    nothing |= ~(expected.sub_(three).abs_() <= three.abs().mul_(CODE))
+    return unit.masked_fill_(nothing, -1)
+
+
+def _by_name(gradients: list[Tensors]) -> dict[str, list[Tensor]]:
+    return {name: [each[name] for each in gradients] for name in gradients[0]}
+
+
+def _largest(t: Tensor) -> Tensor:
+    low, high = t.aminmax()
+    return torch.maximum(-low, high)
 
 
 def along(code: Tensor, axis: int, ndim: int) -> Tensor:

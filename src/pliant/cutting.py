@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C import _functorch  # type: ignore
-from torch.utils._pytree import tree_map
 
 from pliant.maps import CONVOLUTIONS, PRODUCTS
 from pliant.sites import NONLINEARITIES, Watch, unmapped
@@ -50,12 +49,21 @@ class Point:
         decisions: whole numbers and booleans that were computed of others, in order.
         scales: sizes of what leaves normalisers, in order.
         drawn: whether the largest of several is any of them, so that each has its turn.
+        noises: random numbers, by shape.
     """
 
     leaves: dict[str, Any] = field(default_factory=dict)
     decisions: list[Tensor] = field(default_factory=list)
     scales: list[Tensor] = field(default_factory=list)
     drawn: bool = False
+    noises: Tensors = field(default_factory=dict)
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """Of this shape, always the same."""
+        key = str(tuple(shape))
+        if key not in self.noises:
+            self.noises[key] = noise(shape)
+        return self.noises[key]
 
     def with_leaves(self) -> Point:
         """The point with random numbers of the shapes that it found."""
@@ -110,7 +118,8 @@ class Cut(Watch):
         return x.clone()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return self._called(func, types, tree_map(_double, args), tree_map(_double, kwargs or {}))
+        args, kwargs = tuple(map(_double, args)), {name: _double(value) for name, value in (kwargs or {}).items()}
+        return self._called(func, types, args, kwargs)
 
     def _called(self, func: Callable, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in MULTIPLYING or func in GROUPED:
@@ -131,9 +140,10 @@ class Cut(Watch):
         if func is F.scaled_dot_product_attention:
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
             kwargs = {name: value for name, value in kwargs.items() if name != "dropout_p"}
+        if self.freeze and func in NORMALISING:
+            return self._scaled(NORMALISING[func](self.point.noise, *args, **kwargs))
         if self.freeze and func in FROZEN:
-            found = FROZEN[func](*args, **kwargs)
-            return self._scaled(found) if func in NORMALISING else found
+            return FROZEN[func](*args, **kwargs)
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
         if func in GROUPED:
@@ -211,37 +221,45 @@ def _double(value: Any) -> Any:
 # -- statistics that do not move ---------------------------------------------------------------------------------------
 
 
-def _frozen(x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: list[int]) -> Tensor:
+Noise = Callable[[Sequence[int]], Tensor]
+
+
+def _frozen(draw: Noise, x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: list[int]) -> Tensor:
     """A normaliser whose statistics do not move, at a generic point: (x + something) * weight + bias."""
     shape = [x.shape[d] if d in axes else 1 for d in range(x.ndim)]
-    y = x + noise(x.shape[1:])  # the same for all examples, of which there may be fewer
+    y = x + draw(x.shape[1:])  # the same for all examples, of which there may be fewer
     y = y if weight is None else y * weight.reshape(shape)
     return y if bias is None else y + bias.reshape(shape)
 
 
-def _last_axes(input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None) -> Tensor:
-    return _frozen(input, weight, bias, list(range(input.ndim - len(normalized_shape), input.ndim)))
+def _last_axes(
+    draw: Noise, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None
+) -> Tensor:
+    return _frozen(draw, input, weight, bias, list(range(input.ndim - len(normalized_shape), input.ndim)))
 
 
-def _rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Tensor:
-    return _last_axes(input, normalized_shape, weight)
+def _rms_norm(draw: Noise, input: Tensor, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Tensor:
+    return _last_axes(draw, input, normalized_shape, weight)
 
 
-def _group_norm(input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: Any = None) -> Tensor:
-    return _frozen(input, weight, bias, [1])
+def _group_norm(
+    draw: Noise, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: Any = None
+) -> Tensor:
+    return _frozen(draw, input, weight, bias, [1])
 
 
 def _over_batch(
-    input: Tensor, mean: Any = None, var: Any = None, weight: Any = None, bias: Any = None, *_: Any, **named: Any
-) -> Tensor:
-    return _frozen(input, named.get("weight", weight), named.get("bias", bias), [1])
+    draw: Noise, input: Tensor, mean: Any = None, var: Any = None, weight: Any = None, bias: Any = None, *_: Any,
+    **named: Any,
+) -> Tensor:  # fmt: skip
+    return _frozen(draw, input, named.get("weight", weight), named.get("bias", bias), [1])
 
 
-FROZEN: dict[Any, Callable[..., Tensor]] = {  # functions with statistics, as they are where these do not move
+NORMALISING: dict[Any, Callable[..., Tensor]] = {  # normalisers, as they are where their statistics do not move
     F.layer_norm: _last_axes,
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
     F.batch_norm: _over_batch,
     F.instance_norm: _over_batch,
 }
-NORMALISING = frozenset(FROZEN)
+FROZEN: dict[Any, Callable[..., Tensor]] = {}  # other functions with statistics: their modules add them

@@ -261,9 +261,9 @@ class Poked(Generic):
                 cut = self.run(leaves=self.silent(groups, masks, code))
                 slopes = {n: g / EPSILON for n, g in self.gradient(self.total(cut, salt), self.params).items()}
                 for name, g in slopes.items():
-                    size_ = g.abs()
-                    products |= bool((((size_ < 1e-15) & (g != 0)) | ~size_.isfinite()).any())
-                    slopes[name] = torch.where(size_ < 1e10, g, 0.0)
+                    sizes = g.abs()
+                    products |= bool((sizes < 1e-15).sum() > (sizes == 0).sum()) or not sizes.amax().isfinite()
+                    slopes[name] = g.masked_fill_(~(sizes < 1e10), 0.0)
                 found.append(slopes)
             names = set.intersection(*map(set, found))
             return [{name: slopes[name] for name in slopes if name in names} for slopes in found]

@@ -32,14 +32,14 @@ Make = Callable[[int, int], nn.Module]  # of the number of units, and of the axi
 def normalised(
     method: str, make: Make, module: nn.Module, example: Any, among: Among, at_batch_norm: AtBatchNorm = "replace"
 ) -> tuple[nn.Module, list[str]]:
-    """A copy with normalisers in it, and the paths of the linear and convolution layers whose outputs these read.
+    """A copy with normalisers in it, and the paths of the layers all of whose units these read.
 
     What `make` returns follows every linear or convolution layer that a hidden nonlinearity reads, as its submodule
     `norm`; a module that multiplies its input with a matrix of its own is a layer, too. Where the layer's output is
     multiplied with a number before the nonlinearity reads it, the normalised values are divided by that number, so that
-    the nonlinearity reads normalised ones. A hidden batch norm that reads a layer, or that a nonlinearity reads, is
-    replaced by the normaliser, or has it before or after itself as its submodule `norm`. Warns about what is left
-    alone, by name.
+    the nonlinearity reads normalised ones; where it reads some of the layer's units, these are normalised. A hidden
+    batch norm that reads a layer, or that a nonlinearity reads, is replaced by the normaliser, or has it before or
+    after itself as its submodule `norm`. Warns about what is left alone, by name.
     """
     module = prepared(method, module)
     kind = type(module).__name__
@@ -66,8 +66,12 @@ def normalised(
         raise ValueError(f"{method} found no linear or convolution layer of {kind} that feeds a nonlinearity{why}")
     for path, source in fed.items():
         layer, (factor,) = module.get_submodule(path), seen.factors(path)
-        layer.register_module("norm", _like(layer, make(source.units, source.axis)))
-        layer.register_forward_hook(_normalise if factor == 1 else _NormaliseScaled(factor))
+        start, units = source.part or (0, source.units)
+        layer.register_module("norm", _like(layer, make(units, source.axis)))
+        if source.part is not None:
+            layer.register_forward_hook(_NormalisePart(start, units))
+        else:
+            layer.register_forward_hook(_normalise if factor == 1 else _NormaliseScaled(factor))
     for norm in norms:
         old = module.get_submodule(norm.path)
         new = _like(old, make(norm.units, norm.axis))
@@ -83,7 +87,8 @@ def normalised(
         _check(method, module, example, [norm.path for norm in norms])
     if left:
         warnings.warn(f"{method} left alone {'; '.join(left)}", stacklevel=4)
-    return module, [*fed, *(norm.layer for norm in norms if norm.layer is not None)]
+    whole = [path for path, source in fed.items() if source.part is None]
+    return module, [*whole, *(norm.layer for norm in norms if norm.layer is not None)]
 
 
 def unit_axis(layer: nn.Module) -> int:
@@ -143,6 +148,7 @@ class _Source(NamedTuple):
         units: how many a layer has, along `axis` (from the end).
         module: whether it is a linear or convolution module of torch.
         factor: a number that it was multiplied with since.
+        part: the first unit and how many, where some of the layer's units are read alone (a gate that was split off).
     """
 
     kind: Literal["layer", "batch norm", "normaliser", "map"]
@@ -151,6 +157,7 @@ class _Source(NamedTuple):
     axis: int = -1
     module: bool = False
     factor: float = 1.0
+    part: tuple[int, int] | None = None
 
 
 class _Site(NamedTuple):
@@ -223,7 +230,7 @@ class _Looking(Watch):
         return source._replace(factor=source.factor / number if divided else source.factor * number)
 
     def keep(self, x: Tensor) -> Tensor:
-        self.source = self._source(x)
+        self.source = self._source(x) or self._part(x)
         return x
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -257,10 +264,27 @@ class _Looking(Watch):
                 return source if lies else None
         return None
 
+    def _part(self, x: Tensor) -> _Source | None:
+        """The layer of which this is a view of some units, at all samples."""
+        for t, version, source in reversed(self.made):
+            if _memory(t) is _memory(x) and t._version == version and source.kind == "layer" and source.axis == -1:
+                units = source.units
+                along = [size for size, stride in zip(x.shape, x.stride(), strict=True) if stride == 1 and size > 1]
+                whole = t.is_contiguous() and all(stride % units == 0 for stride in x.stride() if stride != 1)
+                if whole and len(along) == 1 and x.numel() * units == t.numel() * along[0]:
+                    return source._replace(part=((x.storage_offset() - t.storage_offset()) % units, along[0]))
+        return None
+
     def hidden_sites(self) -> list[_Site]:
         """The nonlinearities of hidden layers: cosines of positions, which no parameter moves, are none."""
         hidden = self.sites[: self.hidden]
-        return [site for site in hidden if site.moved] or hidden  # none in a forward pass without gradients
+        hidden = [site for site in hidden if site.moved] or hidden  # none in a forward pass without gradients
+        parts: dict[str, set[Any]] = {}
+        for site in hidden:
+            if site.source is not None and site.source.kind == "layer":
+                parts.setdefault(site.source.path, set()).add(site.source.part)
+        several = {path for path, read in parts.items() if len(read) > 1}  # as of the gates of an LSTM
+        return [s._replace(source=None) if s.source is not None and s.source.path in several else s for s in hidden]
 
     def sources(self, kind: str) -> list[_Source]:
         """The modules of a kind that a hidden nonlinearity reads, once each."""
@@ -359,6 +383,19 @@ class _NormaliseScaled:
 
     def __call__(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return layer.norm(output) / self.factor  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class _NormalisePart:
+    """The output with some of its units normalised."""
+
+    start: int
+    units: int
+
+    def __call__(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        rest = output.shape[-1] - self.start - self.units
+        before, part, after = output.split([self.start, self.units, rest], -1)
+        return torch.cat([before, layer.norm(part), after], -1)  # type: ignore[operator]
 
 
 def _normalise_input(layer: nn.Module, args: tuple) -> tuple:

@@ -22,6 +22,7 @@ class LayerNorm(Intervention):
     left alone. It becomes the layer's submodule `norm`: existing parameters keep their names. A module that multiplies
     its input with a matrix of its own is a layer, too. Where a number scales the layer's output before the nonlinearity
     reads it (the sines of a SIREN), the normalised values are divided by it: what the nonlinearity reads is normalised.
+    Where it reads some of a linear layer's units (a gate that was split off), these are normalised.
 
     In a network with batch norms it takes their places: of each hidden one that reads a linear or convolution layer (in
     front of a residual sum, too) or that a nonlinearity reads (behind a residual sum, too). Scales and offsets keep
