@@ -35,7 +35,8 @@ def owned(gradients: Callable[[], list[Tensors]], size: int) -> Tensors:
         again = _by_name(gradients())
         for name in [name for name in found if name in again and unclear[name].any()]:
             places = unclear[name].nonzero(as_tuple=True)
-            found[name][places] = _decoded(*(g[places] for g in again[name]), _largest(again[name][0]), size)
+            one, two, three = (g[places] for g in again[name])
+            found[name][places] = _decoded(one, two, three, _largest(again[name][0]), size)
     return found
 
 
