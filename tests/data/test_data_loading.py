@@ -129,6 +129,8 @@ def test_every_published_set_is_complete():
 def test_an_entry_that_is_being_written_is_measured(good, arrays, folder, monkeypatch, capsys):
     draft = catalogue.Spec("tiny", "none", "nobody", sources=(good,))
     monkeypatch.setitem(catalogue.PUBLISHED, "tiny", draft)
+    with pytest.raises(ValueError, match=r"tiny has no hashes yet: `pliant data measure tiny`, and into its entry"):
+        data.load("tiny")
     found = data.measure("tiny")
     assert list(found) == list(catalogue.MEASURED)
     x = arrays["x_train"].transpose(0, 2, 3, 1)

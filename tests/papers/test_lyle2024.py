@@ -43,17 +43,12 @@ def verdicts(claims: tuple[Claim, ...], results: Results) -> list[str]:
 
 
 @pytest.mark.parametrize("module", EVERY, ids=lambda module: module.__name__.rsplit(".", 1)[-1])
-def test_every_claim_reads_arms_and_columns_that_there_are(module) -> None:
-    """Where a claim names what no arm has, it could never be evaluated."""
+def test_every_experiment_has_claims_of_the_checklist(module) -> None:
     experiment: Experiment = module.EXPERIMENT
     assert find(experiment.id) is experiment
     for tier in ("laptop", "paper"):
         setup = experiment.setup(experiment.settings(tier))
         assert {line for claim in setup.claims for line in claim.checklist}
-        named = Results({}, {})
-        for claim in setup.claims:
-            reason = claim.check(named).reason
-            assert any(f"arm {arm!r} was not run" in reason for arm in setup.arms), reason
 
 
 # -- smoothness --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pliant.cite import bibtex
 from pliant.experiment import TIERS, experiments, find
 from pliant.papers.lyle2023.fig1 import spike
 from pliant.papers.lyle2024.swiss_cheese import sentences
+from pliant.plots.figures import captions, figure, sheets
 from pliant.results import Results
 from pliant.run.store import Store
 from pliant.run.sweep import sweep
@@ -31,8 +32,14 @@ def test_smoke_tier_runs_and_its_claims_evaluate(id: str, swiss_cheese: Path, tm
     assert done.failed == {}
     results = store.results(list(setup.arms), [0, 1])
     for claim in setup.claims:
-        assert claim.check(results).verdict in ("holds", "fails", "inconclusive")
+        checked = claim.check(results)
+        assert checked.verdict in ("holds", "fails", "inconclusive")
+        assert "has no column" not in checked.reason, f"{claim.text} {checked.reason}"
     assert set(setup.columns()) <= set(results.columns())
+    for sheet in sheets(setup.plots):
+        assert figure(id, sheet, results, setup.look).axes
+        assert captions(sheet, results, setup.look)
+        assert all(plot.grid(results, setup.look).rows for plot in sheet)
     if experiment.sentences is not None:
         assert set(experiment.sentences(results)) == set(setup.arms)
 
@@ -40,12 +47,17 @@ def test_smoke_tier_runs_and_its_claims_evaluate(id: str, swiss_cheese: Path, tm
 @pytest.mark.parametrize("id", IDS)
 def test_every_tier_is_complete(id: str) -> None:
     experiment = find(id)
-    assert set(TIERS) <= set(experiment.tiers)
+    for tier in TIERS:
+        assert tier in experiment.tiers, f'write in tiers of {id}: "{tier}": Settings(...)'
     bibtex(experiment.references)
     assert pickle.loads(pickle.dumps(experiment)).id == id  # workers get it
+    arms = {arm for tier in experiment.tiers for arm in experiment.setup(experiment.settings(tier)).arms}
     for tier in experiment.tiers:
         setup = experiment.setup(experiment.settings(tier))
-        assert setup.deviations
+        assert setup.deviations, f"write in deviations of {id} where it departs from the paper, or that it is ours"
+        for claim in setup.claims:
+            reason = claim.check(Results({}, {})).reason
+            assert any(f"arm {arm!r} was not run" in reason for arm in arms), f"{tier}: {claim.text} {reason}"
         assert len({claim.text for claim in setup.claims}) == len(setup.claims)
         if tier == "paper":
             laptop = experiment.setup(experiment.settings("laptop"))

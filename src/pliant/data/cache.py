@@ -126,8 +126,10 @@ def fetch_spec(spec: Spec, progress: Progress | None = None) -> Path:
     """The folder with the cached arrays, fetched from the first source that delivers the published data.
 
     `progress` gets a line for each step; without it, only files that had to be rejected are warned about. Raises
-    DataUnavailable with the reason of every source.
+    DataUnavailable with the reason of every source, ValueError for an entry without hashes.
     """
+    if not spec.sha256:
+        raise ValueError(f"data: {spec.name} has no hashes yet: `pliant data measure {spec.name}`, and into its entry")
     folder = cache_folder() / spec.name
     failures: list[str] = []
     # Before anything is written: a shared cache may be read-only.
