@@ -327,6 +327,20 @@ def test_a_recipe_that_cannot_start_takes_its_hooks_away():
         failed.step()
 
 
+def test_what_is_said_at_the_start_is_said_where_warnings_are_errors():
+    """As they are here: it is no forward pass that is missing."""
+
+    class Standardised(nn.Linear):
+        def forward(self, x):
+            w = (self.weight - self.weight.mean(1, keepdim=True)) / self.weight.std(1, keepdim=True)
+            return F.linear(x, w, self.bias)
+
+    model = nn.Sequential(Standardised(3, 4), nn.ReLU(), Standardised(4, 2))
+    Chain(ReDo(tau=0.0, every=1)).attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(UserWarning, match=r"^ReDo leaves the units of 1 as they are: no weights read them one by one"):
+        model(torch.randn(8, 3))
+
+
 def test_units_that_one_optimizer_holds_in_part_alone_are_explained():
     model = mlp()
     muon = torch.optim.Muon([p for p in model.parameters() if p.ndim == 2])

@@ -141,6 +141,8 @@ class Ground:
             with torch.no_grad(), self.exact():
                 values = self.values()
                 return [member.init(self.network, values) for member in self.chain]
+        except Warning:  # that a filter of the caller's makes an error
+            raise
         except Exception as error:
             if self._whole.example is None or not isinstance(error, ValueError):
                 raise ValueError(f"a forward pass must come first: {self.what_counts} ({error})") from error
