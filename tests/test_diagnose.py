@@ -1,5 +1,6 @@
 """`pliant diagnose` on checkpoints that plain PyTorch wrote."""
 
+# pyright: reportIndexIssue=false, reportOperatorIssue=false
 from __future__ import annotations
 
 import copy
@@ -115,7 +116,7 @@ def test_the_exit_code_tells_what_is_lost(
     if verdict == "lost":
         shares = found["causes"]["shares"]
         assert max(shares, key=shares.get) == "units"
-        assert found["measured"]["dead"] > 0.8 > 0.3 > found["fresh"]["dead"]
+        assert found["measured"]["dead"] > 0.8 > 0.3 > found["fresh"]["dead"]["high"]
 
 
 def test_the_state_in_the_file_counts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +149,7 @@ def test_a_file_alone_gives_norms_and_ranks(here: Path, capsys: pytest.CaptureFi
 
 def test_all_tables_fit_80_columns(here: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     page = str(tmp_path / "causes.html")
-    assert call("lost.pt", "--loss", "cross_entropy", "--fresh", *BUDGET, "--page", page) == 1
+    assert call("lost.pt", "--loss", "cross_entropy", "--fresh", *BUDGET, "--page", page, "--all") == 1
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     said = " ".join(out.split())
@@ -157,6 +158,24 @@ def test_all_tables_fit_80_columns(here: Path, capsys: pytest.CaptureFixture[str
         assert part in said, part
     assert "probe: RandomLabels(classes=10), with Adam, lr=0.01 without state: there is none in the file" in said
     assert (tmp_path / "causes.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_verdict_comes_first_then_what_departs_from_fresh(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("lost.pt", "--fresh", *BUDGET, "--probe", "labels") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("lost ")
+    at = next(i for i, line in enumerate(lines) if line.startswith("departs"))
+    (dead,) = (line.split() for line in lines[at:] if line.startswith("dead "))
+    here_, low, high = float(dead[1]), float(dead[3]), float(dead[5])
+    assert here_ > 0.8 > 0.3 > high >= low
+    shown = " ".join(lines)
+    assert "--all shows all" in shown
+    for absent in ("feature_norm_ratio", "units at", "tensor "):
+        assert absent not in shown
+    assert call("healthy.pt") == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("cannot tell without --fresh")
+    assert not any(line.startswith("dead") for line in lines)
 
 
 def test_without_a_loss_nothing_is_differentiated_but_the_kernel(

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from pliant.cli.bar import live
-from pliant.cli.described import print_numbers, print_units, print_weights
+from pliant.cli.described import print_departures, print_numbers, print_units, print_weights
 from pliant.cli.parsing import FAILED, OK, Commands, as_json, command
 from pliant.cli.verdict import print_causes
+from pliant.terminal import paragraph
 from pliant.words import unknown
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CANNOT_TELL = 3
 CODES = {"healthy": OK, "lost": FAILED, "cannot tell": CANNOT_TELL}
 CHOICES = {"loss": ("cross_entropy", "mse"), "probe": ("sines", "labels"), "optimizer": ("adam", "sgd", "rmsprop")}
+FRESH = 3  # networks that were never trained, for the numbers
 BUDGET = ("probe", "steps", "targets")  # any of them asks for the probe
 
 
@@ -53,6 +54,9 @@ def add(commands: Commands) -> None:
     )
     made.add_argument(
         "--lr", type=float, metavar="LR", help="learning rate (the checkpoint's before its schedule, or 0.001)"
+    )
+    made.add_argument(
+        "--all", action="store_true", help="show all numbers, not only those that depart from fresh networks"
     )
     made.add_argument("--page", type=Path, metavar="FILE", help="write the causes as an HTML page")
     as_json(made)
@@ -83,13 +87,14 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
         arrays = checkpoints.arrays(given.data) if given.data else None
         build = checkpoints.builder(given.model, arrays[0] if arrays else None, checkpoint.tensors)
         with seeded(0):
-            model, control = build(), build()
+            model, *controls = (build() for _ in range(1 + FRESH))
         checkpoints.fill(model, checkpoint)
-        tensors, begun = model.state_dict(), control.state_dict()
+        tensors, begun = model.state_dict(), controls[0].state_dict()
         if arrays:
             batch = measuring.batch(model, *arrays, given)
-            now, fresh = (measuring.measured(m, control, batch, given.call) for m in (model, control))
-            said |= {"measured": now, "fresh": fresh}
+            now = measuring.measured(model, controls[0], batch, given.call)
+            fresh = measuring.reference(controls, batch, given.call)
+            said |= {"measured": now, "fresh": {name: found._asdict() for name, found in fresh.items()}}
         if probing:
             assert batch is not None
             optimizer, how = measuring.optimizer(model, checkpoint, given)
@@ -107,15 +112,18 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
     if given.json:
         print(json.dumps(_finite({**said, "weights": weights, "verdict": verdict}), indent=1))
         return CODES[verdict]
-    print_weights(console, weights)
-    if now is not None and fresh is not None:
-        print_units(console, now, fresh)
-        print_numbers(console, now, fresh)
     if causes is None:
         _print_hint(console, given, checkpoint)
     else:
-        console.print(Text(f"\nprobe: {said['probe_targets']}, with {said['optimizer']}", "dim"))
         print_causes(console, causes)
+        paragraph(console, f"probe: {said['probe_targets']}, with {said['optimizer']}", style="dim")
+    if now is not None and fresh is not None:
+        print_departures(console, now, fresh, FRESH)
+    if given.all or now is None:
+        print_weights(console, weights)
+    if given.all and now is not None and fresh is not None:
+        print_units(console, now, fresh)
+        print_numbers(console, now, fresh)
     return CODES[verdict]
 
 
@@ -146,8 +154,8 @@ def _print_hint(console: Console, given: argparse.Namespace, checkpoint: Checkpo
     lacks = [f"--{name}" for name in ("model", "data") if getattr(given, name) is None]
     needs = f", which needs {' and '.join(lacks)}" if lacks else ""
     state = "; it has its optimizer's state, which the probe would carry" if checkpoint.optimizer else ""
-    console.print(Text(f"\ncannot tell without --fresh{needs}{state}", "bold yellow"))
-    console.print(Text("These numbers describe the network; what it can still learn, only the probe says.", "dim"))
+    paragraph(console, f"cannot tell without --fresh{needs}{state}", style="bold yellow")
+    paragraph(console, "Numbers describe the network; what it can still learn, only the probe says.", style="dim")
 
 
 def _finite(value: Any) -> Any:

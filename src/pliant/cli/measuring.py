@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +88,35 @@ def _targets(y: np.ndarray, output: Tensor, loss: str, where: str) -> Tensor:
     if y.size != output.numel() or len(y) != len(output):
         raise ValueError(f"{where}: mse needs y of the outputs' shape {tuple(output.shape)}, got {y.shape}")
     return torch.from_numpy(y.astype(np.float64)).to(output).reshape(output.shape)
+
+
+class Range(NamedTuple):
+    """What some fresh networks read of one number."""
+
+    low: float
+    mean: float
+    high: float
+
+    def distance(self, value: float) -> float:
+        """How far a value lies outside, in the range's width, a tenth of its size or 0.01, the largest of the three.
+
+        >>> [round(Range(0.0, 0.02, 0.04).distance(value), 2) for value in (0.3, 0.06, 0.01)]
+        [6.5, 0.5, 0.0]
+        """
+        if not math.isfinite(self.low + self.high):
+            return 0.0
+        if not math.isfinite(value):
+            return math.inf
+        room = max(self.high - self.low, 0.1 * max(abs(self.low), abs(self.high)), 0.01)
+        return max(self.low - value, value - self.high, 0.0) / room
+
+
+def reference(controls: Sequence[nn.Module], of: Batch, call: str | None = None) -> dict[str, Range]:
+    """What networks that were never trained read of every number that each of them has."""
+    found = [measured(control, control, of, call) for control in controls]
+    shared = [name for name in found[0] if all(name in one for one in found)]
+    each = {name: [one[name] for one in found] for name in shared}
+    return {name: Range(min(values), sum(values) / len(values), max(values)) for name, values in each.items()}
 
 
 def measured(model: nn.Module, control: nn.Module, of: Batch, call: str | None = None) -> Numbers:
