@@ -1,44 +1,50 @@
-"""The Python of the README runs as it stands, and what it says exists."""
+"""The Python of the README runs as it stands, one block after another, and what it says exists."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 from pliant.experiment import experiments
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_python_blocks_run(swiss_cheese: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run_one_after_another(
+    swiss_cheese: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(swiss_cheese, tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 10))
-    x, y = torch.randn(16, 4), torch.randint(3, (16,))
-    names = {
-        "model": model,
-        "x": x,
-        "y": y,
-        "nn": nn,
-        "torch": torch,
-        "optimizer": torch.optim.Adam(model.parameters()),
-    }
-    names |= {"x0": x, "y0": y, "loss_fn": nn.functional.cross_entropy, "stream": [(x, y)] * 3}
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 6
-    for block in blocks[:5]:
+    blocks = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    for block in blocks:
         exec(block, names)
-    assert names["keeper"].steps == 1  # type: ignore[attr-defined]
-    assert len(names["monitor"].rows) == 1  # type: ignore[attr-defined]
-    assert {"arm", "seed", "step", "accuracy"} <= set(names["table"].column_names)  # type: ignore[attr-defined]
-    names |= {"x": torch.randn(16, 16, 4), "y": torch.randint(3, (16, 16))}
-    exec(blocks[5].replace("compile=True", "compile=False"), names)
-    assert names["losses"].shape == (16,)  # type: ignore[attr-defined]
+    assert len(blocks) == 7
+    assert {"arm", "seed", "step", "accuracy"} <= set(names["table"].column_names)
+    assert names["keeper"].steps == 1
+    assert [row["step"] for row in names["monitor"].rows] == [0, 100, 200]
+    assert names["losses"].shape == (16,)
+    assert names["losses"].isfinite().all()
+
+
+def test_it_says_how_many_claims_run() -> None:
+    """Counted in the ledger; where this fails, what it expected is the line to write."""
+    ledger = (ROOT / "docs" / "claims.md").read_text("utf-8")
+    (row,) = re.findall(r"^\| both +\|(.*)\|$", ledger, flags=re.MULTILINE)
+    lines, hold, fail, undecided, waiting, without = map(int, row.split("|"))
+    known = experiments().values()
+    claims = sum(len(e.setup(e.tiers["laptop"]).claims) for e in known)
+    expected = (
+        f"**What runs:** {len(known)} experiments with {claims} claims that can fail. Of the {lines} lines that a "
+        f"reproduction of both papers has to show, {hold} hold, {fail} fail in part, {undecided} are undecided in "
+        f"part, {waiting} wait for a run and {without} for an experiment ([docs/claims.md](docs/claims.md))."
+    )
+    assert expected in " ".join(README.split()), expected
 
 
 def test_every_experiment_is_in_the_table() -> None:
@@ -49,4 +55,11 @@ def test_every_experiment_is_in_the_table() -> None:
 
 def test_links_within_the_repository_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+        assert (ROOT / target).exists(), target
+
+
+def test_kept_runs_that_it_names_are_there() -> None:
+    named = set(re.findall(r"results/\S+/laptop-\w{8}", README))
+    assert named
+    for run in named:
+        assert (ROOT / run / "run.json").exists(), run

@@ -25,7 +25,7 @@ RUN = "a run's folder, its name such as laptop-1a2b3c4d, or an experiment (or a 
 def add(commands: Commands) -> None:
     """Adds the commands."""
     about = "each claim of the paper: holds, fails or inconclusive; exit code 0 if all hold"
-    checks = command(commands, "check", check, about, "pliant check lyle2024/swiss_cheese --out results")
+    checks = command(commands, "check", check, about, "pliant check lyle2024/swiss_cheese")
     selects(checks, None, RUN)
     checks.add_argument("--format", choices=["md", "latex"], help="the tables, for a paper")
 
