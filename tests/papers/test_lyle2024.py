@@ -19,6 +19,7 @@ from pliant.network import Network
 from pliant.optim import Shampoo
 from pliant.papers.lyle2024 import axes, kernels, linearized, mechanisms, phases, robustness, smoothness
 from pliant.results import Results
+from pliant.run.train import train
 from pliant.tasks import Composite, Growing, OffsetNoise, RandomLabels
 
 EVERY = [axes, kernels, linearized, mechanisms, phases, robustness, smoothness]
@@ -203,6 +204,17 @@ def test_streams_of_twenty_tasks() -> None:
     assert (growing.size(0), growing.size(19)) == (64, settings.num_examples)
     assert isinstance(targets.offset, tuple)
     assert (targets.offset[0], targets.offset[-1]) == (0.0, settings.offset)
+
+
+def test_what_is_learned_is_accuracy_or_the_share_explained() -> None:
+    settings = robustness.EXPERIMENT.settings("smoke", ["every=40", "num_tasks=2", "lr=0.01"])
+    arms = robustness.setup(settings).arms
+    labels, numbers = (train(arms[name].trial, [100]).tables[100] for name in ("growing_none", "targets_none"))
+    np.testing.assert_array_equal(labels["learned"], labels["accuracy"])
+    assert 0 < numbers["learned"][0] < 1
+    assert numbers["learned"][0] == pytest.approx(1 - numbers["loss"][0])
+    assert numbers["loss"][1] > 1  # 40 steps do not reach a mean of 16
+    assert numbers["learned"][1] == 0
 
 
 # -- phases ------------------------------------------------------------------------------------------------------------

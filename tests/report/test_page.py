@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pliant.report.page import page
+from pliant.report.page import _csv, page
 from pliant.results import Results
 from pliant.run.identity import definition
 from tests.report.stores import unwritten
@@ -154,3 +154,14 @@ def test_no_columns_no_sentences_no_deviations(tmp_path: Path) -> None:
     Reader(written)
     assert "What happened" not in written
     assert "In the end" not in written
+
+
+def test_arms_may_measure_different_things(tmp_path: Path) -> None:
+    """One learns numbers and has no accuracy, say: its cells stay empty."""
+    r = results()
+    tables = {key: {n: v for n, v in t.items() if key[0] != "l2" or n != "norm"} for key, t in r.tables.items()}
+    lines = _csv(SETUP, Results(tables)).splitlines()
+    assert lines[0].split(",")[4:] == ["accuracy", "norm"]
+    ends = {line.split(",")[0]: line.split(",")[5] for line in lines[1:]}
+    assert ends["l2"] == ""
+    assert all(float(value) > 0 for arm, value in ends.items() if arm != "l2")

@@ -184,15 +184,16 @@ def _packs(run: Stored) -> list[dict[str, Any]]:
 
 def _csv(setup: Setup, results: Results) -> str:
     """What figure and table draw on, at the end of every task: scalars, that is."""
-    some = next(iter(results.tables.values()))
     wanted = dict.fromkeys(["accuracy", "loss", *setup.columns()])
-    columns = [name for name in wanted if name in some and some[name].ndim == 1]
+    scalars = {name for table in results.tables.values() for name in wanted if name in table and table[name].ndim == 1}
+    columns = [name for name in wanted if name in scalars]
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["arm", "seed", "task", "step", *columns])
     for (arm, seed), table in results.tables.items():
         for at in table["end"].astype(bool).nonzero()[0]:
-            values = [f"{table[name][at]:.6g}" if math.isfinite(table[name][at]) else "" for name in columns]
+            there = [table[name][at] if name in table else math.nan for name in columns]
+            values = [f"{value:.6g}" if math.isfinite(value) else "" for value in there]
             rows.writerow([arm, seed, int(table["task"][at]) + 1, int(table["step"][at]), *values])
     return out.getvalue()
 

@@ -71,8 +71,10 @@ def setup(settings: Settings) -> Setup:
             Lines("norm_ratio", "parameter norm / initial norm", log=True),
             Cells(
                 "linearized_last",
-                "linearized units, last hidden layer (share)",
-                tuple(f"{words}{norm}" for _, words in CHANGES.values() for norm in ("", ",\nlayer norm")),
+                "linearized (share)",
+                tuple(
+                    words.replace(" ", "\n") + norm for _, words in CHANGES.values() for norm in ("", ",\nlayer norm")
+                ),
                 {
                     said: tuple(name(function, change, norm) for change in CHANGES for norm in (False, True))
                     for function, said in FUNCTIONS.items()

@@ -40,7 +40,7 @@ class Settings(Memorisation):
 @dataclass(frozen=True)
 class Learned(Fit):
     """What `Fit` says, and on one scale whatever is learned, `learned`: the accuracy of class labels, or the share of
-    targets of variance 1 that is explained, 0 for the constant predictor.
+    targets of variance 1 that is explained, 0 for the constant predictor and for what is worse.
 
     >>> Learned().examples
     4096
@@ -48,7 +48,7 @@ class Learned(Fit):
 
     def __call__(self, population: Population, state: PopulationState, x: Any, y: Any, update: Any) -> Row:
         found = super().__call__(population, state, x, y, update)
-        return found | {"learned": found["accuracy"] if "accuracy" in found else 1 - found["loss"]}
+        return found | {"learned": found["accuracy"] if "accuracy" in found else (1 - found["loss"]).clamp(min=0)}
 
 
 def streams(settings: Settings) -> dict[str, tuple[str, Task]]:
@@ -104,8 +104,8 @@ def setup(settings: Settings) -> Setup:
             ),
             Cells(
                 "learned",
-                "accuracy, or share explained, at the end of the last task",
-                tuple(WAYS.values()),
+                "learned at the end",
+                tuple(said.replace(" + ", "\n+ ").replace("no ", "no\n") for said in WAYS.values()),
                 {words: of[stream] for stream, (words, _) in kinds.items()},
             ),
         ),
