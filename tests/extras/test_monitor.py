@@ -16,7 +16,7 @@ import pytest
 import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
-from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -83,6 +83,24 @@ def test_an_agent_learns_bitwise_the_same(name: str) -> None:
     assert all(row["relative_update"] > 0 for row in rows)
     assert rows[-1]["norm_ratio"] > 0
     assert agent.logger.name_to_value["pliant/dead"] == rows[-1]["dead"] or name != "dqn"
+    assert all(row["learning_rate"] == pytest.approx(agent.learning_rate) for row in rows)
+
+
+def test_the_loggers_of_agents_get_five_numbers_and_the_learning_rate() -> None:
+    for logged in (sb3.LOGGED, ("dead", "churn")):
+        seen: set[str] = set()
+        callback = sb3.MonitorCallback(probe=160, every=64, logged=logged)
+
+        class Seen(BaseCallback):
+            def _on_step(self, seen: set[str] = seen) -> bool:
+                seen |= {key for key in self.logger.name_to_value if key.startswith("pliant/")}
+                return True
+
+        learned("dqn", CallbackList([callback, Seen()]))
+        assert callback.monitor is not None
+        assert len(sb3.LOGGED) == 5
+        wanted = {f"pliant/{name}" for name in logged if name in callback.monitor.latest}
+        assert seen == wanted | {"pliant/learning_rate"}
 
 
 def test_an_agent_is_measured_on_the_first_observations_from_its_beginning_on(tmp_path: Path) -> None:
@@ -249,6 +267,35 @@ def test_a_language_model_trains_bitwise_the_same(bf16: bool, tmp_path: Path) ->
     now = Monitor(trainer.model, probe, diagnostics=(PredictiveEntropy(),), purify=True)(0)
     assert now is not None
     assert now["entropy"] == pytest.approx(expected, rel=1e-6)  # in the precision of the parameters
+
+
+def test_the_trainers_trackers_have_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
+    tokens = torch.randint(64, (32, 16), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    args = TrainingArguments(
+        str(tmp_path), max_steps=5, per_device_train_batch_size=4, use_cpu=True, report_to=["tensorboard"],
+        save_strategy="no", logging_steps=2, disable_tqdm=True, seed=0,
+    )  # fmt: skip
+    callback = pliant.integrations.transformers.MonitorCallback(
+        {"input_ids": tokens, "labels": tokens}, every=2, purify=True
+    )
+    trainer = Trainer(model=gpt2(), args=args, train_dataset=data, callbacks=[callback])
+    trainer.train()
+    assert callback.monitor is not None
+    rows = callback.monitor.rows
+    history = [one for one in trainer.state.log_history if "pliant/dead" in one]
+    assert [(one["step"], one["pliant/entropy"]) for one in history] == [(r["step"], r["entropy"]) for r in rows]
+    found: dict[str, dict[int, float]] = {}
+    for file in (tmp_path / "tb").rglob("events.out.tfevents.*"):
+        read = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        for tag in read.Tags()["scalars"]:
+            found.setdefault(tag, {}).update({event.step: event.value for event in read.Scalars(tag)})
+    assert found["train/pliant/entropy"] == {r["step"]: pytest.approx(r["entropy"], rel=1e-6) for r in rows}
+    assert "train/loss" in found
+    assert not any("pliant/dead/" in tag for tag in found)
 
 
 # -- trackers ----------------------------------------------------------------------------------------------------------

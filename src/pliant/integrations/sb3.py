@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,15 @@ from torch.utils._pytree import tree_map
 from pliant.monitor import Monitor
 from pliant.sites import Inputs
 
+LOGGED = ("dead", "linearized", "effective_rank", "norm_ratio", "relative_update")
+
 
 class MonitorCallback(BaseCallback):
     """`pliant.Monitor` on the network of an agent; steps are those of the environment, as in all curves of SB3.
 
     It measures after a phase of training (for DQN a few gradient steps, for PPO all epochs on a rollout), and the
-    *update* is what that phase changed. Numbers of the whole network also go to the agent's logger, as `pliant/...`.
+    *update* is what that phase changed. Five numbers and the learning rate also go to the agent's logger, as
+    `pliant/...`; all are in `monitor.rows` and in the sinks.
     A policy that cannot be measured is named in a warning, and trains on. Of recurrent policies, every observation of
     the probe begins an episode of its own; what happens inside an LSTM is not seen.
 
@@ -30,6 +33,7 @@ class MonitorCallback(BaseCallback):
         probe: observations, or a number: so many of the first that the agent meets; measuring starts then.
         network: finds the module in the agent; by default the Q-network, the actor-critic policy or the actor. What its
             forward takes is a batch of observations, and `deterministic=True` if it has that argument.
+        logged: the numbers that go to the agent's logger.
         settings: of the `Monitor`: `every`, `diagnostics`, `sinks`, ...
 
     Attributes:
@@ -45,10 +49,12 @@ class MonitorCallback(BaseCallback):
         probe: Any = 512,
         *,
         network: Callable[[BaseAlgorithm], nn.Module] | None = None,
+        logged: Sequence[str] = LOGGED,
         **settings: Any,
     ):
         super().__init__()
         self.probe, self.network, self.settings = probe, network or _network, settings
+        self.logged = (*logged, "learning_rate")
         self.monitor: Monitor | None = None
         self._initial: dict[str, Tensor] = {}
         self._seen: list[Any] = []
@@ -92,7 +98,11 @@ class MonitorCallback(BaseCallback):
         try:
             x, _ = self.model.policy.obs_to_tensor(observations)
             inputs = Inputs(*_arguments(self.model, network, x))
-            self.monitor = Monitor(network, inputs, **{"initial": self._initial, **self.settings})
+            self.monitor = Monitor(
+                network,
+                inputs,
+                **{"initial": self._initial, "optimizer": _optimizer(self.model, network), **self.settings},
+            )
         except Exception as error:
             self._failed = True
             kind = type(network).__name__
@@ -105,15 +115,25 @@ class MonitorCallback(BaseCallback):
             return
         self._updates = self.model._n_updates
         row = self.monitor(self.num_timesteps) or {}
-        for name, value in row.items():
-            if name != "step" and "/" not in name:
-                self.logger.record(f"pliant/{name}", value)
+        for name in self.logged:
+            if name in row:
+                self.logger.record(f"pliant/{name}", row[name])
 
 
 def _network(agent: BaseAlgorithm) -> nn.Module:
     policy = agent.policy
     found = getattr(policy, "q_net", None) or getattr(policy, "actor", None)
     return found if isinstance(found, nn.Module) else policy
+
+
+def _optimizer(agent: BaseAlgorithm, network: nn.Module) -> torch.optim.Optimizer | None:
+    """The optimizer of an agent that holds parameters of the network, if there is one."""
+    ours = set(network.parameters())
+    for owner in (agent.policy, getattr(agent, "actor", None), getattr(agent, "critic", None)):
+        optimizer = getattr(owner, "optimizer", None)
+        if optimizer and any(p in ours for group in optimizer.param_groups for p in group["params"]):
+            return optimizer
+    return None
 
 
 def _arguments(agent: BaseAlgorithm, network: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
