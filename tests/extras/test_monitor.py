@@ -1,5 +1,6 @@
 """The monitor in other people's loops: training is bitwise the same, and the trackers hold the rows."""
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import random
