@@ -38,7 +38,7 @@ class MonitorCallback(TrainerCallback):  # pyright: ignore[reportGeneralTypeIssu
         if "loss" not in settings and isinstance(probe, Mapping) and "labels" in probe:
             self.settings["loss"] = lambda output, _: output.loss
         self.monitor: Monitor | None = None
-        self._trackers: list[TrainerCallback] = []
+        self._trackers: list[Any] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         """Makes the monitor."""
