@@ -270,7 +270,7 @@ def test_at_the_end_of_a_schedule_the_rate_before_it_counts_or_nothing_is_told(
         out = " ".join(capsys.readouterr().out.split())
         assert found == code, out
         if initial:
-            assert "learning rate 0.01, before its schedule (now it is 0); lr= sets another" in out
+            assert "learning rate 0.01, before its schedule (now it is 0); --lr sets another" in out
         else:
             assert "cannot tell: fresh networks did not learn either (loss 2.3" in out
             assert "to tell more, write --lr 0.001 probe:" in out

@@ -13,6 +13,10 @@ from pliant.cli.train import num_seeds, run
 from pliant.experiment import find
 
 ID = "lyle2024/swiss_cheese"
+READING = (
+    "Lost is how much worse a network fits labels it has never seen than fresh networks do after as many steps. What "
+    "each mechanism adds (units: those that are dead or linearized) sums to it; per cent are of all that adds."
+)
 
 
 def add(commands: Commands) -> None:
@@ -38,6 +42,7 @@ def show(given: argparse.Namespace, console: Console) -> int:
     made = run_named(given, ID)
     assert made.experiment.sentences is not None
     for arm, sentence in made.experiment.sentences(made.results).items():
-        console.print(f"[bold]{made.setup.arms[arm].label}[/] {sentence}")
-    console.print("\n" + escape(str(page_of(made, given.out / "demo" / "report.html"))))
+        console.print(f"\n[bold]{made.setup.arms[arm].label}[/] {escape(sentence)}")
+    console.print(f"\n{READING}\n", style="dim")
+    console.print(escape(str(page_of(made, given.out / "demo" / "report.html"))))
     return OK

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def print_causes(console: Console, causes: Causes) -> None:
     """The report as `print` has it, with settings as options; the verdict and what to do stand out."""
     style = {"lost": "bold red", "healthy": "bold green"}.get(causes.verdict, "bold yellow")
-    first, *middle, last = causes.text(console.width, "--{} {:g}").split("\n\n")
+    said = causes.text(console.width, "--{} {:g}").replace("; lr= sets another", "; --lr sets another")
+    first, *middle, last = said.split("\n\n")
     console.print(Text(first, style), soft_wrap=True)
     for block in middle:
         console.print(Text(f"\n{block}"), soft_wrap=True)

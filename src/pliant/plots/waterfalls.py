@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -58,9 +59,13 @@ class Waterfalls:
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         falls = {arm: self.of(results, arm) for arm in look.shown(results)}
-        most = max((end for fall in falls.values() for bar in fall.bars for end in bar[1:3]), default=1.0)
+        ends = [end for fall in falls.values() for bar in fall.bars for end in bar[1:3] if math.isfinite(end)]
+        most = max(ends, default=1.0)
         for on, (arm, fall) in zip(axes, falls.items(), strict=True):
             on.set_title(look.labels[arm])
+            if not math.isfinite(fall.now):
+                on.text(0.5, 0.5, "not measured with every seed", transform=on.transAxes, ha="center", color=GREY)
+                continue
             draw(on, fall, fall.along(self.parts), most)
         axes[-1].set_xlabel(self.title)
 

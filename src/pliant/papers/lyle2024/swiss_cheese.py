@@ -145,8 +145,8 @@ CLAIMS = (
 
 def sentences(results: Results) -> dict[str, str]:
     """What happened to each arm, in plain words, from its numbers alone."""
-    causes = {arm: f" {_causes(results, arm)}" if "lost" in results.columns() else "" for arm in results.arms}
-    return {arm: _sentence(results, arm) + causes[arm] for arm in results.arms}
+    causes = {arm: _causes(results, arm) if "lost" in results.columns() else "" for arm in results.arms}
+    return {arm: f"{_sentence(results, arm)}\n{causes[arm]}".rstrip() for arm in results.arms}
 
 
 MECHANISMS = (Units(), Norm(), Head(), OptimizerState())  # those that a classifier has
@@ -174,7 +174,7 @@ def _causes(results: Results, arm: str) -> str:
     ]
     said = [f"On new labels it lost {gap.mean:.2f} nats{ends} against fresh networks: {', '.join(took)}"]
     said += [*remarks(fall, MECHANISMS), "; ".join(treatment(fall, MECHANISMS))]
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+    return "\n".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
 def _sentence(results: Results, arm: str) -> str:
