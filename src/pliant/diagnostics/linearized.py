@@ -19,6 +19,11 @@ class LinearizedUnits(Diagnostic):
     `linearized_by_slope` (the slope's standard deviation is at most 0.01). See `pliant.functional.units`. Each over all
     units, their number as `<name>_count`, and by site as `<name>/<site>`. Dead units count in none.
 
+    Small inputs to smooth nonlinearities read as linearized, in networks that were never trained, too: 1 - R^2 of a
+    tanh falls with the fourth power of its input's size, and is below `tolerance` from 0.2 on down, where a ReLU is as
+    bent as ever. That is no loss, as weights that grow bend it again: compare with fresh networks on the same batch,
+    which a monitor measures as `fresh/linearized`.
+
     >>> import torch
     >>> from pliant.network import Site, Trace
     >>> a = torch.tensor([[1.0, -1.0], [2.0, 1.0], [4.0, 3.0]])
