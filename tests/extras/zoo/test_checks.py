@@ -52,13 +52,13 @@ def test_units_that_are_missed_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
         CHECKS["units"](NETWORKS["unet"])
 
 
-def test_a_claim_that_a_residual_stream_may_be_reset_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_that_units_may_be_reset_which_others_read_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Network.units.func  # type: ignore[attr-defined]
     monkeypatch.setattr(
         Network, "units", property(lambda network: tuple(replace(u, exact=True) for u in found(network)))
     )
     with pytest.raises(AssertionError):
-        CHECKS["units"](NETWORKS["resnet"])
+        CHECKS["units"](NETWORKS["densenet"])
 
 
 def test_missing_and_doubled_sites_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
