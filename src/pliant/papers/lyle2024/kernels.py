@@ -113,7 +113,7 @@ def setup(settings: Settings) -> Setup:
             f"Regression: noise of variance 1 around {settings.offset:g}, drawn again with every task, as labels "
             "are; P2 does not say whether its large-mean regression is stationary.",
             "Sharpness is that of the regression to the current outputs plus noise (P1), on up to 256 images. On "
-            "random labels it falls as units die (with leaky ReLU: are linearized), as does that of the loss (seed 100).",
+            "random labels it falls as units die (with leaky ReLU: are linearized); that of the loss, too (seed 100).",
             "Of several outputs the kernels are summed (the trace kernel); P2 does not say. The first kernel is that "
             "after one step.",
             f"Data: {settings.data} (P2: CIFAR-10), standardised.",
