@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pliant.heads import TwoHot
-from pliant.papers.lyle2023.fig6 import CLAIMS, EXPERIMENT, Settings, name, published, setup
+from pliant.papers.lyle2023.fig6 import CHANGE, CLAIMS, EXPERIMENT, PAPER, Settings, name, published, setup
 from pliant.results import Results
 from pliant.trials import ValueLearning
 
@@ -87,3 +87,12 @@ def test_the_grid_has_the_papers_numbers_beside_ours() -> None:
     grid = change.grid(made(), setup(Settings()).look)
     row = next(row for row in grid.rows if row[0] == "two-hot, shrink and perturb")
     assert row[1 + list(grid.headings[1:]).index("CIFAR-10, CNN")] == "0.14 ± 0.00 (paper 0.14)"
+
+
+def test_the_papers_changes_are_final_less_initial_losses_up_to_rounding() -> None:
+    for key, rows in CHANGE.items():
+        for intervention, changes in rows.items():
+            for change, losses in zip(changes, PAPER[key][intervention], strict=True):
+                assert (change is None) == (losses is None)
+                if losses is not None and change is not None:
+                    assert abs(losses[1] - losses[0] - change) < 0.0151, (key, intervention)

@@ -1,4 +1,4 @@
-"""Agents of P1's experiments really learn, on MNIST: values are what they should be, and random labels are remembered."""
+"""Agents of P1's experiments really learn, on MNIST: values become what they should, random labels are remembered."""
 
 from __future__ import annotations
 
