@@ -86,8 +86,8 @@ def plain() -> Callable[[], float]:
     """One DQN agent in plain PyTorch: an environment step and an update a step, images as bytes in the replay."""
     torch.manual_seed(0)
     data, rng = load(DATA), np.random.default_rng(0)
-    images = torch.from_numpy(np.ascontiguousarray(data.x_train[:IMAGES]))
-    labels = torch.from_numpy(np.ascontiguousarray(data.y_train[:IMAGES]))
+    images = torch.from_numpy(np.array(data.x_train[:IMAGES]))
+    labels = torch.from_numpy(np.array(data.y_train[:IMAGES]))
     net = MLP((1, 28, 28), 10, HIDDEN)
     target, optimizer = copy.deepcopy(net), torch.optim.Adam(net.parameters(), 1e-3, fused=True)
     replay = torch.zeros(4, 100_000, dtype=torch.long)
