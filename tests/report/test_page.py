@@ -103,8 +103,10 @@ def test_everything_is_there(text: str) -> None:
 
 def test_the_figure_comes_in_the_widths_a_phone_and_a_desk_need(text: str) -> None:
     tags = Reader(text).tags
-    assert [a["media"] for tag, a in tags if tag == "source"] == ["(max-width: 560px)"]
-    (picture,) = [a for tag, a in tags if tag == "img"]
+    narrow, picture = [a for tag, a in tags if tag == "img"]
+    assert (narrow["class"], picture["class"]) == ("until-560", "from-560 ")
+    assert int(str(narrow["width"])) < int(str(picture["width"]))
+    assert re.search(r"@media print \{.*\[class\*=\"until-\"\] \{ display: none; \}", text, flags=re.DOTALL)
     assert base64.b64decode(str(picture["src"]).split(",")[1]).startswith(b"<?xml")
     assert "accuracy, norm" in str(picture["alt"])
 
