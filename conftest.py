@@ -1,9 +1,18 @@
 """Every test and doctest draws the same from torch's global stream, whatever ran before it in its process."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
+
+NEEDS = {  # of integrations, a package each that only the extras bring
+    "environments": "gymnasium",
+    "lightning": "lightning",
+    "sb3": "stable_baselines3",
+    "transformers": "transformers",
+}
+collect_ignore = [f"src/pliant/integrations/{name}.py" for name, package in NEEDS.items() if not find_spec(package)]
 
 
 @pytest.fixture(autouse=True)

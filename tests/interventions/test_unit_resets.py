@@ -17,10 +17,10 @@ from pliant.interventions import (
     ReDo,
     Scheduled,
     Seen,
-    SelfNormalizedResets,
     ShrinkAndPerturb,
     WeightNormRescale,
 )
+from pliant.interventions.contrib import SelfNormalizedResets
 from pliant.nets import MLP, batch_norm
 from pliant.network import Network
 from pliant.optim import SGD, Adam
@@ -73,6 +73,7 @@ def test_dead_units_live_again(norm):
         assert (units.activity(after).abs().sum(0) == 0).sum() <= 1
 
 
+@pytest.mark.filterwarnings("ignore:no nonlinearity is seen between")  # which is so in one of them
 @pytest.mark.parametrize("between", [True, False])
 def test_a_kernel_between_two_dead_channels_is_drawn(between):
     """One reset is enough: with a kernel of 0, the channel behind it would stay dead."""
