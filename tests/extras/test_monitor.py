@@ -104,6 +104,16 @@ def test_the_loggers_of_agents_get_five_numbers_and_the_learning_rate() -> None:
         assert seen == wanted | {"pliant/learning_rate"}
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_references_are_of_agents_as_their_class_draws_them(name: str) -> None:
+    """Orthogonal layers of PPO, for one: those that torch draws have another norm."""
+    callback = sb3.MonitorCallback(probe=32, every=1, diagnostics=(ParameterNorm(),))
+    learned(name, callback)
+    assert callback.monitor is not None
+    (first,) = [row for row in callback.monitor.rows if "fresh/parameter_norm" in row]
+    assert first["fresh/parameter_norm"] == pytest.approx(first["parameter_norm"] / first["norm_ratio"], rel=0.05)
+
+
 def test_an_agent_is_measured_on_the_first_observations_from_its_beginning_on(tmp_path: Path) -> None:
     met: list[Any] = []
 

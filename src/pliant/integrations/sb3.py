@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -101,7 +102,12 @@ class MonitorCallback(BaseCallback):
             self.monitor = Monitor(
                 network,
                 inputs,
-                **{"initial": self._initial, "optimizer": _optimizer(self.model, network), **self.settings},
+                **{
+                    "initial": self._initial,
+                    "optimizer": _optimizer(self.model, network),
+                    "fresh": lambda: self.network(_anew(self.model)),
+                    **self.settings,
+                },
             )
         except Exception as error:
             self._failed = True
@@ -124,6 +130,18 @@ def _network(agent: BaseAlgorithm) -> nn.Module:
     policy = agent.policy
     found = getattr(policy, "q_net", None) or getattr(policy, "actor", None)
     return found if isinstance(found, nn.Module) else policy
+
+
+def _anew(agent: BaseAlgorithm) -> BaseAlgorithm:
+    """The agent with a policy that is drawn as its class draws one, some layers otherwise than torch would."""
+    made = copy.copy(agent)
+    kind, settings = type(agent.policy), dict(agent.policy_kwargs)
+    if "use_sde" in inspect.signature(kind).parameters:
+        settings = {"use_sde": agent.use_sde, **settings}
+    made.policy = kind(agent.observation_space, agent.action_space, agent.lr_schedule, **settings).to(agent.device)
+    if hasattr(made, "_create_aliases"):
+        made._create_aliases()
+    return made
 
 
 def _optimizer(agent: BaseAlgorithm, network: nn.Module) -> torch.optim.Optimizer | None:
