@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import pliant
-from pliant.causes import Head, Norm, OptimizerState, Units
+from pliant.causes import Norm, OptimizerState, OutputLayer, Units
 from pliant.causes.attribution import disentangled
 from pliant.data import load
 from pliant.functional.statistics import interval
@@ -127,7 +127,7 @@ def lost(networks: int) -> None:
 def cover(targets: int) -> None:
     """How often the intervals of 3, 5 and 10 targets contain the mean of many, drawn with replacement."""
     ((network, params, x, how),) = aged(1)
-    repairs = (Units(), Norm(), Head(), OptimizerState())
+    repairs = (Units(), Norm(), OutputLayer(), OptimizerState())
     causes = disentangled(network, params, x, how, RandomLabels(10), repairs=repairs, targets=targets, steps=200)
     parts = {repair.name: row for repair, row in zip(causes.repairs, causes.recovered, strict=True)}
     parts["unexplained"] = causes.lost - causes.recovered.sum(0)

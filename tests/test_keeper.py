@@ -23,8 +23,8 @@ from pliant.interventions import (
     Chain,
     Change,
     ContinualBackprop,
-    FeatureNorm,
-    GradientNorm,
+    FeatureNormPenalty,
+    GradientNormPenalty,
     InFeR,
     Intervention,
     L2Init,
@@ -349,7 +349,7 @@ class Dropped(nn.Module):
 @pytest.mark.parametrize("make", [mlp, Dropped])
 def test_nothing_to_do_is_training_bitwise_as_without(make):
     """Seen, but not touched: the same numbers, the same random stream, the same running statistics."""
-    chain = Chain(L2(0.0), FeatureNorm(0.0), ContinualBackprop(rho=0.0))
+    chain = Chain(L2(0.0), FeatureNormPenalty(0.0), ContinualBackprop(rho=0.0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         plain = make()
@@ -527,7 +527,7 @@ def test_a_forward_pass_that_raises_leaves_nothing_behind(error):
 def test_two_keepers_of_one_model():
     model, (x, _) = mlp(), data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    keepers = [Chain(member).attach(model, optimizer) for member in (ContinualBackprop(), FeatureNorm(0.1))]
+    keepers = [Chain(member).attach(model, optimizer) for member in (ContinualBackprop(), FeatureNormPenalty(0.1))]
     stance = torch._dynamo.eval_frame._stance
     model(x)
     assert modes() == 0
@@ -567,7 +567,7 @@ def test_copies_of_the_model_are_not_watched():
 
 @pytest.mark.parametrize("make", [mlp, Dropped])
 def test_a_compiled_model_trains_like_the_original(make):
-    chain = Chain(L2(0.1), FeatureNorm(0.1), ContinualBackprop(rho=0.4, maturity=1), ShrinkAndPerturb(0.9, 0.1))
+    chain = Chain(L2(0.1), FeatureNormPenalty(0.1), ContinualBackprop(rho=0.4, maturity=1), ShrinkAndPerturb(0.9, 0.1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         plain = make()
@@ -613,7 +613,7 @@ def test_autocast():
     model, (x, y) = mlp(), data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     exact = sum(1e-3 * p.square().sum() for p in model.parameters())
-    keeper = Chain(L2(1e-3), FeatureNorm(0.1), Parseval(0.1, scale=1.0), Watcher()).attach(model, optimizer)
+    keeper = Chain(L2(1e-3), FeatureNormPenalty(0.1), Parseval(0.1, scale=1.0), Watcher()).attach(model, optimizer)
     SEEN.clear()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = F.cross_entropy(model(x), y)
@@ -647,7 +647,7 @@ def test_scaled_losses():
 def test_penalties_are_what_they_are_by_hand():
     model, (x, y) = mlp(dtype=torch.float64), data(dtype=torch.float64)
     keeper = Chain(
-        L2(0.1), Only("0.*", L2(0.2)), FeatureNorm(0.3), GradientNorm(0.4), Scheduled(L2(0.5), start=3)
+        L2(0.1), Only("0.*", L2(0.2)), FeatureNormPenalty(0.3), GradientNormPenalty(0.4), Scheduled(L2(0.5), start=3)
     ).attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
     loss = F.cross_entropy(model(x), y)
     penalty = keeper.penalty(loss)
@@ -683,7 +683,7 @@ def test_a_recipe_without_penalties_adds_nothing():
 
 def test_a_penalty_on_the_gradient_asks_for_the_loss():
     model = mlp()
-    keeper = Chain(GradientNorm(0.1)).attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    keeper = Chain(GradientNormPenalty(0.1)).attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
     model(data()[0])
     with pytest.raises(ValueError, match=r"write loss = loss \+ keeper.penalty\(loss\)"):
         keeper.penalty()
@@ -920,7 +920,7 @@ def test_a_step_without_a_forward_pass_is_named():
         keeper.step()
     assert keeper.steps == 0
     with pytest.raises(ValueError, match=r"needs the features of a forward pass before penalty\(\)"):
-        attach(mlp(), Chain(FeatureNorm(0.1))).penalty()
+        attach(mlp(), Chain(FeatureNormPenalty(0.1))).penalty()
 
 
 def test_a_member_that_touches_nothing_is_named():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import pliant
-from pliant.causes.repairs import Head, Norm, Repaired, TargetScale
+from pliant.causes.repairs import Norm, OutputLayer, Repaired, TargetScale
 from pliant.diagnostics import FeatureOffset, Observation
 from pliant.diagnostics._layers import layers_of
 from pliant.diagnostics._poke import scale_invariant
@@ -149,7 +149,7 @@ def test_diagnostics_of_layers_read_it_alike(kind):
 
 
 @every_spelling
-@pytest.mark.parametrize("repair", [Norm(), Head(), TargetScale()])
+@pytest.mark.parametrize("repair", [Norm(), OutputLayer(), TargetScale()])
 def test_repairs_mend_it_alike(kind, repair):
     ours, theirs = networks(kind)
     drawn = ours.fresh(5)
@@ -391,7 +391,7 @@ def test_it_trains_with_a_recipe_that_reads_features():
     with torch.no_grad():
         module[0].bias[:2] = -100.0
     optimizer = torch.optim.Adam(module.parameters(), lr=0.0)
-    recipe = pliant.Chain(pliant.ReDo(tau=0.0, every=1), pliant.interventions.FeatureNorm(0.1))
+    recipe = pliant.Chain(pliant.ReDo(tau=0.0, every=1), pliant.interventions.FeatureNormPenalty(0.1))
     keeper = recipe.attach(module, optimizer, fresh=lambda: net(Addmm))
     before = module(X)
     features = F.gelu(module[2](F.relu(module[0](X))))

@@ -10,7 +10,7 @@ from pliant import Monitor, Network
 from pliant.causes.repairs import Norm
 from pliant.diagnostics import DeadUnits, ParameterNorm
 from pliant.interventions import L2, Chain, LayerNorm, Reset
-from pliant.interventions import GradientNorm as Penalty
+from pliant.interventions import GradientNormPenalty as Penalty
 from pliant.monitor import JSONL
 from pliant.probe import RandomLabels
 

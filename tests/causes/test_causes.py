@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.causes import REPAIRS, Causes, Head, Norm, OptimizerState, Repaired, TargetScale, Units, disentangle
+from pliant.causes import REPAIRS, Causes, Norm, OptimizerState, OutputLayer, Repaired, TargetScale, Units, disentangle
 from pliant.functional.shapley import orders, prefixes
 from pliant.interventions import Draw
 from pliant.network import Network
@@ -203,7 +203,7 @@ def test_every_coalition_is_refitted_as_by_itself():
 def test_repairs_draw_anew_for_each_target_and_alike_in_all_coalitions():
     draws = []
 
-    class Spy(Head):
+    class Spy(OutputLayer):
         def repair(self, network, before, x, draw):
             draws.append(draw)
             return super().repair(network, before, x, draw)
@@ -341,7 +341,7 @@ def test_refused(make, settings, message):
 
 
 def test_nothing_is_touched_by_a_repair_that_fails():
-    class Failing(Head):
+    class Failing(OutputLayer):
         def repair(self, network, before, x, draw):
             raise RuntimeError("on the way")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pliant import interventions
-from pliant.causes import REPAIRS, Head, Norm, OptimizerState, Repaired, TargetScale
+from pliant.causes import REPAIRS, Norm, OptimizerState, OutputLayer, Repaired, TargetScale
 from pliant.interventions import Draw
 from pliant.nets import MLP
 from tests.causes.test_repairs import SEED, _layers, built, changed, randn, setting
@@ -94,7 +94,7 @@ def shifted(seed=0):
 def test_a_new_head_keeps_the_mean_prediction():
     network, before = shifted()
     x = randn(50, 3)
-    after = Head().repair(network, before, x, SEED)
+    after = OutputLayer().repair(network, before, x, SEED)
     old, new = network(before.params, x), network(after.params, x)
     torch.testing.assert_close(new.mean(0), old.mean(0), rtol=0, atol=1e-10)
     assert not torch.allclose(new, old, atol=0.01)
@@ -113,7 +113,7 @@ def test_a_new_head_keeps_the_mean_prediction():
 def test_several_heads_are_all_drawn_anew():
     x = randn(50, 3)
     network, before = setting(Heads().double(), x)
-    after = Head().repair(network, before, x, SEED)
+    after = OutputLayer().repair(network, before, x, SEED)
     assert set(changed(before.params, after.params)) == {
         "policy.weight", "policy.bias", "value.weight", "value.bias",
     }  # fmt: skip
@@ -147,7 +147,7 @@ def test_evidence_of_head_and_target_scale_by_hand():
     now = Repaired(fresh | {name: 3 * fresh[name] for name in ("2.weight", "2.bias")}, {})
     x = randn(40, 1)
     trace = network.trace(now.params, x)
-    assert Head().evidence(network, now, x, trace, fresh) == {"norm_ratio": pytest.approx(3)}
+    assert OutputLayer().evidence(network, now, x, trace, fresh) == {"norm_ratio": pytest.approx(3)}
     found = TargetScale().evidence(network, now, x, trace, fresh)
     s = torch.linalg.svdvals(trace.features)
     assert found["top_singular_share"] == pytest.approx(float(s[0] ** 2 / (s**2).sum()), rel=1e-5)
@@ -158,7 +158,7 @@ def test_a_network_that_ends_in_no_linear_layer_keeps_its_scale():
     module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2, bias=False)).double()
     network, before = setting(module, randn(9, 3))
     assert TargetScale().repair(network, before, randn(9, 3), SEED) is before
-    assert set(changed(before.params, Head().repair(network, before, randn(9, 3), SEED).params)) == {"2.weight"}
+    assert set(changed(before.params, OutputLayer().repair(network, before, randn(9, 3), SEED).params)) == {"2.weight"}
 
 
 # -- the optimizer, and all of them ------------------------------------------------------------------------------------

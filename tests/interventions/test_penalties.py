@@ -9,8 +9,8 @@ from torch import nn
 
 from pliant.interventions import (
     Chain,
-    FeatureNorm,
-    GradientNorm,
+    FeatureNormPenalty,
+    GradientNormPenalty,
     InFeR,
     L2Init,
     Parseval,
@@ -157,7 +157,7 @@ def test_feature_norm_counts_each_example_once():
     network = Network(nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1)))
     watched = network.watch({n: torch.ones_like(p) for n, p in network.params().items()}, torch.ones(5, 1, 3, 3))
     seen = SEEN._replace(features=watched.features)
-    assert FeatureNorm(0.1).penalty(network, {}, {}, seen) == pytest.approx(0.1 * 8 * (4 + 1) ** 2)
+    assert FeatureNormPenalty(0.1).penalty(network, {}, {}, seen) == pytest.approx(0.1 * 8 * (4 + 1) ** 2)
 
 
 def test_gradient_norm_adds_two_hessian_gradient():
@@ -165,7 +165,7 @@ def test_gradient_norm_adds_two_hessian_gradient():
     w, a = torch.tensor([[3.0]], requires_grad=True), 0.25
     network = Network(nn.Linear(1, 1, bias=False))
     seen = SEEN._replace(gradient=lambda: {"weight": 2 * a * w})
-    penalty = GradientNorm(0.1).penalty(network, {"weight": w}, {}, seen)
+    penalty = GradientNormPenalty(0.1).penalty(network, {"weight": w}, {}, seen)
     assert penalty.item() == pytest.approx(0.1 * (2 * a * 3) ** 2)
     (found,) = torch.autograd.grad(penalty, w)
     assert found.item() == pytest.approx(0.1 * 2 * (2 * a) * (2 * a * 3))

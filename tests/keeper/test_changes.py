@@ -14,7 +14,7 @@ from pliant.interventions import (
     L2,
     Chain,
     ContinualBackprop,
-    FeatureNorm,
+    FeatureNormPenalty,
     HareAndTortoise,
     L2Init,
     OptimizerReset,
@@ -219,7 +219,9 @@ def test_all_frozen_is_nothing_to_do():
 def test_a_model_that_is_cast_is_followed():
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    keeper = Chain(L2Init(0.1), FeatureNorm(0.1), ContinualBackprop(rho=0.5, maturity=1)).attach(model, optimizer)
+    keeper = Chain(L2Init(0.1), FeatureNormPenalty(0.1), ContinualBackprop(rho=0.5, maturity=1)).attach(
+        model, optimizer
+    )
     train(model, optimizer, keeper, 2)
     model.float()
     train(model, optimizer, keeper, 2)
@@ -409,7 +411,7 @@ def test_graphs_are_let_go_after_a_step_and_by_detach():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters())
     for end in ("step", "detach"):
-        keeper = Chain(FeatureNorm(0.1)).attach(model, optimizer)
+        keeper = Chain(FeatureNormPenalty(0.1)).attach(model, optimizer)
         out = model(data()[0])
         (out.square().mean() + keeper.penalty()).backward()
         optimizer.step()

@@ -13,7 +13,7 @@ from pliant.interventions import (
     AdamRel,
     Chain,
     ContinualBackprop,
-    FeatureNorm,
+    FeatureNormPenalty,
     OptimizerReset,
     ReDo,
     Reset,
@@ -246,7 +246,7 @@ def test_what_is_no_copy_is_refused():
 
 def test_a_model_compiled_in_place_trains_like_the_original():
     torch._dynamo.reset()
-    chain = Chain(L2(0.1), FeatureNorm(0.1), ContinualBackprop(rho=0.4, maturity=1))
+    chain = Chain(L2(0.1), FeatureNormPenalty(0.1), ContinualBackprop(rho=0.4, maturity=1))
     plain, compiled = mlp(), mlp()
     compiled.compile(backend="eager")
     call = compiled._compiled_call_impl

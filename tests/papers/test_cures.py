@@ -37,8 +37,8 @@ def test_names_are_unique_and_every_arm_is_in_the_map():
 def test_a_subset_is_asked_for_by_name():
     setup = EXPERIMENT.setup(EXPERIMENT.settings("smoke", ["only=none,l2"]))
     assert list(setup.arms) == ["none", "l2", "ln+l2"]
-    with pytest.raises(ValueError, match="unknown cure 'l3': did you mean 'l2'"):
-        EXPERIMENT.setup(EXPERIMENT.settings("smoke", ["only=l3"]))
+    with pytest.raises(ValueError, match="unknown cure 'l2_innit': did you mean 'l2_init'"):
+        EXPERIMENT.setup(EXPERIMENT.settings("smoke", ["only=l2_innit"]))
 
 
 def test_the_heat_map_ranks_rows_and_leaves_holes():

@@ -178,7 +178,7 @@ class Norm(Repair):
 
 
 @dataclass(frozen=True)
-class Head(Repair):
+class OutputLayer(Repair):
     """The output layer is drawn anew but for its part along the mean feature, and its optimizer's state is cleared.
 
     With the mean m of the penultimate features, of length 1, W <- W' - W' m m' + W m m' for a fresh W', and b stays:
@@ -187,7 +187,7 @@ class Head(Repair):
     >>> from torch import nn
     >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), example=torch.ones(1, 2))
     >>> params, x = net.fresh(0), torch.randn(50, 2)
-    >>> mended = Head().repair(net, Repaired(params, {}), x, Draw(1, 0)).params
+    >>> mended = OutputLayer().repair(net, Repaired(params, {}), x, Draw(1, 0)).params
     >>> [name for name, p in mended.items() if not torch.equal(p, params[name])]
     ['2.weight']
     >>> bool((net(mended, x).mean() - net(params, x).mean()).abs() < 1e-5)
@@ -273,7 +273,7 @@ class OptimizerState(Repair):
         return Repaired(before.params, {})
 
 
-REPAIRS: tuple[Repair, ...] = (Units(), Norm(), Head(), TargetScale(), OptimizerState())
+REPAIRS: tuple[Repair, ...] = (Units(), Norm(), OutputLayer(), TargetScale(), OptimizerState())
 
 
 def axes(network: Network) -> dict[str, int]:

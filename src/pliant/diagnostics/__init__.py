@@ -64,7 +64,6 @@ __all__ = [
     "TargetOffset",
     "WeightRanks",
     "gradient_cosines",
-    "registered",
     "unit_moments",
     "unit_shifts",
 ]

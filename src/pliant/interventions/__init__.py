@@ -11,9 +11,9 @@ from pliant.interventions.batch_norm import BatchNorm
 from pliant.interventions.chain import Chain
 from pliant.interventions.continual_backprop import ContinualBackprop
 from pliant.interventions.crelu import CReLU
-from pliant.interventions.feature_norm import FeatureNorm
+from pliant.interventions.feature_norm import FeatureNormPenalty
 from pliant.interventions.fourier_features import FourierFeatures
-from pliant.interventions.gradient_norm import GradientNorm
+from pliant.interventions.gradient_norm import GradientNormPenalty
 from pliant.interventions.hare_and_tortoise import HareAndTortoise
 from pliant.interventions.infer import InFeR
 from pliant.interventions.l2 import L2
@@ -48,9 +48,9 @@ __all__ = [
     "Change",
     "ContinualBackprop",
     "Draw",
-    "FeatureNorm",
+    "FeatureNormPenalty",
     "FourierFeatures",
-    "GradientNorm",
+    "GradientNormPenalty",
     "HareAndTortoise",
     "InFeR",
     "Intervention",
@@ -77,7 +77,6 @@ __all__ = [
     "WeightDecay",
     "WeightNorm",
     "WeightNormRescale",
-    "registered",
 ]
 
 

@@ -13,7 +13,7 @@ from pliant.network import Network, Params
 
 
 @dataclass(frozen=True)
-class FeatureNorm(Intervention):
+class FeatureNormPenalty(Intervention):
     """`strength` times E_x ||phi(x)||^2 over the batch, added to the loss; phi(x) are the penultimate features.
 
     Args:
@@ -22,7 +22,7 @@ class FeatureNorm(Intervention):
     >>> import torch
     >>> features = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     >>> seen = Seen(step=torch.tensor(0), lr=torch.tensor(0.1), x=None, features=features)
-    >>> FeatureNorm(0.1).penalty(Network(torch.nn.Linear(2, 1)), {}, {}, seen)
+    >>> FeatureNormPenalty(0.1).penalty(Network(torch.nn.Linear(2, 1)), {}, {}, seen)
     tensor(0.7000)
 
     Source: P2 section 4.1, the soft way to stop the growth of norms; P2 finds it weaker than normalisation. Deviations:
@@ -37,7 +37,9 @@ class FeatureNorm(Intervention):
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
-            raise ValueError(f"expected strength of FeatureNorm to be at least 0 and finite, got {self.strength!r}")
+            raise ValueError(
+                f"expected strength of FeatureNormPenalty to be at least 0 and finite, got {self.strength!r}"
+            )
 
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
         assert seen.features is not None

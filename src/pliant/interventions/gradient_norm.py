@@ -14,7 +14,7 @@ from pliant.network import Network, Params
 
 
 @dataclass(frozen=True)
-class GradientNorm(Intervention):
+class GradientNormPenalty(Intervention):
     """`strength` times ||grad l(theta)||^2, the gradient of the batch's loss without penalties, added to the loss.
 
     Costs about two more backward passes a step. Its gradient is 2 strength H g, with H the Hessian of the loss.
@@ -24,7 +24,7 @@ class GradientNorm(Intervention):
 
     >>> params = {"weight": torch.tensor([[3.0]])}
     >>> seen = Seen(torch.tensor(0), torch.tensor(0.1), None, gradient=lambda: {"weight": 2 * params["weight"]})
-    >>> GradientNorm(0.5).penalty(Network(torch.nn.Linear(1, 1, bias=False)), params, {}, seen)
+    >>> GradientNormPenalty(0.5).penalty(Network(torch.nn.Linear(1, 1, bias=False)), params, {}, seen)
     tensor(18.)
 
     Source: P2 section 4.1 (Figure 4, right), where it does not beat layer norm with L2. Deviation: P2's strength is not
@@ -39,7 +39,9 @@ class GradientNorm(Intervention):
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
-            raise ValueError(f"expected strength of GradientNorm to be at least 0 and finite, got {self.strength!r}")
+            raise ValueError(
+                f"expected strength of GradientNormPenalty to be at least 0 and finite, got {self.strength!r}"
+            )
 
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
         assert seen.gradient is not None

@@ -108,7 +108,7 @@ class Keeper:
     def penalty(self, loss: Tensor | None = None) -> Tensor:
         """The sum of the chain's penalties, a scalar to add to the loss; 0 if it has none.
 
-        Call it before `backward()`. Some (`GradientNorm`) need the loss without penalties.
+        Call it before `backward()`. Some (`GradientNormPenalty`) need the loss without penalties.
         """
         self._notice()
         self._begin()

@@ -2,8 +2,8 @@
 
 from pliant.interventions import (
     L2,
-    FeatureNorm,
-    GradientNorm,
+    FeatureNormPenalty,
+    GradientNormPenalty,
     InFeR,
     L2Init,
     Parseval,
@@ -74,20 +74,20 @@ EXAMPLES = {
         zero=Parseval(0.0, scale=2.0),
         vary=stronger,
     ),
-    "FeatureNorm": Example(
-        FeatureNorm(0.1),
+    "FeatureNormPenalty": Example(
+        FeatureNormPenalty(0.1),
         lambda names: naive.FeatureNorm(names, 0.1),
         touches=_before_output,
         whole=False,
-        zero=FeatureNorm(0.0),
+        zero=FeatureNormPenalty(0.0),
         vary=stronger,
     ),
-    "GradientNorm": Example(
-        GradientNorm(0.05),
+    "GradientNormPenalty": Example(
+        GradientNormPenalty(0.05),
         lambda names: naive.GradientNorm(names, 0.05),
         touches=_all,
         whole=False,
-        zero=GradientNorm(0.0),
+        zero=GradientNormPenalty(0.0),
         vary=stronger,
     ),
     "InFeR": Example(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pliant.causes import Head, Norm, OptimizerState, Units
+from pliant.causes import Norm, OptimizerState, OutputLayer, Units
 from pliant.causes.words import remarks, treatment
 from pliant.claims import Claim
 from pliant.diagnostics import (
@@ -149,7 +149,7 @@ def sentences(results: Results) -> dict[str, str]:
     return {arm: f"{_sentence(results, arm)}\n{causes[arm]}".rstrip() for arm in results.arms}
 
 
-MECHANISMS = (Units(), Norm(), Head(), OptimizerState())  # those that a classifier has
+MECHANISMS = (Units(), Norm(), OutputLayer(), OptimizerState())  # those that a classifier has
 PARTS = {name: f"lost/{name}" for name in (*(repair.name for repair in MECHANISMS), UNEXPLAINED)}
 WATERFALLS = Waterfalls("loss on new labels [nats]", "nats", PARTS)
 
