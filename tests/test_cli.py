@@ -52,7 +52,10 @@ def test_listing_runs_imports_nothing_slow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("run lyle2023/fig2", "unknown experiment 'lyle2023/fig2': did you mean 'lyle2023/fig1'?"),
+        (
+            "run lyle2024/swis_cheese",
+            "unknown experiment 'lyle2024/swis_cheese': did you mean 'lyle2024/swiss_cheese'?",
+        ),
         ("run lyle2023/fig1 --tier labtop", "unknown tier 'labtop': did you mean 'laptop'?"),
         ("run lyle2023/fig1 --set evry=3", "unknown setting 'evry': did you mean 'every'?"),
         ("run lyle2023/fig1 --arms tund", "unknown arm 'tund': did you mean 'tuned'?"),

@@ -181,7 +181,9 @@ def test_a_net_of_the_working_directory_begins_as_its_function_makes_it(tmp_path
     made = "import torch, my_nets; torch.manual_seed(0); torch.save(my_nets.whole().state_dict(), 'net.pt')"
     subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True)
     assert checkpoint.exists()
-    asked = pliant(tmp_path, "diagnose", "--checkpoint", "net.pt", "--model", f"my_nets:{name}", "--data", "batch.npz")
+    asked = pliant(
+        tmp_path, "diagnose", "--checkpoint", "net.pt", "--model", f"my_nets:{name}", "--data", "batch.npz", "--all"
+    )
     assert asked.returncode == 3, asked.stderr
     assert "1.weight" in asked.stdout
 

@@ -74,7 +74,7 @@ def test_claims_on_other_arms_stand(tmp_path: Path) -> None:
 
 def test_an_arm_that_was_added_changes_no_verdict(tmp_path: Path) -> None:
     before = reopened(tmp_path, MADE)
-    more = reopened(tmp_path, edited({**arms(), "more": stronger(arms()["l2"])}))
+    more = reopened(tmp_path, edited({**arms(), "more": replace(stronger(arms()["l2"]), label="more")}))
     assert more.changed == {}
     assert [(one.verdict, one.effect) for one in more.checked()] == [(o.verdict, o.effect) for o in before.checked()]
     assert {one.verdict for one in more.checked()} >= {"holds", "fails"}

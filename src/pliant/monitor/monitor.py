@@ -376,7 +376,9 @@ class Monitor:
             return {}
         self._referred |= set(new)
         try:
-            found = means(reference(self._subject, new))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of networks that are not the user's
+                found = means(reference(self._subject, new))
         except Exception as error:
             problem = _line(error).partition(": write")[0]
             self._once(

@@ -126,7 +126,7 @@ EXPERIMENT = Experiment(
     tiers={
         "smoke": Settings(
             data="digits", compared_on="digits", num_images=120, batch_size=16, target_period=10, target_updates=3,
-            targets=2, steps=3, examples=40, base=4, widths=(1, 2), periods=(1, 10), compared=2,
+            targets=2, steps=3, examples=40, base=4, widths=(1, 2), periods=(1, 10), compared=3,
         ),
         "laptop": Settings(),
         "paper": Settings(
