@@ -113,20 +113,23 @@ class Cluster:
             self._leave()
 
     def _stop(self) -> None:
-        """Lets packs that are training write their checkpoints; ends the others."""
+        """Lets packs that are training write their checkpoints; the others end with the job.
+
+        Ray can crash on `cancel` of a task that is just ending (or starting, as another has ended), so tasks are only
+        cancelled in a session of the caller's, which lives on.
+        """
         deadline = time.monotonic() + GRACE
         try:
             training = self.ray.get(self.board.stop.remote(), timeout=ANSWER)
         except self.ray.exceptions.RayError:
             training = {}
-        for pack, task in self.tasks.items():
-            if pack not in training:
-                self.ray.cancel(task, force=True)
-        tasks = waiting = [task for pack, task in self.tasks.items() if pack in training]
+        waiting = [task for pack, task in self.tasks.items() if pack in training]
         while waiting and time.monotonic() < deadline and self.interrupted < 2:
             _, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=0.5)
-        for task in tasks:
-            self.ray.cancel(task, force=True)
+        if not self.ours:
+            tasks = list(self.tasks.values())
+            for task in self.ray.wait(tasks, num_returns=len(tasks), timeout=0.0)[1]:
+                self.ray.cancel(task, force=True)
 
     def _leave(self) -> None:
         if self.ours:
