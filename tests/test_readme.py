@@ -1,35 +1,14 @@
-"""The Python of the README runs as it stands, one block after another, and what it says exists."""
+"""What the README says exists; that its commands and its Python run is for `.ci/readme.py`."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from pliant.experiment import experiments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-
-
-def test_python_blocks_run_one_after_another(
-    swiss_cheese: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(swiss_cheese, tmp_path / "runs")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, names)
-    assert len(blocks) == 7
-    assert {"arm", "seed", "step", "accuracy"} <= set(names["table"].column_names)
-    assert names["keeper"].steps == 1
-    assert [row["step"] for row in names["monitor"].rows] == [0, 100, 200]
-    assert names["losses"].shape == (16,)
-    assert names["losses"].isfinite().all()
 
 
 def test_it_says_how_many_claims_run() -> None:
