@@ -420,6 +420,18 @@ def test_the_number_of_passes_does_not_grow_with_depth(monkeypatch):
     assert count(3) == count(12)
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_every_layer_is_asked_about_its_own_site_alone(inplace):
+    """Writing in place would lead gradients, all zeros, on through the layers before."""
+    layers = [nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace)) for _ in range(3)]
+    poked = Poked(nn.Sequential(*layers, nn.Linear(4, 1)), draws(4, 4))
+    for place, site in enumerate(poked.hidden):
+        assert set(poked.gradient(poked.cut.pieces[site].sum(), poked.params)) == {
+            f"{place}.0.weight",
+            f"{place}.0.bias",
+        }
+
+
 class Excited(nn.Module):
     """Squeeze and excitation: gates made of the units that they multiply."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from pliant.units import Tensors
 
 PLACE, CODE = 1e-4, 1e-6  # agreement of the codes in float64: absolute of the place, relative of the third
+NOTHING = 1e-12  # of the largest gradient of a parameter
+CHUNK = 1 << 14  # entries at a time: what is made of them stays in the processor's cache
 
 
 def three_codes(size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,33 +26,69 @@ def owned(gradients: Callable[[], list[Tensors]], size: int) -> Tensors:
 
     Of millions of entries, a few have gradients that cancel to rounding errors: those are looked at again.
     """
-    found, unclear = {}, {}
-    for name, (one, two, three) in _by_name(gradients()).items():
-        if all(_largest(t) == 0 for t in (one, two, three)):
+    found, unclear, first = {}, {}, _by_name(gradients())
+    for name, asked in first.items():
+        if not any(_largest(t) for t in asked):
             continue
-        units = _decoded(one, two, three, _largest(one), size)
+        units, unclear[name] = _decoded(asked, _largest(asked[0]), size)
         if (units >= 0).any():
-            found[name], unclear[name] = units, (units < 0) & (one != 0)
-    if any(0 < unclear[name].sum() < 0.01 * units.numel() for name, units in found.items()):
+            found[name] = units
+    if any(0 < unclear[name] < 0.01 * units.numel() for name, units in found.items()):
         again = _by_name(gradients())
-        for name in [name for name in found if name in again and unclear[name].any()]:
-            places = unclear[name].nonzero(as_tuple=True)
-            one, two, three = (g[places] for g in again[name])
-            found[name][places] = _decoded(one, two, three, _largest(again[name][0]), size)
-    return found
+        for name in [name for name in found if name in again and unclear[name]]:
+            places = ((found[name] < 0) & (first[name][0] != 0)).nonzero(as_tuple=True)
+            asked = [g[places] for g in again[name]]
+            found[name][places], _ = _decoded(asked, _largest(again[name][0]), size)
+    return {name: compact(units) for name, units in found.items()}
 
 
-def _decoded(one: Tensor, two: Tensor, three: Tensor, largest: Tensor, size: int) -> Tensor:
-    """The unit that the gradients with three codes name, an entry; -1 for none. Few passes: entries are millions."""
+def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape, some rows at a time."""
+    rows = [t if t.ndim else t[None] for t in tensors]
+    few = max(1, CHUNK * len(rows[0]) // max(1, rows[0].numel()))
+    return zip(*(t.split(few) for t in rows), strict=True)
+
+
+def compact(codes: Tensor) -> Tensor:
+    """The same codes with one index along every axis along which they stay the same.
+
+    >>> compact(torch.tensor([[0, 0, 0], [1, 1, 1]]))
+    tensor([[0],
+            [1]])
+    """
+    for axis, length in enumerate(codes.shape):
+        first = codes.narrow(axis, 0, 1)
+        if length > 1 and torch.equal(codes, first.expand_as(codes)):
+            codes = first
+    return codes
+
+
+def alone(one: Tensor, two: Tensor, units: Tensor) -> bool:
+    """Whether gradients with the first two codes say of most entries of units that they belong to these alone."""
+    largest, agreeing, of = _largest(one), 0, 0
+    for a, b, unit in chunks(one, two, units.expand_as(one)):
+        known = unit >= 0
+        right = b.sub((unit + 1) * a).abs_() < PLACE * a.abs()
+        agreeing += int((right & known & (a.abs() > NOTHING * largest)).sum())
+        of += int(known.sum())
+    return 2 * agreeing >= of
+
+
+def _decoded(asked: list[Tensor], largest: Tensor, size: int) -> tuple[Tensor, int]:
+    """The unit that gradients with three codes name, an entry, -1 for none, and how many of these are unclear."""
     first, _, third = three_codes(size)
-    nothing = ~(one.abs() > 1e-12 * largest)  # the codes' places make the second gradient larger
-    place = (two / one.masked_fill(nothing, 1.0)).masked_fill_(nothing, 0.0)
-    nearest = place.round()
-    unit = nearest.long().sub_(1)
-    nothing |= (unit < 0) | (unit >= size) | ~(place.sub_(nearest).abs_() < PLACE)
-    expected = (third / first)[unit.clamp(0, size - 1)].mul_(one)
-    nothing |= ~(expected.sub_(three).abs_() <= three.abs().mul_(CODE))
-    return unit.masked_fill_(nothing, -1)
+    ratio, unclear = third / first, 0
+    found = torch.empty(asked[0].shape, dtype=torch.int64)
+    for own, one, two, three in chunks(found, *asked):
+        good = one.abs() > NOTHING * largest  # the codes' places make the second gradient larger
+        place = two / torch.where(good, one, 1.0)
+        nearest = place.round().clamp_(1, size)
+        good &= place.sub_(nearest).abs_() < PLACE
+        unit = nearest.long().sub_(1).clamp_(0, size - 1)
+        good &= ratio[unit].mul_(one).sub_(three).abs_() <= three.abs().mul_(CODE)
+        own.copy_(torch.where(good, unit, -1))
+        unclear += int(one.count_nonzero() - good.sum())
+    return found, unclear
 
 
 def _by_name(gradients: list[Tensors]) -> dict[str, list[Tensor]]:

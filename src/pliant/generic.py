@@ -52,9 +52,9 @@ class Generic:
     def drawn(self) -> Tensors:
         """Random parameters, of which sums over inputs are of about size 1."""
         return {
-            name: torch.randn(p.shape, dtype=torch.float64).div_(max(1, p.numel() // max(1, len(p))) ** 0.5)
-            if p.ndim > 1
-            else torch.randn(p.shape, dtype=torch.float64)
+            name: torch.randn(p.shape, dtype=torch.float32)  # a quarter of the time
+            .double()
+            .div_(max(1, p.numel() // max(1, len(p))) ** 0.5 if p.ndim > 1 else 1.0)
             for name, p in self.module.named_parameters()
             if p.is_floating_point()
         }

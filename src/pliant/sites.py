@@ -92,6 +92,13 @@ def spared(kept: Tensor, target: Tensor) -> Tensor:
     return kept.clone() if _memory(kept) is _memory(target) else kept
 
 
+def _overwrite(x: Tensor, found: Tensor) -> Tensor:
+    """`x` with other numbers and without its own graph, through which writing in place would send zeros."""
+    if x.grad_fn is not None and not x._is_view() and not depth():
+        x.detach_()
+    return x.copy_(found)
+
+
 def _memory(t: Any) -> Any:
     """The tensor of which this is a view, or itself."""
     return t if getattr(t, "_base", None) is None else t._base
@@ -194,7 +201,7 @@ class Watch(TorchFunctionMode, ABC):
         path, module = self.stack[-1] if self.stack else ("", None)
         name = path if module in self.composites and path else f"{path}.{func.__name__.strip('_')}".lstrip(".")
         found = self.saw(self._numbered(name), x, before, post, function)
-        return x.copy_(found) if apart else found
+        return _overwrite(x, found) if apart else found
 
     def _nonlinearity(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """What a call is a nonlinear function of, and that function; two of None for another call."""
@@ -222,7 +229,7 @@ class Watch(TorchFunctionMode, ABC):
                 name, x, before, got = self.pending
                 with torch._C.DisableTorchFunction():
                     found = self.saw(self._numbered(name), x, before, output, lambda t: module.forward(t.clone()))
-                    output = x.copy_(found) if output is got and self.replaces else found
+                    output = _overwrite(x, found) if output is got and self.replaces else found
             self.inside = self.pending = None
         path, _ = self.stack.pop()
         self.done(path, module, output)
@@ -355,7 +362,8 @@ class Calls(TorchFunctionMode):
 @contextmanager
 def _watching(root: nn.Module, watch: Watch, begun: bool) -> Iterator[Watch]:
     handles = []
-    watch.weights = Weights(dict(root.named_parameters()))
+    if begun:
+        watch.weights = Weights(dict(root.named_parameters()))
     for path, module in root.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or (begun and module is root):
             continue  # a script takes no hooks; its nonlinearities cannot be seen
