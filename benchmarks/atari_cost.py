@@ -2,8 +2,9 @@
 
 The network is dqn_zoo's: convolutions of 32 8x8/4, 64 4x4/2, 64 3x3/1, a layer of 512, one output an action; layer norm
 before every ReLU in two of the arms, L2 in two. One update is double DQN's: 32 transitions out of a replay of 100,000
-frames, the online network on both states, the target network on the next ones, backward, centered RMSProp. One decision
-is the online network on one state. Plain PyTorch, one thread. The emulator is not installed and not measured.
+frames, the online network on both states, the target network on the next ones, backward, centered RMSProp (pliant's,
+with the epsilon in the root, which torch's cannot have). One decision is the online network on one state. The rest is
+plain PyTorch, one thread. The emulator is not in it.
 
     python benchmarks/atari_cost.py [--device cuda]
 """
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pliant.experiment import find
+from pliant.optim import RMSProp
 from pliant.run.store import Store
 
 GAMES, SEEDS = 57, 5
@@ -84,7 +86,9 @@ def updates(arm: Arm, replay: Replay) -> Callable[[], None]:
     """A function that does one update."""
     online, target = network(arm.layer_norm).to(replay.device), network(arm.layer_norm).to(replay.device)
     parameters = list(online.parameters())
-    optimizer = torch.optim.RMSprop(parameters, 2.5e-4, alpha=0.95, eps=0.01 / 32**2, centered=True, foreach=True)
+    params = {str(place): p.detach() for place, p in enumerate(parameters)}
+    optimizer = RMSProp(2.5e-4, alpha=0.95, eps=0.0, eps_root=0.01 / 32**2, centered=True)
+    moments = optimizer.init(params)
 
     def update() -> None:
         x, action, reward, discount, x_next = replay.sample()
@@ -92,11 +96,10 @@ def updates(arm: Arm, replay: Replay) -> Callable[[], None]:
             best = online(x_next / 255.0).argmax(1, keepdim=True)
             goal = reward + discount * target(x_next / 255.0).gather(1, best)[:, 0]
         error = F.huber_loss(online(x / 255.0).gather(1, action)[:, 0], goal)
-        optimizer.zero_grad()
-        error.backward()
+        grads = torch.autograd.grad(error, parameters)
         if arm.l2:  # the gradient of the penalty, in closed form
-            torch._foreach_add_([p.grad for p in parameters], parameters, alpha=2 * L2)
-        optimizer.step()
+            torch._foreach_add_(grads, list(params.values()), alpha=2 * L2)
+        optimizer.update(params, dict(zip(params, grads, strict=True)), moments)
 
     return update
 

@@ -205,6 +205,28 @@ def test_rmsprop_with_eps_root_equals_the_naive_transcription(centered, momentum
     check_against(lambda w, grads: naive_rmsprop(w, grads, 0.01, 0.95, 1e-3, 1e-2, centered, momentum), optimizer)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])
+def test_the_rmsprop_of_dqn_zoo_has_its_epsilon_in_the_root(size):
+    """g / sqrt(v - m^2 + eps), moments from zero, no correction of their bias, in float64."""
+    zoo = RMSProp(2.5e-4, alpha=0.95, eps=0.0, eps_root=0.01 / 32**2, centered=True)
+    grads = [size * math.sin(1.7 * step) for step in range(50)]
+    w, m, v = 0.3, 0.0, 0.0
+    for g in grads:
+        m, v = m + 0.05 * (g - m), v + 0.05 * (g * g - v)
+        w -= 2.5e-4 * g / math.sqrt(v - m * m + 9.765625e-6)
+
+    def end(optimizer):
+        params = {"w": torch.tensor([0.3], dtype=torch.float64)}
+        moments = optimizer.init(params)
+        for g in grads:
+            optimizer.update(params, {"w": torch.tensor([g], dtype=torch.float64)}, moments)
+        return params["w"].item()
+
+    assert end(zoo) == pytest.approx(w, rel=1e-13)
+    moved, outside = abs(w - 0.3), abs(end(dataclasses.replace(zoo, eps=9.765625e-6, eps_root=0.0)) - 0.3)
+    assert outside / moved == pytest.approx(1.0, abs=0.01) if size == 1.0 else outside > 3 * moved
+
+
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     grads=st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=1, max_size=8),

@@ -15,15 +15,17 @@ from pliant.interventions import L2, Chain, LayerNorm, ReDo, Reset, ShrinkAndPer
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam
 from pliant.probe import Sines
-from pliant.rl import RandomLabel, SparseReward, TrueLabel
+from pliant.rl import Catch, RandomLabel, SparseReward, TrueLabel
 from pliant.tasks import Growing, OffsetNoise, RandomLabels
 from pliant.trials import (
+    ActionValues,
     Arrays,
     Fit,
     Mechanisms,
     Numbers,
     Policy,
     ProbeLoss,
+    QLearning,
     Steps,
     Supervised,
     Trial,
@@ -31,6 +33,7 @@ from pliant.trials import (
     When,
 )
 from tests.listed import classes
+from tests.rl.scripted import Scripted
 
 NET = partial(MLP, hidden=(8, 8))
 LABELS = RandomLabels(num_examples=40, batch_size=10, every=30, num_tasks=4)
@@ -89,6 +92,44 @@ EXAMPLES: dict[str, Trial] = {
         NET,
         Adam(1e-3),
         measures=(Fit(),),
+    ),
+    "QLearning": QLearning(
+        Catch(5, 4),
+        NET,
+        Adam(1e-3),
+        num_steps=80,
+        chain=Chain(LayerNorm(), ReDo(tau=0.1, every=10), Reset("last", event="target_update")),
+        begin=40,
+        decay=30,
+        batch_size=8,
+        learn_period=2,
+        target_period=15,
+        capacity=24,
+        steps=3,
+        measures=(
+            ActionValues(When(every=7), examples=20),
+            ProbeLoss(Sines(), When(ends=False, at=(70,)), targets=2, steps=4, batch_size=10, examples=20, points=3),
+            Numbers((DeadUnits(), RelativeUpdate(), GradientCovariance()), When(every=26, ends=False), examples=20),
+        ),
+    ),
+    "QLearning, C51 on cut episodes, with stacks": QLearning(
+        Scripted((3, 1, 6, 9), repeat=2, cut=(6,), lost=(4,)),
+        NET,
+        SGD(1e-2),
+        num_steps=90,
+        head=C51(-3.0, 3.0, 9),
+        double=False,
+        gamma=0.9,
+        begin=50,
+        epsilon=0.0,
+        decay=1,
+        batch_size=8,
+        learn_period=3,
+        target_period=10,
+        capacity=30,
+        stack=3,
+        clip=1.0,
+        measures=(ActionValues(When(), 20, C51(-3.0, 3.0, 9)),),
     ),
     "ValueLearning": ValueLearning(
         SparseReward(80),

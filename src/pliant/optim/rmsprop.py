@@ -14,7 +14,9 @@ from pliant.optim.base import Moments, Optimizer, aligned, zeros
 class RMSProp(Optimizer):
     """RMSProp: v <- a v + (1 - a) g^2; w <- w - lr g / (sqrt(v - mean^2 + eps_root) + eps), mean only if `centered`.
 
-    dqn_zoo's double DQN uses `lr=2.5e-4, alpha=0.95, centered=True` with 0.01 / 32^2 as epsilon.
+    dqn_zoo's double DQN is `RMSProp(2.5e-4, alpha=0.95, eps=0.0, eps_root=0.01 / 32**2, centered=True)`: its epsilon is
+    inside the root, as in Mnih et al. 2015, where no entry moves by more than lr |g| / 0.0031. As `eps`, outside, the
+    floor is 300 times lower, and entries with small gradients move by as much more.
 
     >>> params, grads = {"w": torch.zeros(1)}, {"w": torch.ones(1)}
     >>> optimizer = RMSProp(lr=0.1, alpha=0.75)

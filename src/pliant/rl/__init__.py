@@ -1,11 +1,22 @@
-"""Reinforcement learning: the classification MDPs of P1, replay of indices, and targets of Q-learning over any head."""
+"""Reinforcement learning: the classification MDPs of P1, games, replay, and targets of Q-learning over any head."""
 
+from pliant.rl.envs import Catch, Emulator, Environment, Frame, MinAtar
+from pliant.rl.episodes import Episodes
+from pliant.rl.frames import Experience, FrameReplay
 from pliant.rl.mdp import ClassificationMDP, RandomLabel, SparseReward, TrueLabel, World
 from pliant.rl.replay import Replay, Transitions
 from pliant.rl.td import picked, td_target
 
 __all__ = [
+    "Catch",
     "ClassificationMDP",
+    "Emulator",
+    "Environment",
+    "Episodes",
+    "Experience",
+    "Frame",
+    "FrameReplay",
+    "MinAtar",
     "RandomLabel",
     "Replay",
     "SparseReward",

@@ -19,7 +19,9 @@ def picked(outputs: Tensor, action: Tensor) -> Tensor:
     return outputs.gather(-2, index).squeeze(-2)
 
 
-def td_target(head: Head, reward: Tensor, discount: float, following: Tensor, chooser: Tensor | None = None) -> Tensor:
+def td_target(
+    head: Head, reward: Tensor, discount: Tensor | float, following: Tensor, chooser: Tensor | None = None
+) -> Tensor:
     """What the outputs for the action taken should become: r + g * value of the best action in the next state.
 
     The best action is the one of the highest value to the target network, as in DQN; to `chooser`, the network that
@@ -28,7 +30,7 @@ def td_target(head: Head, reward: Tensor, discount: float, following: Tensor, ch
     Args:
         head: makes values of outputs; the target is its own (a number, two bins, a distribution moved and projected).
         reward: `(...)`.
-        discount: g.
+        discount: g, a number or `(...)`; 0 where an episode ends.
         following: the target network's outputs for all actions in the next state, `(..., actions, num_outputs)`.
         chooser: those of the network that learns.
 

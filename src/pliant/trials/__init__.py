@@ -3,10 +3,12 @@
 from pliant.trials.base import Row, Run, Trial
 from pliant.trials.measures import Arrays, Fit, Measure, Mechanisms, Moment, Numbers, Steps, When
 from pliant.trials.probed import ProbeLoss
+from pliant.trials.q_learning import ActionValues, QLearning
 from pliant.trials.supervised import Supervised
 from pliant.trials.value import Policy, ValueLearning
 
 __all__ = [
+    "ActionValues",
     "Arrays",
     "Fit",
     "Measure",
@@ -15,6 +17,7 @@ __all__ = [
     "Numbers",
     "Policy",
     "ProbeLoss",
+    "QLearning",
     "Row",
     "Run",
     "Steps",

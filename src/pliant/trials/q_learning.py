@@ -1,0 +1,338 @@
+"""Agents that learn values in games."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pliant.functional.draws import draw
+from pliant.heads import Head, Scalar
+from pliant.interventions import Chain
+from pliant.interventions.base import write
+from pliant.network import Params
+from pliant.optim import Optimizer
+from pliant.population import Population, PopulationState
+from pliant.rl import Emulator, Environment, Episodes, Experience, FrameReplay, picked, td_target
+from pliant.trials.base import Row, Run
+from pliant.trials.building import Net, built, several
+from pliant.trials.measures import Measure, Moment, When, brief
+from pliant.trials.value import TARGET_UPDATE, Draws
+
+
+@dataclass
+class QState:
+    """All that changes: the networks that learn, their target networks, the games, and what was lived through.
+
+    `step` counts frames; `loss` is that of the latest update, NaN before the first; `looked_at` the latest step at
+    which measures looked, -1 before the first; `diverged_at` the frame at which each member lost its finite loss, -1
+    while it has.
+    """
+
+    learner: PopulationState
+    target: Params
+    episodes: Episodes
+    replay: FrameReplay
+    loss: Tensor
+    diverged_at: list[int]
+    step: int = 0
+    looked_at: int = -1
+
+
+@dataclass(frozen=True)
+class QLearning:
+    """Double DQN in games, as dqn_zoo counts: a population of all seeds, each with a game of its own.
+
+    A step is a frame, those at which an episode begins and ends included. At every frame, in this order: what is seen
+    is added to the replay, and an action chosen where the game asks for one; if `begin` frames have passed, an update
+    is made at every `learn_period`-th frame, and then at every `target_period`-th the target network becomes a copy of
+    the one that learns, and the event "target_update" is fired, in the target network too, with the same draws.
+
+    Actions are random with a probability of 1 up to frame `begin`, which falls to `epsilon` over `decay` frames;
+    otherwise the best one, any of several with probability alike. An update moves the outputs for the actions taken
+    towards r + gamma^n Q'(s', argmax_a Q(s')): Q' is the target network; with `double=False` it picks the action, too,
+    as C51 has it.
+
+    A row is made at frame `begin`, before the first update, and wherever a measure is due after that. It has `return`,
+    the mean return of the latest 100 episodes; `episodes`, how many ended; `updates` and `target_updates`; and, after
+    the first, `batch_loss` of the latest update. Measures look at transitions of the replay, with `action` and
+    `target`.
+
+    Args:
+        env: the game, such as `pliant.rl.MinAtar("breakout")`.
+        net: a function of (input shape, number of outputs) that builds the network; it has as many outputs for each
+            action as the head takes.
+        optimizer: of the networks.
+        num_steps: frames.
+        chain: the interventions.
+        head: makes values of outputs.
+        double: whether the network that learns picks the next action.
+        gamma: the discount of a step, in [0, 1].
+        begin: frames before the first update.
+        epsilon: the share of random actions in the end.
+        decay: frames over which it falls from 1.
+        batch_size: transitions an update.
+        learn_period: frames between updates.
+        target_period: frames between updates of the target network.
+        capacity: transitions a seed that the replay holds.
+        stack: observations that are one state.
+        steps: n, of n-step returns.
+        clip: rewards are clipped to [-clip, clip], for learning alone; None for as they are.
+        measures: what is measured, and when.
+        together: seeds that are trained as one population.
+
+    Raises:
+        ValueError: a setting is out of its range, or two do not fit together.
+
+    >>> from functools import partial
+    >>> from pliant.nets import MLP
+    >>> from pliant.optim import Adam
+    >>> from pliant.rl import Catch
+    >>> trial = QLearning(Catch(5, 3), partial(MLP, hidden=(8,)), Adam(1e-3), num_steps=60, begin=40, batch_size=8,
+    ...                   target_period=20, measures=(ActionValues(When(every=10), 16),))
+    >>> [row["episodes"].tolist() for row in trial.start([0, 1]).rows if row]
+    [[8, 8], [10, 10], [12, 12]]
+
+    Source: Mnih et al. 2015; van Hasselt et al. 2016; Quan & Ostrovski 2020. Deviations: learning begins at a frame,
+    where dqn_zoo waits until the replay holds so many transitions, a fraction of a percent later; the replay holds
+    observations, not whole states.
+    """
+
+    env: Environment
+    net: Net
+    optimizer: Optimizer
+    num_steps: int
+    chain: Chain = field(default_factory=Chain)
+    head: Head = field(default_factory=lambda: Scalar(clip=1.0))
+    double: bool = True
+    gamma: float = 0.99
+    begin: int = 5000
+    epsilon: float = 0.1
+    decay: int = 20_000
+    batch_size: int = 32
+    learn_period: int = 1
+    target_period: int = 1000
+    capacity: int = 100_000
+    stack: int = 1
+    steps: int = 1
+    clip: float | None = None
+    measures: tuple[Measure, ...] = ()
+    together: int = 5
+
+    def __post_init__(self) -> None:
+        several(self.chain, self.measures)
+        for name in ("num_steps", "batch_size", "learn_period", "target_period", "stack", "steps", "decay"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+        for name in ("gamma", "epsilon"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
+        if not isinstance(self.head, Head):
+            raise ValueError(f"expected a head such as Scalar() or C51(-10.0, 10.0, 51), got {self.head!r}")
+        if not 0 < self.begin < self.num_steps:
+            raise ValueError(
+                f"expected begin to be at least 1 and below num_steps, {self.num_steps}, so that anything is learned, "
+                f"got {self.begin}"
+            )
+        if self.capacity < self.batch_size:
+            raise ValueError(f"expected a capacity that holds a batch of {self.batch_size}, got {self.capacity}")
+
+    @property
+    def refits(self) -> int:
+        """Optimizer steps of the measures' refits."""
+        return sum(measure.refits for measure in self.measures)
+
+    def brief(self) -> QLearning:
+        """The frames of one update, all measures at work, each refit a step."""
+        begin = min(self.begin, 64)
+        return replace(
+            self, begin=begin, num_steps=begin + self.learn_period, measures=tuple(map(brief, self.measures))
+        )
+
+    def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
+        """The population before its first frame; `ValueError` for what does not fit together."""
+        emulators = [self.env.emulator(seed) for seed in seeds]
+        shape, actions = emulators[0].shape, emulators[0].num_actions
+        if not actions:
+            raise ValueError(f"expected a game with actions to choose from, got arrays of numbers: {self.env!r}")
+        kind = torch.from_numpy(emulators[0].begin(0)).dtype
+        example = torch.zeros(4, self.stack * shape[0], *shape[1:])
+        population = built(
+            self.net, actions * self.head.num_outputs, example, self.chain, self.optimizer, self.loss, seeds,
+            TARGET_UPDATE, (self.num_steps - self.begin) // self.learn_period, device, dtype,
+        )  # fmt: skip
+        learner = population.init()
+        state = QState(
+            learner,
+            {name: p.clone() for name, p in learner.params.items()},
+            Episodes.none(len(seeds), self.env.limit),
+            FrameReplay.empty(len(seeds), self.capacity, shape, self.stack, self.steps, kind, device),
+            torch.full((len(seeds),), math.nan, dtype=dtype, device=device),
+            [-1] * len(seeds),
+        )
+        nothing = torch.zeros(len(seeds), self.batch_size, *example.shape[1:], dtype=dtype, device=device)
+        action = torch.zeros(nothing.shape[:2], dtype=torch.int64, device=device)
+        target = self.head.encode(torch.zeros(action.shape, dtype=dtype, device=device))
+        population.settle(learner, nothing, {"action": action, "target": target})
+        return Run(state, self._rows(emulators, population, state), (population,))
+
+    def loss(self, output: Tensor, y: dict[str, Tensor]) -> Tensor:
+        """The head's loss of the outputs for the actions taken."""
+        return self.head.loss(picked(self.head.split(output), y["action"]), y["target"])
+
+    def explore(self, frame: int) -> float:
+        """The share of random actions at a frame.
+
+        >>> from pliant.nets import MLP
+        >>> from pliant.optim import Adam
+        >>> from pliant.rl import Catch
+        >>> trial = QLearning(Catch(), MLP, Adam(1e-3), num_steps=100, begin=10, epsilon=0.2, decay=40)
+        >>> [round(trial.explore(frame), 2) for frame in (0, 10, 20, 50, 90)]
+        [1.0, 1.0, 0.8, 0.2, 0.2]
+        """
+        part = min(max((frame - self.begin) / self.decay, 0.0), 1.0)
+        return 1.0 + part * (self.epsilon - 1.0)
+
+    def _rows(self, emulators: list[Emulator], population: Population, state: QState) -> Iterator[Row]:
+        seeds = [member.seed for member in population.members]
+        behaviour, batches = Draws(seeds, "behaviour", (3,)), Draws(seeds, "batch", (self.batch_size,))
+        scale = emulators[0].scale
+        state.episodes.bring_back(emulators)
+        while state.step < self.num_steps:
+            frame = state.step
+            if frame == self.begin and state.looked_at < 0:
+                state.looked_at = frame
+                yield self._look(population, state, scale, self.measures, {})
+            self._play(emulators, population, state, behaviour.at(frame))
+            due = self._due(frame + 1)
+            before: Params = {}
+            if frame >= self.begin and frame % self.learn_period == 0:
+                if due:
+                    before = {name: p.clone() for name, p in state.learner.params.items()}
+                self._learn(population, state, batches.at(frame), scale)
+            if frame >= self.begin and frame % self.target_period == 0:
+                write(state.target, state.learner.params)
+                population.fire(state.learner, TARGET_UPDATE, tied=(state.target,))
+            state.step += 1
+            if not due:
+                yield {}
+                continue
+            state.looked_at = state.step
+            yield {"batch_loss": state.loss.clone(), **self._look(population, state, scale, due, before)}
+
+    def _play(self, emulators: list[Emulator], population: Population, state: QState, draws: Tensor) -> None:
+        """A frame of every game; those that show something are added to the replay and asked for an action."""
+        episodes, replay = state.episodes, state.replay
+        seen = episodes.play(emulators)
+        asked = [m for m, frame in enumerate(seen) if frame.observation is not None]
+        for m in asked:
+            taken = int(episodes.actions[m, episodes.decisions[m] - 1])
+            reward = seen[m].reward if self.clip is None else max(-self.clip, min(seen[m].reward, self.clip))
+            replay.add(m, seen[m]._replace(reward=reward), taken, episodes.first(m))
+        if not asked:
+            return
+        actions = emulators[0].num_actions
+        chosen = (draws[:, 0] * actions).long()
+        explore = draws[:, 1] < self.explore(state.step)
+        if not explore[asked].all():
+            values = self._values(population, state, emulators[0].scale).cpu()
+            chosen = torch.where(explore, chosen, one_of_the_best(values, draws[:, 2]))
+        for m in asked:
+            episodes.decide(m, int(chosen[m]))
+
+    def _values(self, population: Population, state: QState, scale: float) -> Tensor:
+        """The value of every action where each member is now, `(members, actions)`."""
+        x = self._inputs(population, state.replay.latest()[:, None], scale)
+        return self.head.value(self._outputs(population, state.learner.params, x))[:, 0]
+
+    def _learn(self, population: Population, state: QState, draws: Tensor, scale: float) -> None:
+        """One update of every member on a batch of its own."""
+        if not state.replay.size.all():
+            raise ValueError(f"expected a transition of every seed by frame {state.step}: write a larger begin")
+        batch = state.replay.take(state.replay.uniform(draws.numpy()), self.gamma)
+        state.loss.copy_(population.step(state.learner, *self._batch(population, state, batch, scale)))
+        for m, lost in enumerate(state.learner.diverged_at):
+            if lost >= 0 and state.diverged_at[m] < 0:
+                state.diverged_at[m] = state.step
+
+    def _batch(
+        self, population: Population, state: QState, batch: Experience, scale: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Inputs and targets of transitions."""
+        x_next = self._inputs(population, batch.following, scale)
+        following = self._outputs(population, state.target, x_next)
+        chooser = self._outputs(population, state.learner.params, x_next) if self.double else None
+        reward, discount = batch.reward.to(following.dtype), batch.discount.to(following.dtype)
+        target = td_target(self.head, reward, discount, following, chooser)
+        return self._inputs(population, batch.x, scale), {"action": batch.action, "target": target}
+
+    def _inputs(self, population: Population, observed: Tensor, scale: float) -> Tensor:
+        """Observations as the network takes them."""
+        x = observed.to(population.dtype or torch.float32)
+        return x if scale == 1.0 else x / scale
+
+    def _outputs(self, population: Population, params: Params, x: Tensor) -> Tensor:
+        """`(members, n, actions, outputs of the head)`, without gradients."""
+        return self.head.split(population.outputs(params, x))
+
+    def _due(self, step: int) -> list[Measure]:
+        """The measures that look after so many frames; a target period is their task."""
+        if step <= self.begin:
+            return []
+        period, into = divmod(step - 1, self.target_period)
+        moment = Moment(step, period, into + 1, step % self.target_period == 0)
+        return [measure for measure in self.measures if measure.when(moment)]
+
+    def _look(self, population: Population, state: QState, scale: float, due: Sequence[Measure], before: Params) -> Row:
+        """What the measures say of transitions that are drawn for this frame."""
+        episodes, members = state.episodes, len(population)
+        targets = (state.step - 1) // self.target_period - (self.begin - 1) // self.target_period
+        row: Row = {
+            "return": episodes.mean_return(),
+            "episodes": torch.tensor(episodes.ended),
+            "updates": torch.full((members,), state.learner.step),
+            "target_updates": torch.full((members,), targets),
+        }
+        update = {name: p - before[name] if before else torch.zeros_like(p) for name, p in state.learner.params.items()}
+        for size in dict.fromkeys(measure.examples for measure in due):
+            drawn = [draw(member.seed, "look", state.step).random(size) for member in population.members]
+            draws = torch.stack([torch.from_numpy(numbers) for numbers in drawn]).numpy()
+            x, y = self._batch(population, state, state.replay.take(state.replay.uniform(draws), self.gamma), scale)
+            for measure in due:
+                if measure.examples == size:
+                    row |= measure(population, state.learner, x, y, update)
+        return row
+
+
+@dataclass(frozen=True)
+class ActionValues:
+    """The values that an agent gives: `value`, the mean of the largest over actions; `td_error`, the mean squared error
+    of the values of the actions taken, whatever the head.
+
+    >>> ActionValues().examples
+    512
+    """
+
+    when: When = field(default_factory=When)
+    examples: int = 512
+    head: Head = field(default_factory=Scalar)
+    refits = 0
+
+    def __call__(self, population: Population, state: PopulationState, x: Any, y: Any, update: Params) -> Row:
+        outputs = self.head.split(population.outputs(state.params, x))
+        error = self.head.value(picked(outputs, y["action"])) - self.head.decode(y["target"])
+        return {"value": self.head.value(outputs).amax(-1).mean(1), "td_error": error.square().mean(1)}
+
+
+def one_of_the_best(values: Tensor, uniform: Tensor) -> Tensor:
+    """An action of the highest value, any of several with probability alike: `(members, actions)` to `(members,)`.
+
+    >>> one_of_the_best(torch.tensor([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0]]), torch.tensor([0.4, 0.6]))
+    tensor([1, 2])
+    """
+    best = values == values.amax(-1, keepdim=True)
+    return (best.cumsum(-1) > (uniform * best.sum(-1)).floor()[:, None]).int().argmax(-1)
