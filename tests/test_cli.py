@@ -121,7 +121,7 @@ def test_a_second_run_keeps_what_is_there(
 ) -> None:
     ran = shutil.copytree(swiss_cheese, tmp_path / "runs")
     assert main(["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--seeds", "2", "--out", str(ran)]) == 0
-    assert "4 of 4 packs were there already" in capsys.readouterr().err
+    assert "5 of 5 packs were there already" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("default")

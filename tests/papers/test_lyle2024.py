@@ -13,11 +13,11 @@ from pliant.claims import Claim
 from pliant.diagnostics import Observation
 from pliant.experiment import Experiment, find
 from pliant.functional import kernels as functional
-from pliant.interventions import LayerNorm
+from pliant.interventions import L2, Chain, LayerNorm
 from pliant.nets import CNN, MLP
 from pliant.network import Network
 from pliant.optim import Shampoo
-from pliant.papers.lyle2024 import axes, kernels, linearized, mechanisms, phases, robustness, smoothness
+from pliant.papers.lyle2024 import axes, kernels, linearized, mechanisms, phases, robustness, smoothness, swiss_cheese
 from pliant.results import Results
 from pliant.run.train import train
 from pliant.tasks import Composite, Growing, OffsetNoise, RandomLabels
@@ -50,6 +50,23 @@ def test_every_experiment_has_claims_of_the_checklist(module) -> None:
     for tier in ("laptop", "paper"):
         setup = experiment.setup(experiment.settings(tier))
         assert {line for claim in setup.claims for line in claim.checklist}
+
+
+# -- swiss_cheese ------------------------------------------------------------------------------------------------------
+
+
+def test_the_pair_is_trained_with_both_variants_of_l2() -> None:
+    setup = swiss_cheese.setup(swiss_cheese.EXPERIMENT.settings("laptop"))
+    chains = {arm: setup.arms[arm].trial.chain for arm in ("both", "both_weights")}  # type: ignore[attr-defined]
+    assert chains["both"] == Chain(LayerNorm(), L2(1e-4, normalisers=True))
+    assert chains["both_weights"] == Chain(LayerNorm(), L2(1e-4, normalisers=False))
+    assert chains["both"] != chains["both_weights"]
+    assert list(swiss_cheese.setup(swiss_cheese.EXPERIMENT.settings("demo")).arms) == [
+        "none",
+        "l2",
+        "layer_norm",
+        "both",
+    ]
 
 
 # -- smoothness --------------------------------------------------------------------------------------------------------

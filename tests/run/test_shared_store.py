@@ -142,7 +142,7 @@ def test_reading_a_store_imports_nothing_that_it_names(tmp_path: Path, monkeypat
     kept = Store(tmp_path, experiment, "smoke", replace(experiment.tiers["smoke"], net="evil_module:build"))
     kept.prepare()
     kept.begin(["none"], [0], "cpu")
-    assert list(opened(kept.folder).setup.arms) == ["none", "l2", "layer_norm", "both"]
+    assert list(opened(kept.folder).setup.arms) == ["none", "l2", "layer_norm", "both", "both_weights"]
     assert not (tmp_path / "owned").exists()
 
 

@@ -153,7 +153,8 @@ class Agents:
     ) -> ValueLearning:
         """An agent."""
         tenth = max(1, self.num_steps // 20)
-        policy = Policy(When(every=tenth, ends=False), self.num_images, self.head(head))
+        made = self.head(head)
+        policy = Policy(When(every=tenth, ends=False), self.num_images, made)
         return ValueLearning(
             MDPS[mdp](self.num_images),
             data,
@@ -161,8 +162,8 @@ class Agents:
             Adam(self.lr),
             self.num_steps,
             self.chain(intervention),
-            self.head(head),
-            begin=0.0 if head == "two_hot" else None,
+            made,
+            begin=0.0 if isinstance(made, TwoHot) else None,
             gamma=self.gamma,
             epsilon=self.epsilon,
             batch_size=self.batch_size,

@@ -1,4 +1,4 @@
-"""What the experiments on changing labels share: settings, and nets by name or import path."""
+"""What the experiments on changing labels share: settings, nets by name, what is measured, a table, and claims."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from functools import partial
 from torch import nn
 
 from pliant.claims import Claim, Effect
+from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
+from pliant.diagnostics.base import Diagnostic
+from pliant.experiment import Column
+from pliant.interventions import L2
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.optim import Adam
 from pliant.own import Built
 from pliant.tasks import Composite, PermutedClasses, PermutedPixels, RandomLabels, Task
-from pliant.trials import Measure, Supervised
+from pliant.trials import Fit, Measure, Numbers, Supervised
 from pliant.trials.supervised import Net
 from pliant.words import unknown
 
@@ -24,6 +28,7 @@ TASKS: dict[str, type[Task]] = {
     "composite": Composite,
 }
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vit": ViT}
+WEAR = (DeadUnits(), LinearizedUnits(), ParameterNorm())  # units and norms: what P2's two main mechanisms leave behind
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,27 @@ class Memorisation:
         return Built(self.net)
 
 
+def whole(strength: float) -> L2:
+    """L2 on the squared norm of the whole parameter vector, as P2 words it: normalisers' scales and offsets, too."""
+    return L2(strength, normalisers=True)
+
+
+def looks(diagnostics: Sequence[Diagnostic] = WEAR, fit: type[Fit] = Fit) -> tuple[Fit, Numbers]:
+    """The fit and diagnostics at the end of every task, on up to 1,024 examples."""
+    return fit(examples=1024), Numbers(tuple(diagnostics), examples=1024)
+
+
+def table(learned: str = "accuracy") -> tuple[Column, ...]:
+    """The closing table: what is learned in the first and in the last task, and the wear at the end."""
+    return (
+        Column("first task", learned, "first"),
+        Column("last task", learned),
+        Column("dead", "dead"),
+        Column("linear-\nized", "linearized"),
+        Column("norm\nratio", "norm_ratio", digits=1),
+    )
+
+
 def fell(arm: str) -> Effect:
     """How far an arm's accuracy fell from the end of the first task to that of the last."""
     return lambda r: r.first(arm, "accuracy") - r.last(arm, "accuracy")
@@ -92,6 +118,41 @@ def fits(arm: str, what: str) -> Claim:
     return Claim(f"{what} first task to 0.5", lambda r: r.first(arm, "accuracy"), 0.5, ours=True)
 
 
+def average(arm: str) -> Effect:
+    """An arm's accuracy at the ends of tasks, averaged over all: what is weaker or slower stays below."""
+    return lambda r: r.ends(arm, "accuracy").mean(axis=1)
+
+
 def lost_units(arm: str) -> Effect:
     """The share of an arm's units that are dead or linearized at the end."""
     return lambda r: r.last(arm, "dead") + r.last(arm, "linearized")
+
+
+def keeps(arm: str, over: str = "", said: str = "both fit their") -> Claim:
+    """That layer norm with L2 keeps its accuracy, given that it learned; `over` ends the sentence."""
+    return Claim(
+        f"Layer norm and L2 together lose at most 0.05 of accuracy{over}.",
+        lambda r: -fell(arm)(r),
+        threshold=-0.05,
+        ours=True,
+        given=(fits(arm, said),),
+        checklist=(36,),
+    )
+
+
+def complementary(name: Callable[[str], str] = str, begin: str = "") -> tuple[Claim, Claim]:
+    """That layer norm and L2 each stop what the other lets happen; `name` makes their arms, `begin` the sentences."""
+    return (
+        Claim(
+            f"{begin}{'layer' if begin else 'Layer'} norm alone lets the parameter norm grow; adding L2 stops it "
+            "(difference of the norm ratios).",
+            lambda r: r.last(name("layer_norm"), "norm_ratio") - r.last(name("both"), "norm_ratio"),
+            checklist=(37,),
+        ),
+        Claim(
+            f"{begin}L2 alone lets dead and linearized units accumulate; adding layer norm stops it (difference of "
+            "the shares).",
+            lambda r: lost_units(name("l2"))(r) - lost_units(name("both"))(r),
+            checklist=(37,),
+        ),
+    )

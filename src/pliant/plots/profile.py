@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pliant.formats import Grid
 from pliant.numbers import number
-from pliant.plots.base import Layout, Look, bands, colour, dashes, legend
+from pliant.plots._framed import Framed, Line
+from pliant.plots.base import Look
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Framed):
     """The entries of an array, a line an arm, with intervals over seeds: where it was measured last, or several times.
 
     Args:
@@ -34,8 +35,6 @@ class Profile:
     ('spectrum',)
     """
 
-    sheet: ClassVar[bool] = False
-
     column: str
     title: str
     label: str
@@ -44,38 +43,16 @@ class Profile:
     log: bool = False
     moments: tuple[int, ...] = (-1,)
 
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    def points(self, results: Results, look: Look) -> list[int]:
-        return []
-
-    def layout(self, results: Results, look: Look) -> Layout:
-        return Layout(1, 1, 560, 330)
-
-    def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
-        (on,) = axes
-        for place, (label, values) in enumerate(self._values(results).items()):
-            ends = bands(values, self.log)
-            x = self._places(values.shape[1])
-            how = {"color": colour(place), "zorder": 2 + place / 100}
-            on.plot(x, ends.mean, dashes(place), label=label, **how)
-            if np.isfinite(ends.low).any():
-                on.fill_between(x, ends.low, ends.high, alpha=0.16, linewidth=0, **how)
+    def scale(self, on: Axes) -> None:
         if self.log:
             on.set_xscale("log")
             on.set_yscale("log")
             low, high = on.get_ylim()
             on.set_ylim(bottom=max(low, 1e-8 * high))  # what lies below is rounding
-        on.set_xlabel(self.label)
-        on.set_title(self.title)
-        legend(on.figure, *on.get_legend_handles_labels())  # type: ignore[arg-type]
 
-    def caption(self, results: Results, look: Look) -> list[str]:
-        seeds, mean = len(results.seeds), "geometric means" if self.log else "means"
-        return [
-            f"{self.title}: " + (f"{mean} over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "one seed.")
-        ]
+    def lines(self, results: Results) -> dict[str, Line]:
+        found = self._values(results)
+        return {label: Line(self._places(values.shape[1]), values) for label, values in found.items()}
 
     def grid(self, results: Results, look: Look) -> Grid:
         values = self._values(results)

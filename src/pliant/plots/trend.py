@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -11,7 +11,8 @@ import numpy as np
 from pliant.formats import Grid
 from pliant.functional.statistics import Interval, interval
 from pliant.numbers import with_interval
-from pliant.plots.base import STEPS, Layout, Look, bands, colour, dashes, legend
+from pliant.plots._framed import Framed, Line
+from pliant.plots.base import STEPS, Look
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Series = Mapping[float, str]  # the arm of each number
 
 
 @dataclass(frozen=True)
-class Trend:
+class Trend(Framed):
     """A metric at the end of a task against a number that arms have: a line a series, with intervals over seeds.
 
     Lines are means over the seeds that are finite, bars their 95 % intervals. Arms that were not run are left out.
@@ -39,7 +40,7 @@ class Trend:
     ('error',)
     """
 
-    sheet: ClassVar[bool] = False
+    marker: ClassVar[Mapping[str, object]] = {"marker": "o", "ms": 4}
 
     column: str
     title: str
@@ -48,44 +49,24 @@ class Trend:
     task: Literal["first", "last", "change"] = "last"
     log: bool = False
 
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
+    def subject(self) -> str:
+        return f"{self.title} against {self.label}"
 
-    def points(self, results: Results, look: Look) -> list[int]:
-        return []
-
-    def layout(self, results: Results, look: Look) -> Layout:
-        return Layout(1, 1, 560, 330)
-
-    def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
+    def scale(self, on: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        (on,) = axes
-        for place, name in enumerate(self.series):
-            found = self._values(results, name)
-            if not found:
-                continue
-            x = np.array(list(found))
-            ends = bands(np.stack(list(found.values()), axis=1), self.log)
-            how = {"color": colour(place), "zorder": 2 + place / 100}
-            on.plot(x, ends.mean, dashes(place), marker="o", ms=4, label=name, **how)
-            if np.isfinite(ends.low).all():
-                on.fill_between(x, ends.low, ends.high, alpha=0.16, linewidth=0, **how)
         if self.log:
             on.set_yscale("log")
         else:
             on.set_ylim(bottom=min(0.0, on.get_ylim()[0]))
         on.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-        on.set_xlabel(self.label)
-        on.set_title(self.title)
-        legend(on.figure, *on.get_legend_handles_labels())  # type: ignore[arg-type]
 
-    def caption(self, results: Results, look: Look) -> list[str]:
-        seeds, mean = len(results.seeds), "geometric means" if self.log else "means"
-        return [
-            f"{self.title} against {self.label}: "
-            + (f"{mean} over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "one seed, no bands.")
-        ]
+    def lines(self, results: Results) -> dict[str, Line]:
+        found = {name: self._values(results, name) for name in self.series}
+        return {
+            name: Line(np.array(list(values)), np.stack(list(values.values()), 1) if values else np.empty((0, 0)))
+            for name, values in found.items()
+        }
 
     def grid(self, results: Results, look: Look) -> Grid:
         values = {name: self._values(results, name) for name in self.series}

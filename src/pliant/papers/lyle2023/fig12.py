@@ -85,6 +85,18 @@ FAILS = Claim(
 )
 
 
+def _at_chance(arm: str, sentence: str, paper: str) -> Claim:
+    return Claim(sentence, lambda r: CHANCE - accuracy(r, arm), paper=paper, given=(LEARNS,), checklist=(22,))
+
+
+def _less_accurate(arm: str, what: str) -> Claim:
+    return Claim(
+        f"{what} is less accurate on random labels than no intervention.",
+        less(lambda r: accuracy(r, "none"), lambda r: accuracy(r, arm)),
+        given=(LEARNS,),
+    )
+
+
 def _by_agent(results: Results) -> np.ndarray:
     """Accuracy and the mean size of the cosines of every agent on random labels, `(arms, seeds, 2)`."""
     return np.stack(
@@ -107,30 +119,16 @@ CLAIMS = (
         paper="0.8 (MNIST), 1.0 (CIFAR-10)",
         checklist=(22,),
     ),
-    Claim(
+    _at_chance(
+        "perturb",
         f"Shrink and perturb keeps it at chance: at most {CHANCE} ({CHANCE} minus accuracy).",
-        lambda r: CHANCE - accuracy(r, "perturb"),
-        paper="0.18 (MNIST), 0.14 (CIFAR-10)",
-        given=(LEARNS,),
-        checklist=(22,),
+        "0.18 (MNIST), 0.14 (CIFAR-10)",
     ),
-    Claim(
-        f"So does resetting the last layer ({CHANCE} minus accuracy).",
-        lambda r: CHANCE - accuracy(r, "reset"),
-        paper="0.20 (MNIST), 0.18 (CIFAR-10)",
-        given=(LEARNS,),
-        checklist=(22,),
+    _at_chance(
+        "reset", f"So does resetting the last layer ({CHANCE} minus accuracy).", "0.20 (MNIST), 0.18 (CIFAR-10)"
     ),
-    Claim(
-        "Shrink and perturb is less accurate on random labels than no intervention.",
-        less(lambda r: accuracy(r, "none"), lambda r: accuracy(r, "perturb")),
-        given=(LEARNS,),
-    ),
-    Claim(
-        "Resetting the last layer is less accurate on random labels than no intervention.",
-        less(lambda r: accuracy(r, "none"), lambda r: accuracy(r, "reset")),
-        given=(LEARNS,),
-    ),
+    _less_accurate("perturb", "Shrink and perturb"),
+    _less_accurate("reset", "Resetting the last layer"),
     Resampled(
         "Agents that fail have larger gradient cosines: accuracy and their mean size correlate negatively over all "
         "agents "

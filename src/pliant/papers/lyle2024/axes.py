@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pliant.claims import Claim, Effect
-from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
-from pliant.experiment import Arm, Column, Experiment, Setup
-from pliant.interventions import L2, BatchNorm, Chain, Intervention, LayerNorm, MixedNorm
-from pliant.papers.memorisation import Memorisation, fits
+from pliant.claims import Claim
+from pliant.experiment import Arm, Experiment, Setup
+from pliant.interventions import BatchNorm, Chain, Intervention, LayerNorm, MixedNorm
+from pliant.papers.memorisation import Memorisation, average, fits, looks, table, whole
 from pliant.plots import Lines
 from pliant.results import Results
-from pliant.trials import Fit, Numbers
 
 NORMS: dict[str, tuple[str, Intervention]] = {
     "layer_norm": ("layer norm", LayerNorm()),
@@ -34,10 +32,7 @@ class Settings(Memorisation):
 
 def setup(settings: Settings) -> Setup:
     """Layer norm, batch norm, and the two that take the mean over one axis and the deviation over the other."""
-    trial = settings.trial(
-        (Fit(examples=1024), Numbers((DeadUnits(), LinearizedUnits(), ParameterNorm()), examples=1024))
-    )
-    l2 = L2(settings.l2, normalisers=True)
+    trial, l2 = settings.trial(looks()), whole(settings.l2)
     return Setup(
         arms={name: Arm(said, replace(trial, chain=Chain(norm, l2))) for name, (said, norm) in NORMS.items()},
         plots=(
@@ -46,13 +41,7 @@ def setup(settings: Settings) -> Setup:
             Lines("dead", "dead units (share)", limits=(0, 1.02)),
             Lines("norm_ratio", "parameter norm / initial norm", log=True),
         ),
-        table=(
-            Column("first task", "accuracy", "first"),
-            Column("last task", "accuracy"),
-            Column("dead", "dead"),
-            Column("linear-\nized", "linearized"),
-            Column("norm\nratio", "norm_ratio", digits=1),
-        ),
+        table=table(),
         claims=CLAIMS,
         deviations=(
             f"{settings.every:,} steps a task (P2: 50,000), {settings.num_examples:,} images, batches of "
@@ -67,14 +56,9 @@ def setup(settings: Settings) -> Setup:
     )  # fmt: skip
 
 
-def _average(arm: str) -> Effect:
-    """An arm's accuracy at the ends of tasks, averaged over all."""
-    return lambda r: r.ends(arm, "accuracy").mean(axis=1)
-
-
 def _beside(other: str, threshold: float, text: str) -> Claim:
     def difference(r: Results) -> np.ndarray:
-        return _average("hybrid")(r) - _average(other)(r)
+        return average("hybrid")(r) - average(other)(r)
 
     return Claim(
         text,

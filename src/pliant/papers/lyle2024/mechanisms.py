@@ -8,11 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from pliant.claims import Claim, Effect, Exists
-from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
-from pliant.experiment import Arm, Column, Experiment, Setup
+from pliant.claims import Claim, Exists
+from pliant.experiment import Arm, Experiment, Setup
 from pliant.interventions import (
-    L2,
     Activation,
     BatchNorm,
     Chain,
@@ -26,10 +24,20 @@ from pliant.interventions import (
 )
 from pliant.nets import CNN
 from pliant.optim import Shampoo
-from pliant.papers.memorisation import Memorisation, above, fell, fits, lost_units
+from pliant.papers.memorisation import (
+    Memorisation,
+    above,
+    average,
+    complementary,
+    fell,
+    fits,
+    keeps,
+    looks,
+    table,
+    whole,
+)
 from pliant.plots import Cells, Lines
 from pliant.results import Results
-from pliant.trials import Fit, Numbers
 
 CONVOLUTIONAL = ("none", "layer_norm", "l2", "both", "redo", "leaky_relu")  # arms that a CNN is trained in, too
 
@@ -67,19 +75,14 @@ class Way:
     against: tuple[str, ...]
 
 
-def l2(settings: Settings) -> L2:
-    """The squared norm of the whole parameter vector, as P2 words it."""
-    return L2(settings.l2, normalisers=True)
-
-
 NORM, UNITS, CONDITION = "norm growth", "preactivations", "conditioning"
 WAYS = {
     "none": Way("no intervention", lambda s: (), (NORM, UNITS, CONDITION)),
-    "l2": Way("L2", lambda s: (l2(s),), (NORM,)),
+    "l2": Way("L2", lambda s: (whole(s.l2),), (NORM,)),
     "layer_norm": Way("layer norm", lambda s: (LayerNorm(),), (NORM, UNITS)),
-    "both": Way("layer norm + L2", lambda s: (LayerNorm(), l2(s)), (NORM, UNITS, CONDITION)),
+    "both": Way("layer norm + L2", lambda s: (LayerNorm(), whole(s.l2)), (NORM, UNITS, CONDITION)),
     "batch_norm": Way("batch norm", lambda s: (BatchNorm(),), (NORM, UNITS)),
-    "batch_norm_l2": Way("batch norm + L2", lambda s: (BatchNorm(), l2(s)), (NORM, UNITS)),
+    "batch_norm_l2": Way("batch norm + L2", lambda s: (BatchNorm(), whole(s.l2)), (NORM, UNITS)),
     "feature_norm": Way("feature-norm penalty", lambda s: (FeatureNormPenalty(s.feature),), (NORM,)),
     "rescale": Way("weight-norm rescaling", lambda s: (WeightNormRescale(),), (NORM,)),
     "redo": Way("ReDo", lambda s: (ReDo(tau=0.025, every=s.every),), (UNITS,)),
@@ -88,7 +91,6 @@ WAYS = {
     "infer": Way("InFeR", lambda s: (InFeR(),), (CONDITION,)),
     "shampoo": Way("Shampoo", lambda s: (), (CONDITION,)),
 }
-DIAGNOSTICS = (DeadUnits(), LinearizedUnits(), ParameterNorm())
 
 
 def cnn(arm: str) -> str:
@@ -102,7 +104,7 @@ def cnn(arm: str) -> str:
 
 def setup(settings: Settings) -> Setup:
     """Every way alone, layer norm and batch norm with L2, on the MLP; the first ones on a CNN, too."""
-    trial = settings.trial((Fit(examples=1024), Numbers(DIAGNOSTICS, examples=1024)))
+    trial = settings.trial(looks())
     optimizer = {"shampoo": Shampoo(settings.shampoo)}
     arms = {
         name: Arm(
@@ -136,13 +138,7 @@ def setup(settings: Settings) -> Setup:
                 {way.label: (n, cnn(n) if n in CONVOLUTIONAL else None) for n, way in WAYS.items()},
             ),
         ),
-        table=(
-            Column("first task", "accuracy", "first"),
-            Column("last task", "accuracy"),
-            Column("dead", "dead"),
-            Column("linear-\nized", "linearized"),
-            Column("norm\nratio", "norm_ratio", digits=1),
-        ),
+        table=table(),
         claims=CLAIMS,
         deviations=(
             "P2 does not state network sizes, batch size, learning rate, steps a task or the number of images here; "
@@ -170,25 +166,9 @@ def _falls(arm: str) -> Claim:
     )
 
 
-def _keeps(arm: str, net: str) -> Claim:
-    return Claim(
-        f"Layer norm and L2 together lose at most 0.05 of accuracy over 20 relabellings, on the {net}.",
-        lambda r: -fell(arm)(r),
-        threshold=-0.05,
-        ours=True,
-        given=(fits(arm, f"both on the {net} fit their"),),
-        checklist=(36,),
-    )
-
-
-def _average(arm: str) -> Effect:
-    """An arm's accuracy at the ends of tasks, averaged over all: what is weaker or slower stays below."""
-    return lambda r: r.ends(arm, "accuracy").mean(axis=1)
-
-
 def _weaker(arm: str, than: str) -> Claim:
     def difference(r: Results) -> np.ndarray:
-        return _average(than)(r) - _average(arm)(r)
+        return average(than)(r) - average(arm)(r)
 
     return Claim(
         f"The {WAYS[arm].label} is weaker or slower than {WAYS[than].label}: its accuracy, averaged over tasks, is "
@@ -208,18 +188,11 @@ def _no_better(arm: str) -> Claim:
 
 CLAIMS = (
     *map(_falls, ("layer_norm", "l2", "redo", "leaky_relu")),
-    _keeps("both", "MLP"),
-    _keeps(cnn("both"), "CNN"),
-    Claim(
-        "Layer norm alone lets the parameter norm grow; adding L2 stops it (difference of the norm ratios).",
-        lambda r: r.last("layer_norm", "norm_ratio") - r.last("both", "norm_ratio"),
-        checklist=(37,),
+    *(
+        keeps(arm, f" over 20 relabellings, on the {net}", f"both on the {net} fit their")
+        for arm, net in (("both", "MLP"), (cnn("both"), "CNN"))
     ),
-    Claim(
-        "L2 alone lets dead and linearized units accumulate; adding layer norm stops it (difference of the shares).",
-        lambda r: lost_units("l2")(r) - lost_units("both")(r),
-        checklist=(37,),
-    ),
+    *complementary(),
     *(_weaker(arm, than) for arm in ("feature_norm", "rescale") for than in ("layer_norm", "batch_norm")),
     *map(_no_better, ("infer", "gradient_norm", "shampoo")),
 )

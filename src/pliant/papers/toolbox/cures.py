@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from pliant.claims import Claim
-from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
-from pliant.experiment import Arm, Column, Experiment, Setup
+from pliant.experiment import Arm, Experiment, Setup
 from pliant.interventions import (
     L2,
     Activation,
@@ -50,9 +49,8 @@ from pliant.interventions.contrib import (
     SelfNormalizedResets,
 )
 from pliant.optim import SAM, UPGD, Adam, Optimizer
-from pliant.papers.memorisation import Memorisation
+from pliant.papers.memorisation import Memorisation, above, fell, fits, looks, table
 from pliant.plots import Cells
-from pliant.trials import Fit, Numbers
 from pliant.words import unknown
 
 
@@ -89,7 +87,6 @@ class Cure:
         return any(isinstance(i, _NORMALISERS) for i in self.interventions)
 
 
-DIAGNOSTICS = (DeadUnits(), LinearizedUnits(), ParameterNorm())
 _NORMALISERS = (LayerNorm, BatchNorm, RMSNorm, MixedNorm, NormalizeAndProject)
 
 
@@ -160,7 +157,7 @@ def setup(settings: Settings) -> Setup:
         if name not in known:
             raise ValueError(unknown("cure", name, list(known)))
     chosen = [cure for cure in known.values() if not settings.only or cure.name in settings.only]
-    trial = settings.trial((Fit(examples=1024), Numbers(DIAGNOSTICS, examples=1024)))
+    trial = settings.trial(looks())
     arms, rows = {}, {}
     for cure in chosen:
         both = None if cure.normalises else f"ln+{cure.name}"
@@ -173,13 +170,7 @@ def setup(settings: Settings) -> Setup:
     return Setup(
         arms=arms,
         plots=(Cells("accuracy", "accuracy at the end of the last task", ("alone", "with layer norm"), rows),),
-        table=(
-            Column("first task", "accuracy", "first"),
-            Column("last task", "accuracy"),
-            Column("dead", "dead"),
-            Column("linear-\nized", "linearized"),
-            Column("norm\nratio", "norm_ratio", digits=1),
-        ),
+        table=table(),
         claims=tuple(claim for needed, claim in CLAIMS if set(needed) <= set(arms)),
         deviations=(
             "An experiment of ours, on P2's task; one setting a method, not tuned to it: a low row says that this "
@@ -191,11 +182,10 @@ def setup(settings: Settings) -> Setup:
 
 
 def _falls(arm: str, label: str) -> tuple[tuple[str, ...], Claim]:
-    fitted = Claim(f"{label} fits its first task to 0.5", lambda r: r.first(arm, "accuracy"), 0.5, ours=True)
     return (arm,), Claim(
         f"With {label} alone, accuracy falls from the first task to the last.",
-        lambda r: r.first(arm, "accuracy") - r.last(arm, "accuracy"),
-        given=(fitted,),
+        fell(arm),
+        given=(fits(arm, f"{label} fits its"),),
         checklist=(36,),
     )
 
@@ -203,7 +193,7 @@ def _falls(arm: str, label: str) -> tuple[tuple[str, ...], Claim]:
 def _below(arm: str, label: str, line: int) -> tuple[tuple[str, ...], Claim]:
     return (arm, "ln+l2"), Claim(
         f"Layer norm and L2 together end above {label}.",
-        lambda r: r.last("ln+l2", "accuracy") - r.last(arm, "accuracy"),
+        above("ln+l2", arm),
         checklist=(line,),
     )
 
