@@ -1,13 +1,10 @@
-"""Users' files: checkpoints that hold tensors and nothing that runs, functions that build modules, batches."""
+"""A checkpoint and the network that it is of: what builds it, whose tensors are whose, optimizers, batches."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pliant.adapter import aliases
+from pliant.cli.saved import Checkpoint, line
 from pliant.data.arrays import BROKEN, read_npz
 from pliant.own import Built
 
-MODEL = ("model", "state_dict", "model_state_dict")
-OPTIMIZER = ("optimizer", "optimizer_state_dict")
 KINDS = {  # torch's optimizers, by settings that they alone have and by their state
     torch.optim.Adam: ({"betas", "amsgrad"}, {"exp_avg", "exp_avg_sq"}),
     torch.optim.RMSprop: ({"alpha", "centered"}, {"square_avg"}),
@@ -27,94 +24,14 @@ KINDS = {  # torch's optimizers, by settings that they alone have and by their s
 }
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A network's tensors by name, and the state dict of its optimizer, if there is one in the file."""
-
-    tensors: dict[str, Tensor]
-    optimizer: dict[str, Any] | None = None
-
-
-def read(path: Path) -> Checkpoint:
-    """A file of safetensors, or one for `torch.load(weights_only=True)`; `ValueError` with the reason for any other."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise ValueError(f"--checkpoint {path}: {error.strerror}") from None
-    if head[8:9] == b"{":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            tensors = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"--checkpoint {path} is a damaged safetensors file: {error}") from None
-        if not tensors:
-            raise ValueError(f"--checkpoint {path} holds no tensors: write a model's state_dict()")
-        return Checkpoint(_finite(path, tensors))
-    return _found(path, _loaded(path))
-
-
-def _loaded(path: Path) -> Any:
-    """What a file of torch holds; one with anything but tensors and plain values is never loaded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TorchScript archives, which are refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"class (\S+)", str(error))
-        if named is None:
-            raise ValueError(f"--checkpoint {path} is neither a safetensors file nor a checkpoint of torch") from None
-        raise ValueError(
-            f"--checkpoint {path} holds a pickled {named[1]}, which loading would run: refused. Write "
-            "torch.save(model.state_dict(), path) where it comes from"
-        ) from None
-    except Exception as error:
-        raise ValueError(f"--checkpoint {path} cannot be read by torch: {line(error)}") from None
-
-
-def _found(path: Path, content: Any) -> Checkpoint:
-    """The state dicts among what a file holds."""
-    what, optimizer = content, None
-    if isinstance(content, Mapping) and not _is_state(content):
-        key = next((key for key in MODEL if isinstance(content.get(key), Mapping)), None)
-        what = content if key is None else content[key]
-        optimizer = next((content[k] for k in OPTIMIZER if isinstance(content.get(k), Mapping)), None)
-    if not isinstance(what, Mapping) or not _is_state(what):
-        got = type(what).__name__
-        if isinstance(what, Mapping):
-            odd = next((f"{k!r}: {type(v).__name__}" for k, v in what.items() if not isinstance(v, Tensor)), "nothing")
-            got += f" with {odd}"
-        raise ValueError(
-            f"--checkpoint {path}: expected a state dict, or a dict with one under {', '.join(MODEL)}, got {got}"
-        )
-    if optimizer is not None and not (optimizer.keys() >= {"state", "param_groups"} and optimizer["param_groups"]):
-        raise ValueError(f"--checkpoint {path}: expected an optimizer's state_dict(), got {', '.join(optimizer)}")
-    return Checkpoint(_finite(path, dict(what)), None if optimizer is None else dict(optimizer))
-
-
-def _is_state(value: Mapping[Any, Any]) -> bool:
-    return bool(value) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-
-
-def _finite(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"--checkpoint {path}: {name!r} holds NaN or infinity: take an earlier checkpoint")
-    return tensors
-
-
-def plain(tensors: dict[str, Tensor], wanted: set[str] | None = None) -> dict[str, Tensor]:
-    """Names without what `torch.compile` and distributed training put before them, unless they are as wanted.
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what `torch.compile` and distributed training put before them.
 
     >>> list(plain({"module._orig_mod.weight": torch.ones(1)}))
     ['weight']
     """
-    if wanted is not None and set(tensors) == wanted:
-        return tensors
     names = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
-    while names and all(name.startswith("module.") for name in names) and set(names) != wanted:
+    while names and all(name.startswith("module.") for name in names):
         names = {name.removeprefix("module."): tensor for name, tensor in names.items()}
     return names
 
@@ -136,10 +53,30 @@ def builder(path: str, x: np.ndarray | None, tensors: dict[str, Tensor]) -> Call
     return build
 
 
-def fill(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Loads a checkpoint into a module; `ValueError` with the first name that does not fit."""
-    own = model.state_dict()
-    tensors = plain(checkpoint.tensors, set(own))
+def fill(model: nn.Module, checkpoint: Checkpoint) -> str:
+    """Loads a checkpoint into a module; returns the prefix under which its tensors were found.
+
+    Prefixes of any kind are seen through (`module.`, `_orig_mod.`, `model.`, `ema_model.`, `q_net.`), and tied tensors
+    may be saved once. Raises `ValueError` with the first name that does not fit, and where several networks do.
+    """
+    own, tied = model.state_dict(), aliases(model)
+    needed = set(own) - set(tied) - set(tied.values()) or set(own)
+    tensors, prefix = dict(checkpoint.tensors), ""
+    if not needed <= set(tensors) <= set(own):
+        tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+        found = list(_prefixes(tensors, needed, set(own)))
+        if len(found) > 1:
+            raise ValueError(
+                f"the checkpoint holds {len(found)} networks that fit --model, under {', '.join(found)}: write --key "
+                f"{found[0]}"
+            )
+        if found:
+            (prefix,) = found
+            tensors = {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
+    for pair in tied.items():
+        for here, there in (pair, pair[::-1]):
+            if here in own and here not in tensors and there in tensors:
+                tensors[here] = tensors[there]
     for name in (*own, *tensors):
         here, there = (tuple(t[name].shape) if name in t else None for t in (own, tensors))
         if here != there:
@@ -148,42 +85,92 @@ def fill(model: nn.Module, checkpoint: Checkpoint) -> None:
             raise ValueError(f"the checkpoint does not fit --model: {name!r} {said}, in the model it {model_said}")
     with torch.no_grad():
         model.load_state_dict(tensors)
+    return prefix
 
 
-def optimizer(state: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """torch's optimizer whose state dict this is, told by its settings, holding the model's parameters.
+def _prefixes(tensors: Mapping[str, Tensor], needed: set[str], own: set[str]) -> Iterator[str]:
+    """Prefixes under which all needed names are, and none but the model's own."""
+    first = min(needed)
+    for prefix in [name.removesuffix(f".{first}") for name in tensors if name.endswith(f".{first}")]:
+        under = {name.removeprefix(f"{prefix}.") for name in tensors if name.startswith(f"{prefix}.")}
+        if needed <= under <= own:
+            yield prefix
 
-    The file names no parameters: they are taken in the model's order, and their shapes must fit. `ValueError` where
-    they do not, and for optimizers other than Adam, AdamW, RMSprop and SGD.
+
+def optimizer(states: Sequence[Mapping[str, Any]], model: nn.Module) -> tuple[torch.optim.Optimizer, Mapping[str, Any]]:
+    """torch's optimizer whose state dict is among these, told by its settings, with the model's parameters; the state.
+
+    A state names no parameters: they are taken in the model's order or, of groups, as training scripts make them (those
+    that decay, then biases and normalisers), and their shapes must fit. `ValueError` where none or several do, and for
+    optimizers other than Adam, AdamW, RMSprop and SGD.
     """
-    instead = "write --optimizer and --lr to do without it"
+    instead, made, errors = "write --optimizer and --lr to do without it", [], []
+    for state in states:
+        try:
+            made.append((_rebuilt(state, model), state))
+        except ValueError as error:
+            errors.append(error)
+    if len(made) > 1:
+        raise ValueError(f"{len(made)} optimizers of the checkpoint fit the model: {instead}")
+    if not made:
+        raise ValueError(f"{errors[0]}: {instead}")
+    return made[0]
+
+
+def _rebuilt(state: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
     groups, entries = state["param_groups"], state["state"]
     kept = set().union(*entries.values()) if entries else set()
     kinds = [k for k, (settings, held) in KINDS.items() if settings <= set(groups[0]) and (not kept or held <= kept)]
     if not kinds:
-        raise ValueError(f"the optimizer's state is not that of torch's Adam, AdamW, RMSprop or SGD: {instead}")
-    numbers = [number for group in groups for number in group["params"]]
-    named = dict(model.named_parameters())
-    trained = [p for p in named.values() if p.requires_grad]
-    if all("param_names" in group for group in groups):
-        names = plain({n: torch.empty(0) for group in groups for n in group["param_names"]}, set(named))
-        params = [named[name] for name in names if name in named]
-    else:
-        params = list(named.values()) if len(numbers) == len(named) else trained
-    if len(params) != len(numbers):
-        raise ValueError(
-            f"the optimizer's state is of {len(numbers)} parameters, the model has {len(named)}: {instead}"
-        )
-    owners = {p: name for name, p in named.items()}
-    for number, p in zip(numbers, params, strict=True):
-        for kind, value in entries.get(number, {}).items():
-            if isinstance(value, Tensor) and kind != "step" and value.shape != p.shape:
-                got = f"{kind} of shape {tuple(value.shape)} for {owners[p]!r} of shape {tuple(p.shape)}"
-                raise ValueError(f"the optimizer's state does not fit the model, got {got}: {instead}")
-    parts = iter(params)
-    made = kinds[0]([{"params": [next(parts) for _ in group["params"]]} for group in groups], lr=1e-3)
-    made.load_state_dict(state)
+        raise ValueError("the optimizer's state is not that of torch's Adam, AdamW, RMSprop or SGD")
+    owners = {p: name for name, p in model.named_parameters()}
+    orders = [order for order in _orders(model, groups) if [*map(len, order)] == [len(g["params"]) for g in groups]]
+    if not orders:
+        numbers = sum(len(group["params"]) for group in groups)
+        raise ValueError(f"the optimizer's state is of {numbers} parameters, the model has {len(owners)}")
+    misfits = [_misfit(order, groups, entries, owners) for order in orders]
+    if None not in misfits:
+        raise ValueError(f"the optimizer's state does not fit the model, got {misfits[0]}")
+    made = kinds[0]([{"params": group} for group in orders[misfits.index(None)]], lr=1e-3)
+    made.load_state_dict(dict(state))
     return made
+
+
+def _orders(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> Iterator[list[list[nn.Parameter]]]:
+    """The parameters of each group, as they may have been handed over."""
+    named = dict(model.named_parameters())
+    if all("param_names" in group for group in groups):
+        told = [group["param_names"] for group in groups]
+        for names in (told, [list(plain(dict.fromkeys(group, torch.empty(0)))) for group in told]):
+            if all(name in named for group in names for name in group):
+                yield [[named[name] for name in group] for group in names]
+                return
+    for params in ([*named.values()], [p for p in named.values() if p.requires_grad]):
+        left = iter(params)
+        cut = [list(islice(left, len(group["params"]))) for group in groups]
+        yield [*cut[:-1], cut[-1] + [*left]]
+    if len(groups) == 2:
+        norms = {p for layer in model.modules() if "norm" in type(layer).__name__.lower() for p in layer.parameters()}
+        unscaled = {p for name, p in named.items() if p in norms or "bias" in name.lower()}
+        for apart in (unscaled, {p for p in named.values() if p.ndim < 2}):
+            halves = [[p for p in named.values() if p.requires_grad and (p in apart) == part] for part in (False, True)]
+            yield halves
+            yield halves[::-1]
+
+
+def _misfit(
+    order: Sequence[Sequence[nn.Parameter]],
+    groups: Sequence[Mapping[str, Any]],
+    entries: Mapping[Any, Mapping[str, Any]],
+    owners: Mapping[nn.Parameter, str],
+) -> str | None:
+    """The first number that an optimizer keeps whose shape is not its parameter's."""
+    for params, group in zip(order, groups, strict=True):
+        for p, number in zip(params, group["params"], strict=True):
+            for kind, value in entries.get(number, {}).items():
+                if isinstance(value, Tensor) and kind != "step" and value.shape != p.shape:
+                    return f"{kind} of shape {tuple(value.shape)} for {owners[p]!r} of shape {tuple(p.shape)}"
+    return None
 
 
 def ambiguous(state: dict[str, Any]) -> bool:
@@ -213,8 +200,3 @@ def arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if y is not None and len(x) != len(y):
         raise ValueError(f"--data {path}: expected as many samples, got x of {len(x)} and y of {len(y)}")
     return x, y
-
-
-def line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -21,7 +21,7 @@ from pliant.terminal import paragraph
 from pliant.words import unknown
 
 if TYPE_CHECKING:
-    from pliant.cli.checkpoints import Checkpoint
+    from pliant.cli.saved import Checkpoint
 
 CANNOT_TELL = 3
 CODES = {"healthy": OK, "lost": FAILED, "cannot tell": CANNOT_TELL}
@@ -38,9 +38,15 @@ def add(commands: Commands) -> None:
         "pliant diagnose --checkpoint model.pt",
         "pliant diagnose --checkpoint model.pt --model net:build --data batch.npz --loss cross_entropy --fresh",
     )  # fmt: skip
-    made.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="safetensors, or of torch.save")
+    made.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="FILE",
+        help="of torch.save, safetensors, a Stable-Baselines3 zip, or a folder of save_pretrained"
+    )  # fmt: skip
+    made.add_argument("--key", metavar="A.B", help="where the network is in it, if it holds several")
     made.add_argument("--model", metavar="MODULE:FUNCTION", help="what builds the module, as in net:build")
-    made.add_argument("--call", metavar="NAME", help="the module's method to call, where it has no forward")
+    made.add_argument(
+        "--call", metavar="NAME", help="a method of the module, or module:function of it and x, in place of its forward"
+    )
     made.add_argument("--data", type=Path, metavar="FILE", help="npz with inputs x and, for --loss, targets y")
     made.add_argument("--loss", metavar="|".join(CHOICES["loss"]), help="measure gradients and curvature too")
     made.add_argument("--fresh", action="store_true", help="refit it and fresh networks: what is lost, and why")
@@ -75,10 +81,10 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 
 def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> int:
-    from pliant.cli import checkpoints, measuring
+    from pliant.cli import checkpoints, measuring, saved
     from pliant.modules import seeded
 
-    checkpoint = checkpoints.read(given.checkpoint)
+    checkpoint = saved.read(given.checkpoint, given.key)
     tensors = checkpoints.plain(checkpoint.tensors)
     said: dict[str, Any] = {"checkpoint": str(given.checkpoint)}
     batch = now = fresh = causes = None
@@ -88,12 +94,13 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
         build = checkpoints.builder(given.model, arrays[0] if arrays else None, checkpoint.tensors)
         with seeded(0):
             model, *controls = (build() for _ in range(1 + FRESH))
-        checkpoints.fill(model, checkpoint)
+        prefix = checkpoints.fill(model, checkpoint)
+        said |= {"under": prefix} if prefix else {}
         tensors, begun = model.state_dict(), controls[0].state_dict()
         if arrays:
             batch = measuring.batch(model, *arrays, given)
-            now = measuring.measured(model, controls[0], batch, given.call)
-            fresh = measuring.reference(controls, batch, given.call)
+            now = measuring.measured(model, controls[0], batch, measuring.how(given))
+            fresh = measuring.reference(controls, batch, measuring.how(given))
             said |= {"measured": now, "fresh": {name: found._asdict() for name, found in fresh.items()}}
         if probing:
             assert batch is not None
@@ -117,6 +124,8 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
     else:
         print_causes(console, causes)
         paragraph(console, f"probe: {said['probe_targets']}, with {said['optimizer']}", style="dim")
+    if "under" in said:
+        paragraph(console, f"read: the tensors under {said['under']}", style="dim")
     if now is not None and fresh is not None:
         print_departures(console, now, fresh, FRESH)
     if given.all or now is None:
@@ -153,7 +162,7 @@ def _check(given: argparse.Namespace, probing: bool) -> None:
 def _print_hint(console: Console, given: argparse.Namespace, checkpoint: Checkpoint) -> None:
     lacks = [f"--{name}" for name in ("model", "data") if getattr(given, name) is None]
     needs = f", which needs {' and '.join(lacks)}" if lacks else ""
-    state = "; it has its optimizer's state, which the probe would carry" if checkpoint.optimizer else ""
+    state = "; it has its optimizer's state, which the probe would carry" if checkpoint.optimizers else ""
     paragraph(console, f"cannot tell without --fresh{needs}{state}", style="bold yellow")
     paragraph(console, "Numbers describe the network; what it can still learn, only the probe says.", style="dim")
 

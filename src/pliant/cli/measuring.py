@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant import optim
-from pliant.adapter import adapted
+from pliant.adapter import How, adapted
 from pliant.causes import Causes, disentangle
-from pliant.cli.checkpoints import Checkpoint, ambiguous, line
+from pliant.cli.checkpoints import ambiguous
 from pliant.cli.checkpoints import optimizer as rebuilt
+from pliant.cli.saved import Checkpoint, line
 from pliant.diagnostics import Diagnostic, DormantUnits, registered
 from pliant.functional import norms, ranks
 from pliant.monitor.subject import Subject
+from pliant.own import function
 from pliant.probe import Probe, RandomLabels, Sines
 
 LEAST = 16  # samples of a batch
@@ -54,7 +56,7 @@ def batch(model: nn.Module, x: np.ndarray, y: np.ndarray | None, given: argparse
     inputs = torch.from_numpy(x.astype(np.int64)) if labels else torch.from_numpy(x.astype(np.float64)).to(like.dtype)
     model.eval()
     try:
-        called = adapted(model, given.call)
+        called = adapted(model, how(given))
         with torch.no_grad():
             output, again = (_tensor(called(inputs)) for _ in range(2))
     except Exception as error:
@@ -90,6 +92,11 @@ def _targets(y: np.ndarray, output: Tensor, loss: str, where: str) -> Tensor:
     return torch.from_numpy(y.astype(np.float64)).to(output).reshape(output.shape)
 
 
+def how(given: argparse.Namespace) -> How | None:
+    """How the model is called: by its `forward`, a method of it, or a function of the model and its inputs."""
+    return function(given.call, "--call ") if given.call and ":" in given.call else given.call
+
+
 class Range(NamedTuple):
     """What some fresh networks read of one number."""
 
@@ -111,7 +118,7 @@ class Range(NamedTuple):
         return max(self.low - value, value - self.high, 0.0) / room
 
 
-def reference(controls: Sequence[nn.Module], of: Batch, call: str | None = None) -> dict[str, Range]:
+def reference(controls: Sequence[nn.Module], of: Batch, call: How | None = None) -> dict[str, Range]:
     """What networks that were never trained read of every number that each of them has."""
     found = [measured(control, control, of, call) for control in controls]
     shared = [name for name in found[0] if all(name in one for one in found)]
@@ -119,7 +126,7 @@ def reference(controls: Sequence[nn.Module], of: Batch, call: str | None = None)
     return {name: Range(min(values), sum(values) / len(values), max(values)) for name, values in each.items()}
 
 
-def measured(model: nn.Module, control: nn.Module, of: Batch, call: str | None = None) -> Numbers:
+def measured(model: nn.Module, control: nn.Module, of: Batch, call: How | None = None) -> Numbers:
     """Every diagnostic that asks for nothing but this moment; what cannot be measured here is missing.
 
     The economy tier and the tangent kernel; with a loss, all tiers. Costly ones see `FEW` samples.
@@ -181,16 +188,15 @@ def optimizer(model: nn.Module, checkpoint: Checkpoint, given: argparse.Namespac
 
     The checkpoint's with its state, unless another is named.
     """
-    state = checkpoint.optimizer
-    if given.optimizer is None and state is not None:
-        made = rebuilt(state, model)
+    if given.optimizer is None and checkpoint.optimizers:
+        made, state = rebuilt(checkpoint.optimizers, model)
         kind = type(made).__name__
         if ambiguous(state):
             warnings.warn(f"the file does not say whether it is Adam or AdamW: taken as {kind}", stacklevel=2)
         carried = "and the state in the file" if state["state"] else "without state: there is none in the file"
         return made, f"{kind}, lr={{:g}} {carried}"
     fresh = OPTIMIZERS[given.optimizer or "adam"](given.lr or 1e-3)
-    why = "there is none in the file" if state is None else "that in the file is left out"
+    why = "that in the file is left out" if checkpoint.optimizers else "there is none in the file"
     return fresh, f"{type(fresh).__name__}, lr={{:g}} without state: {why}"
 
 
@@ -217,5 +223,5 @@ def causes(
     budget = {name: value for name in ("targets", "steps", "lr") if (value := getattr(given, name)) is not None}
     return disentangle(
         model.train(), inputs=of.x, optimizer=optimizer, fresh=lambda: build().train(), probe=probe, purify=True,
-        call=given.call, on_progress=on_progress, **budget,
+        call=how(given), on_progress=on_progress, **budget,
     )  # fmt: skip
