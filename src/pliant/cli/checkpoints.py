@@ -173,7 +173,7 @@ def _misfit(
     return None
 
 
-def ambiguous(state: dict[str, Any]) -> bool:
+def ambiguous(state: Mapping[str, Any]) -> bool:
     """Whether a state dict of Adam's kind does not say if its weight decay is Adam's or AdamW's."""
     group = state["param_groups"][0]
     return "amsgrad" in group and bool(group.get("weight_decay")) and "decoupled_weight_decay" not in group
