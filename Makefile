@@ -29,7 +29,7 @@ test-faults: .venv/installed
 .venv-extras/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[dev,ray,tensorboard,wandb,mlflow,sb3,minatar,lightning,transformers,zoo]'
+		--editable '.[dev,ray,tensorboard,wandb,mlflow,sb3,atari,minatar,dmc,lightning,transformers,zoo]'
 	.venv-extras/bin/python -m pip install --quiet --no-deps 'timm>=1.0'
 	touch $@
 

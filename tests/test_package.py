@@ -202,6 +202,7 @@ def test_every_public_name_explains_itself_with_an_example(package, name):
 
 
 MODULE_OF = {  # where a distribution is imported under another name
+    "ale-py": "ale_py",
     "pillow": "PIL",
     "pytest-xdist": "xdist",
     "scikit-learn": "sklearn",

@@ -1,6 +1,6 @@
 """Reinforcement learning: the classification MDPs of P1, games, replay, and targets of Q-learning over any head."""
 
-from pliant.rl.envs import Catch, Emulator, Environment, Frame, MinAtar
+from pliant.rl.envs import DMC, Atari, Catch, Emulator, Environment, Frame, MinAtar
 from pliant.rl.episodes import Episodes
 from pliant.rl.frames import Experience, FrameReplay
 from pliant.rl.mdp import ClassificationMDP, RandomLabel, SparseReward, TrueLabel, World
@@ -8,6 +8,8 @@ from pliant.rl.replay import Replay, Transitions
 from pliant.rl.td import picked, td_target
 
 __all__ = [
+    "DMC",
+    "Atari",
     "Catch",
     "ClassificationMDP",
     "Emulator",
