@@ -378,3 +378,31 @@ def test_a_monitor_measures_in_the_mode_of_each_call(draws):
     model.eval()
     assert monitor(1)["entropy"] == pytest.approx(quiet, rel=1e-5)
     assert abs(loud - quiet) > 0.01
+
+
+class Pair(nn.Module):
+    """Two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x, twice=False):
+        hidden = F.relu(self.body(x))
+        return self.head(hidden) * (2 if twice else 1), hidden
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_function_may_call_the_model_itself(compiled):
+    """Also where the model's `forward` is one of its own, and where members run at once."""
+    model = Pair()
+    model.forward = types.MethodType(Pair.forward, model)
+    for made in (Pair(), model):
+        network = Network(made, example=VECTORS, call=lambda m, x: m(x, twice=True)[0])
+        run = torch.compile(network, backend="eager") if compiled else network
+        params = network.params()
+        assert torch.equal(run(params, VECTORS), made(VECTORS, twice=True)[0])
+        stacked = {name: torch.stack([p, 2 * p]) for name, p in params.items()}
+        together = vmap(run, in_dims=(0, None))(stacked, VECTORS)
+        torch.testing.assert_close(together[0], made(VECTORS, twice=True)[0])
+        assert made(VECTORS)[1].shape == (20, 3)

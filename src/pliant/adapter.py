@@ -128,7 +128,14 @@ class Called:
             raise ValueError(f"{type(self.model).__name__} has no forward: write {how_to_call(self.model)}")
         if isinstance(self.how, str):
             return getattr(self.model, self.how)(*args, **kwargs)
-        return self.how(self.model, *args, **kwargs)
+        place = vars(self.model)
+        redirected = place.pop("forward")  # so that the function may call the model itself
+        if self.before is not None:
+            place["forward"] = self.before
+        try:
+            return self.how(self.model, *args, **kwargs)
+        finally:
+            place["forward"] = redirected
 
 
 def copied(model: nn.Module) -> nn.Module:

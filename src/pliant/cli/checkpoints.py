@@ -131,7 +131,8 @@ def _rebuilt(state: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimize
     misfits = [_misfit(order, groups, entries, owners) for order in orders]
     if None not in misfits:
         raise ValueError(f"the optimizer's state does not fit the model, got {misfits[0]}")
-    made = kinds[0]([{"params": group} for group in orders[misfits.index(None)]], lr=1e-3)
+    kind = torch.optim.AdamW if groups[0].get("decoupled_weight_decay") else kinds[0]
+    made = kind([{"params": group} for group in orders[misfits.index(None)]], lr=1e-3)
     made.load_state_dict(dict(state))
     return made
 

@@ -99,8 +99,8 @@ def _diagnosed(given: argparse.Namespace, console: Console, probing: bool) -> in
         tensors, begun = model.state_dict(), controls[0].state_dict()
         if arrays:
             batch = measuring.batch(model, *arrays, given)
-            now = measuring.measured(model, controls[0], batch, measuring.how(given))
-            fresh = measuring.reference(controls, batch, measuring.how(given))
+            now = measuring.measured(model, controls[0], batch)
+            fresh = measuring.reference(controls, batch)
             said |= {"measured": now, "fresh": {name: found._asdict() for name, found in fresh.items()}}
         if probing:
             assert batch is not None

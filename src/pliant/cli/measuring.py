@@ -36,12 +36,13 @@ Numbers = dict[str, Any]
 
 
 class Batch(NamedTuple):
-    """Inputs, targets and the loss between; the last two are None where they are not asked for."""
+    """Inputs, targets and the loss between (these two None where they are not asked for), and how to call the model."""
 
     x: Tensor
     y: Tensor | None
     loss: Any
     output: Tensor
+    call: How | None
 
 
 def batch(model: nn.Module, x: np.ndarray, y: np.ndarray | None, given: argparse.Namespace) -> Batch:
@@ -55,10 +56,17 @@ def batch(model: nn.Module, x: np.ndarray, y: np.ndarray | None, given: argparse
     labels = x.dtype.kind == "i" or (x.dtype.kind == "u" and x.dtype.itemsize > 1)  # uint8 and bool: pixels
     inputs = torch.from_numpy(x.astype(np.int64)) if labels else torch.from_numpy(x.astype(np.float64)).to(like.dtype)
     model.eval()
+    call = function(given.call, "--call ") if given.call and ":" in given.call else given.call
     try:
-        called = adapted(model, how(given))
         with torch.no_grad():
-            output, again = (_tensor(called(inputs)) for _ in range(2))
+            if call is None and isinstance(getattr(adapted(model)(inputs), "logits", None), Tensor):
+                call = _logits
+            called = adapted(model, call)
+            output, again = called(inputs), called(inputs)
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"expected one tensor as output, got {type(output).__name__}: write --call module:function"
+            )
     except Exception as error:
         raise ValueError(f"{where}: the model cannot be called on x of shape {x.shape}: {line(error)}") from None
     if not output.isfinite().all():
@@ -66,17 +74,15 @@ def batch(model: nn.Module, x: np.ndarray, y: np.ndarray | None, given: argparse
     if not torch.equal(output, again):
         raise ValueError(f"--model {given.model}: it gives other outputs when called again, in eval mode (F.dropout?)")
     if given.loss is None:
-        return Batch(inputs, None, None, output)
+        return Batch(inputs, None, None, output, call)
     if y is None:
         raise ValueError(f"{where}: --loss {given.loss} needs an array y")
-    return Batch(inputs, _targets(y, output, given.loss, where), LOSSES[given.loss], output)
+    return Batch(inputs, _targets(y, output, given.loss, where), LOSSES[given.loss], output, call)
 
 
-def _tensor(output: Any) -> Tensor:
-    output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor):
-        raise ValueError(f"expected one tensor as output, got {type(output).__name__}")
-    return output
+def _logits(model: nn.Module, *inputs: Any) -> Tensor:
+    """The logits among the outputs of a model of Hugging Face."""
+    return model(*inputs).logits
 
 
 def _targets(y: np.ndarray, output: Tensor, loss: str, where: str) -> Tensor:
@@ -90,11 +96,6 @@ def _targets(y: np.ndarray, output: Tensor, loss: str, where: str) -> Tensor:
     if y.size != output.numel() or len(y) != len(output):
         raise ValueError(f"{where}: mse needs y of the outputs' shape {tuple(output.shape)}, got {y.shape}")
     return torch.from_numpy(y.astype(np.float64)).to(output).reshape(output.shape)
-
-
-def how(given: argparse.Namespace) -> How | None:
-    """How the model is called: by its `forward`, a method of it, or a function of the model and its inputs."""
-    return function(given.call, "--call ") if given.call and ":" in given.call else given.call
 
 
 class Range(NamedTuple):
@@ -118,15 +119,15 @@ class Range(NamedTuple):
         return max(self.low - value, value - self.high, 0.0) / room
 
 
-def reference(controls: Sequence[nn.Module], of: Batch, call: How | None = None) -> dict[str, Range]:
+def reference(controls: Sequence[nn.Module], of: Batch) -> dict[str, Range]:
     """What networks that were never trained read of every number that each of them has."""
-    found = [measured(control, control, of, call) for control in controls]
+    found = [measured(control, control, of) for control in controls]
     shared = [name for name in found[0] if all(name in one for one in found)]
     each = {name: [one[name] for one in found] for name in shared}
     return {name: Range(min(values), sum(values) / len(values), max(values)) for name, values in each.items()}
 
 
-def measured(model: nn.Module, control: nn.Module, of: Batch, call: How | None = None) -> Numbers:
+def measured(model: nn.Module, control: nn.Module, of: Batch) -> Numbers:
     """Every diagnostic that asks for nothing but this moment; what cannot be measured here is missing.
 
     The economy tier and the tangent kernel; with a loss, all tiers. Costly ones see `FEW` samples.
@@ -141,7 +142,7 @@ def measured(model: nn.Module, control: nn.Module, of: Batch, call: How | None =
         some = [d for d in (*chosen, DormantUnits(0.025)) if (d.cost == "full") == full]
         few = slice(FEW if full else None)
         subject = Subject(
-            model.eval(), (of.x[few], None if of.y is None else of.y[few]), of.loss, purify=False, call=call
+            model.eval(), (of.x[few], None if of.y is None else of.y[few]), of.loss, purify=False, call=of.call
         )
         with subject.undisturbed():
             subject.network().say_unread()
@@ -223,5 +224,5 @@ def causes(
     budget = {name: value for name in ("targets", "steps", "lr") if (value := getattr(given, name)) is not None}
     return disentangle(
         model.train(), inputs=of.x, optimizer=optimizer, fresh=lambda: build().train(), probe=probe, purify=True,
-        call=how(given), on_progress=on_progress, **budget,
+        call=of.call, on_progress=on_progress, **budget,
     )  # fmt: skip
