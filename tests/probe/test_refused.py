@@ -73,6 +73,16 @@ REFUSED = {
         {"inputs": inputs(dtype=torch.float32), "probe": Sines(offset=-2e5)},
         r"sines that show in the targets, got torch.float32 with an offset of 2e\+05, where it goes in steps of 0.024",
     ),
+    "an offset beyond float32": (
+        lambda: perceptron(dtype=torch.float32),
+        {"inputs": inputs(dtype=torch.float32), "probe": Sines(offset=1e39)},
+        r"with an offset of 1e\+39, where it goes in steps of .*, a phase error of up to .* rad: write",
+    ),
+    "a frequency beyond float32": (
+        lambda: perceptron(dtype=torch.float32),
+        {"inputs": inputs(dtype=torch.float32), "probe": Sines(frequency=1e39)},
+        r"a frequency whose phases torch.float32 can hold, got 1e\+39, with which they overflow",
+    ),
     "a mean that hides the sine": (
         far, {"inputs": inputs(dtype=torch.float32)}, r"an offset of 1e\+06, .* write model.double\(\), or probe=Sines"
     ),

@@ -276,6 +276,14 @@ def test_growing_data_keep_what_they_have_and_every_epoch_covers_it():
         replace(task, begin=5)
 
 
+@pytest.mark.parametrize("random", [False, True])
+def test_growing_beyond_the_data_is_refused_bound_or_not(random):
+    task, message = Growing(41, 6, 10, 4, begin=6, random=random), "num_examples to be at most 40, the size of count"
+    for ask in (lambda: task.bind(data(), [0]), lambda: task.examples(data(), 0, 3)):
+        with pytest.raises(ValueError, match=message):
+            ask()
+
+
 def test_a_warm_start_is_half_of_the_data_then_all_of_them():
     task, dataset = Growing.warm_start(num_examples=40, batch_size=10, every=8), data()
     half, whole = (task.examples(dataset, 3, index) for index in (0, 1))

@@ -100,6 +100,8 @@ def test_refuses_a_match_that_rounding_would_spoil(fraction, every):
 def test_refuses_fractions_that_are_none(fraction):
     with pytest.raises(ValueError, match=r"expected fraction to be in \(0, 1\]"):
         replace(LARGE, fraction=fraction)
+    with pytest.raises(ValueError, match=r"expected fraction to be in \(0, 1\]"):
+        RandomLabels.matched(fraction, num_examples=1000, batch_size=10, every=1000, num_tasks=30)
 
 
 def test_refuses_a_fraction_below_one_label():

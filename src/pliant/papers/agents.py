@@ -22,7 +22,7 @@ from pliant.interventions import (
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.optim import Adam
 from pliant.probe import Sines
-from pliant.rl import ClassificationMDP, RandomLabel, SparseReward, TrueLabel
+from pliant.rl import ClassificationMDP, RandomLabel, SparseReward, TrueLabel, largest_value
 from pliant.trials import Measure, Policy, ProbeLoss, ValueLearning, When
 from pliant.trials.building import Net
 from pliant.trials.value import TARGET_UPDATE
@@ -118,7 +118,7 @@ class Agents:
 
     def head(self, name: str) -> Head:
         """A value head."""
-        largest = 1 / (1 - self.gamma)
+        largest = largest_value(self.gamma)
         return TwoHot(-0.05 * largest, 1.05 * largest, self.bins) if name == "two_hot" else Scalar()
 
     def chain(self, name: str) -> Chain:

@@ -91,18 +91,21 @@ class Sines(Probe):
                 "another head"
             )
         waves = torch.sin(self.frequency * drawn_values)
-        if self.offset is not None:
-            offset = torch.full_like(waves[0], self.offset)
-        else:
-            offset = self._value(outputs(network, params, x)).mean(0)
-        largest = float(offset.abs().max())
+        if not waves.isfinite().all() and drawn_values.isfinite().all():
+            raise ValueError(
+                f"expected a frequency whose phases {waves.dtype} can hold, got {self.frequency:g}, with which they "
+                "overflow: write probe=Sines(), whose frequency is 1e5"
+            )
+        mean = self._value(outputs(network, params, x)).mean(0) if self.offset is None else None
+        largest = abs(self.offset or 0.0) if mean is None else float(mean.abs().max())
         step = largest * torch.finfo(waves.dtype).eps
-        if LOST < step < math.inf:
+        if step > LOST and (step < math.inf or mean is None):
             raise ValueError(
                 f"expected sines that show in the targets, got {waves.dtype} with an offset of {largest:.3g}, where it "
-                f"goes in steps of {step:.2g}: write model.double(), or probe=Sines(offset=0.0)"
+                f"goes in steps of {step:.2g}, a phase error of up to {step / 2:.2g} rad: write model.double(), or "
+                "probe=Sines(offset=0.0)"
             )
-        return offset + waves
+        return waves + (torch.full_like(waves[0], self.offset or 0.0) if mean is None else mean)
 
     def loss(self, output: Any, y: Tensor) -> Tensor:
         if self.head is None:

@@ -5,7 +5,7 @@ from pliant.rl.episodes import Episodes
 from pliant.rl.frames import Experience, FrameReplay
 from pliant.rl.mdp import ClassificationMDP, RandomLabel, SparseReward, TrueLabel, World
 from pliant.rl.replay import Replay, Transitions
-from pliant.rl.td import picked, td_target
+from pliant.rl.td import largest_value, picked, td_target
 
 __all__ = [
     "DMC",
@@ -25,6 +25,7 @@ __all__ = [
     "Transitions",
     "TrueLabel",
     "World",
+    "largest_value",
     "picked",
     "td_target",
 ]

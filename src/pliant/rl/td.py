@@ -19,6 +19,19 @@ def picked(outputs: Tensor, action: Tensor) -> Tensor:
     return outputs.gather(-2, index).squeeze(-2)
 
 
+def largest_value(gamma: float) -> float:
+    """The value of a reward of 1 at every step for ever: 1 / (1 - gamma), which no value of the MDPs here exceeds.
+
+    Raises `ValueError` for a discount outside [0, 1).
+
+    >>> round(largest_value(0.99)), largest_value(0.0)
+    (100, 1.0)
+    """
+    if not 0 <= gamma < 1:
+        raise ValueError(f"expected gamma in [0, 1), got {gamma}: values of an endless task need a discount")
+    return 1 / (1 - gamma)
+
+
 def td_target(
     head: Head, reward: Tensor, discount: Tensor | float, following: Tensor, chooser: Tensor | None = None
 ) -> Tensor:

@@ -115,8 +115,17 @@ class Task(ABC):
         return Examples(rows, np.asarray(data.y_train[rows]))
 
     def own_rows(self, data: Dataset, seed: int) -> np.ndarray:
-        """The examples that a seed keeps."""
+        """The examples that a seed keeps; `ValueError` for more than there are."""
+        self.check_size(data)
         return draw(seed, "examples").permutation(len(data.x_train))[: self.num_examples]
+
+    def check_size(self, data: Dataset) -> None:
+        """Raises `ValueError` for more examples than the data set has."""
+        if self.num_examples > len(data.x_train):
+            raise ValueError(
+                f"expected num_examples to be at most {len(data.x_train)}, the size of {data.name}, "
+                f"got {self.num_examples}"
+            )
 
     def bind(
         self, data: Dataset, seeds: list[int], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
@@ -140,11 +149,7 @@ class Stream:
     """
 
     def __init__(self, task: Task, data: Dataset, seeds: list[int], device: torch.device, dtype: torch.dtype):
-        if task.num_examples > len(data.x_train):
-            raise ValueError(
-                f"expected num_examples to be at most {len(data.x_train)}, the size of {data.name}, "
-                f"got {task.num_examples}"
-            )
+        task.check_size(data)
         self.task, self.data, self.seeds, self.device, self.dtype = task, data, list(seeds), device, dtype
         self._rows: np.ndarray | None = None  # of the latest task, by member
         self._latest: tuple[int, list[Examples]] | None = None

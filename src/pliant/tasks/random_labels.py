@@ -29,8 +29,7 @@ class RandomLabels(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"expected fraction to be in (0, 1], got {self.fraction}")
+        _check(self.fraction)
         if self._redrawn(self.num_examples) == 0:
             raise ValueError(
                 f"expected fraction to be one label or more, got {self.fraction} of num_examples={self.num_examples}"
@@ -42,11 +41,12 @@ class RandomLabels(Task):
     ) -> RandomLabels:
         """A fraction of the labels every `fraction * every` steps: as much change in all as with all every `every`.
 
-        Raises `ValueError` where `fraction * every` is not a whole number of steps.
+        Raises `ValueError` for a fraction outside (0, 1], and where `fraction * every` is not a whole number of steps.
 
         >>> RandomLabels.matched(0.1, num_examples=40, batch_size=2, every=100, num_tasks=3)
         RandomLabels(num_examples=40, batch_size=2, every=10, num_tasks=30, fraction=0.1)
         """
+        _check(fraction)
         period = round(fraction * every)
         if period < 1 or not math.isclose(period, fraction * every, rel_tol=1e-6):
             raise ValueError(
@@ -77,3 +77,8 @@ class RandomLabels(Task):
 
     def _redrawn(self, labels: int) -> int:
         return round(self.fraction * labels)
+
+
+def _check(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise ValueError(f"expected fraction to be in (0, 1], got {fraction}")

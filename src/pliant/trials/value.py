@@ -19,7 +19,7 @@ from pliant.interventions.base import write
 from pliant.network import Params
 from pliant.optim import Optimizer
 from pliant.population import Population, PopulationState
-from pliant.rl import ClassificationMDP, Replay, Transitions, World, picked, td_target
+from pliant.rl import ClassificationMDP, Replay, Transitions, World, largest_value, picked, td_target
 from pliant.rl.mdp import NUM_DRAWS
 from pliant.trials.base import Row, Run
 from pliant.trials.building import BLOCK, Net, built, several
@@ -139,8 +139,7 @@ class ValueLearning:
         for name in ("num_steps", "batch_size", "target_period", "fill", "envs", "act_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.gamma < 1:
-            raise ValueError(f"expected gamma in [0, 1), got {self.gamma}: values of an endless task need a discount")
+        largest_value(self.gamma)
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"expected epsilon in [0, 1], got {self.epsilon}")
         if self.target_gets not in ("before", "after"):
@@ -320,7 +319,7 @@ class ValueLearning:
         return module
 
     def _warn_of_support(self) -> None:
-        largest = 1 / (1 - self.gamma)
+        largest = largest_value(self.gamma)
         if isinstance(self.head, Categorical) and not self.head.low <= 0 < largest <= self.head.high:
             warnings.warn(
                 f"the support of {self.head} does not hold all values from 0 to 1 / (1 - gamma) = {largest:g}: those "

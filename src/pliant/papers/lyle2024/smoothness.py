@@ -51,12 +51,12 @@ def setup(settings: Settings) -> Setup:
     trial = settings.trial((Fit(when, examples=1024), numbers))
     arms = {}
     for fraction in settings.fractions:
-        if abs(1 / fraction - round(1 / fraction)) > 1e-6:
-            raise ValueError(f"expected fractions whose inverses are whole, such as 0.01 or 0.5, got {fraction}")
         task = RandomLabels.matched(
             fraction, num_examples=settings.num_examples, batch_size=settings.batch_size, every=settings.every,
             num_tasks=settings.num_tasks,
         )  # fmt: skip
+        if abs(1 / fraction - round(1 / fraction)) > 1e-6:
+            raise ValueError(f"expected fractions whose inverses are whole, such as 0.01 or 0.5, got {fraction}")
         last = When(tasks=(task.num_tasks - 1,))
         probe = Mechanisms(
             FreshLabels(10), (), last, settings.targets, settings.every, settings.batch_size, settings.num_examples
