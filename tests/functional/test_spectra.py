@@ -245,3 +245,29 @@ def test_the_share_near_zero_is_an_estimate_that_is_exact_only_with_all_steps():
     expected = {5: 0.732, 10: 0.598, 15: 0.513, 40: 0.556, 100: 0.56}
     assert found == pytest.approx(expected, abs=1e-3)
     assert found[100] == pytest.approx(0.56, rel=1e-9)
+
+
+@pytest.mark.parametrize("apart", ["together", "little memory", "no rule for vmap"])
+def test_starts_side_by_side_equal_one_after_the_other(monkeypatch, apart):
+    matrix, calls = symmetric(NETWORK_LIKE), []
+
+    def product(vector):
+        calls.append(1)
+        return matrix @ vector if apart != "no rule for vmap" else matrix @ vector * float(vector.norm() > 0)
+
+    monkeypatch.setattr(spectra, "TOGETHER", 0 if apart == "little memory" else 1 << 27)
+    shown = operator(matrix)._replace(product=product)
+    found = spectra.quadrature(shown, 20, 3, seed=5)
+    calls_of_a_product = 1 if apart == "together" else 3 if apart == "little memory" else 4
+    assert len(calls) == 20 * calls_of_a_product
+    for i, alone in enumerate(spectra.rademacher(shown, 3, seed=5)):
+        one = spectra.lanczos(operator(matrix), alone, 20)
+        assert torch.allclose(found.values[i], one.values, atol=1e-10)
+        assert torch.allclose(found.weights[i], one.weights, atol=1e-10)
+
+
+def test_starts_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="a start vector of shape"):
+        spectra.krylov(operator(symmetric([1.0, 2.0])), torch.ones(3), 2)
+    with pytest.raises(ValueError, match="steps >= 1"):
+        spectra.quadrature(operator(symmetric([1.0, 2.0])), 0, 2)

@@ -7,13 +7,15 @@ quadrature rule for the whole spectrum. Nothing here branches on data, so all of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+AT_ONCE = 4  # vectors in a product: each takes the memory of a backward pass
+TOGETHER = 1 << 27  # numbers in the bases of all starts: half a gigabyte of float32
 BREAKDOWN = 10  # in rounding errors of the largest product: what is left below that is noise
 
 
@@ -99,36 +101,63 @@ def krylov(operator: Operator, start: Tensor, steps: int) -> Krylov:
     >>> found.diagonal.round(decimals=3)
     tensor([2., 2.])
     """
-    steps = min(steps, operator.size)
-    if steps < 1 or start.shape != (operator.size,):
-        raise ValueError(
-            f"expected steps >= 1 and a start vector of shape ({operator.size},), got steps={steps} and shape "
-            f"{tuple(start.shape)}: write rademacher(operator, 1, seed)[0] for a random start"
-        )
-    draws = np.random.default_rng(steps).standard_normal(operator.size)
-    spare = torch.from_numpy(draws).to(operator.device, operator.dtype)
-    vector = start / start.norm()
-    product = operator.product(vector)
-    basis = product.new_zeros(steps, operator.size)  # has a member axis if the product has one, so rows can be written
-    scale = product.new_zeros(())
-    diagonal, coupling = [], []
-    for step in range(steps):
-        basis[step] = vector
-        product = product if step == 0 else operator.product(vector)
-        scale = torch.maximum(scale, product.norm())
-        diagonal.append(vector @ product)
-        rest = product - diagonal[-1] * vector
+    return _grown(operator, [start], steps)[0]
+
+
+class _Space:
+    """A Krylov space that grows by a product at a time, and the vector whose product is next."""
+
+    def __init__(self, start: Tensor, steps: int, spare: Tensor):
+        self.vector, self.steps, self.spare = start / start.norm(), steps, spare
+        self.basis, self.scale = torch.empty(0), torch.empty(0)
+        self.diagonal: list[Tensor] = []
+        self.coupling: list[Tensor] = []
+
+    def grow(self, product: Tensor) -> None:
+        step, vector = len(self.diagonal), self.vector
+        if not step:  # with a member axis if the product has one, so that rows can be written
+            self.basis, self.scale = product.new_zeros(self.steps, len(vector)), product.new_zeros(())
+        self.basis[step] = vector
+        self.scale = torch.maximum(self.scale, product.norm())
+        self.diagonal.append(vector @ product)
+        rest = product - self.diagonal[-1] * vector
         if step:
-            rest = rest - coupling[-1] * basis[step - 1]
-        goes_on = rest.norm() > BREAKDOWN * torch.finfo(rest.dtype).eps * scale
-        rest = torch.where(goes_on, rest, spare.roll(step))
-        known = basis[: step + 1]
+            rest = rest - self.coupling[-1] * self.basis[step - 1]
+        goes_on = rest.norm() > BREAKDOWN * torch.finfo(rest.dtype).eps * self.scale
+        rest = torch.where(goes_on, rest, self.spare.roll(step))
+        known = self.basis[: step + 1]
         for _ in range(2):
             rest = rest - known.mT @ (known @ rest)
         length = rest.norm()
-        coupling.append(torch.where(goes_on, length, 0.0))
-        vector = rest / torch.where(length == 0, 1.0, length)
-    return Krylov(basis, torch.stack(diagonal), torch.stack(coupling))
+        self.coupling.append(torch.where(goes_on, length, 0.0))
+        self.vector = rest / torch.where(length == 0, 1.0, length)
+
+
+def _grown(operator: Operator, starts: Sequence[Tensor], steps: int) -> list[Krylov]:
+    """The Krylov spaces of several starts, side by side."""
+    steps = min(steps, operator.size)
+    if steps < 1 or any(start.shape != (operator.size,) for start in starts):
+        raise ValueError(
+            f"expected steps >= 1 and a start vector of shape ({operator.size},), got steps={steps} and shape "
+            f"{tuple(starts[0].shape)}: write rademacher(operator, 1, seed)[0] for a random start"
+        )
+    draws = np.random.default_rng(steps).standard_normal(operator.size)
+    spare = torch.from_numpy(draws).to(operator.device, operator.dtype)
+    spaces = [_Space(start, steps, spare) for start in starts]
+    for _ in range(steps):
+        for space, product in zip(spaces, _products(operator, [space.vector for space in spaces]), strict=True):
+            space.grow(product)
+    return [Krylov(s.basis, torch.stack(s.diagonal), torch.stack(s.coupling)) for s in spaces]
+
+
+def _products(operator: Operator, vectors: Sequence[Tensor] | Tensor) -> Sequence[Tensor]:
+    """With some vectors at once, for a third less than one after the other, where `torch.vmap` has the rules."""
+    if len(vectors) == 1:
+        return [operator.product(vectors[0])]
+    try:
+        return torch.vmap(operator.product, chunk_size=AT_ONCE)(torch.stack([*vectors])).unbind()
+    except RuntimeError:  # a mistake raises below, too
+        return [operator.product(vector) for vector in vectors]
 
 
 def lanczos(operator: Operator, start: Tensor, steps: int) -> Ritz:
@@ -141,7 +170,11 @@ def lanczos(operator: Operator, start: Tensor, steps: int) -> Ritz:
     >>> lanczos(operator, torch.ones(2), steps=2).values.round(decimals=3)
     tensor([1., 3.])
     """
-    _, diagonal, coupling = krylov(operator, start, steps)
+    return _ritz(krylov(operator, start, steps))
+
+
+def _ritz(space: Krylov) -> Ritz:
+    _, diagonal, coupling = space
     inner = coupling[:-1]
     matrix = (torch.diag_embed(diagonal) + torch.diag_embed(inner, 1) + torch.diag_embed(inner, -1)).double()
     finite = matrix.isfinite().all()
@@ -153,6 +186,7 @@ def lanczos(operator: Operator, start: Tensor, steps: int) -> Ritz:
 def quadrature(operator: Operator, steps: int, num_starts: int, seed: int = 0) -> Ritz:
     """Lanczos from several random starts, each field `(num_starts, steps)`: what the functions below take.
 
+    Starts run side by side, with products of several vectors at once, where memory for their bases is small.
     For f on the eigenvalues, (1/size) sum_j f(lambda_j) is about the mean over starts of sum_i weights_i f(values_i).
 
     >>> matrix = torch.diag(torch.tensor([3.0, 1.0]))
@@ -160,7 +194,9 @@ def quadrature(operator: Operator, steps: int, num_starts: int, seed: int = 0) -
     >>> (ritz.weights * ritz.values).sum(1).round(decimals=3)
     tensor([2., 2., 2.])
     """
-    runs = [lanczos(operator, start, steps) for start in rademacher(operator, num_starts, seed)]
+    starts = rademacher(operator, num_starts, seed)
+    at_once = max(1, TOGETHER // max(1, steps * operator.size))
+    runs = [_ritz(space) for some in starts.split(at_once) for space in _grown(operator, some.unbind(), steps)]
     return Ritz(*(torch.stack(part) for part in zip(*runs, strict=True)))
 
 
@@ -259,12 +295,17 @@ def trace(operator: Operator, num_vectors: int = 10, seed: int = 0) -> Estimate:
     if num_vectors < 2:
         raise ValueError(f"expected num_vectors >= 2, for a standard error, got {num_vectors}")
     signs = rademacher(operator, 2 * num_vectors, seed)
-    sketched = torch.stack([operator.product(s) for s in signs[: min(num_vectors, operator.size)]])
+    sketched = torch.stack([*_products(operator, signs[: min(num_vectors, operator.size)])])
     basis, _ = torch.linalg.qr(sketched.mT)
-    inside = torch.stack([q @ operator.product(q) for q in basis.mT]).sum()
+    inside = _forms(operator, basis.mT).sum()
     outside = signs[num_vectors:] - (signs[num_vectors:] @ basis) @ basis.mT
-    samples = torch.stack([g @ operator.product(g) for g in outside])
+    samples = _forms(operator, outside)
     return Estimate(inside + samples.mean(), samples.std() / num_vectors**0.5)
+
+
+def _forms(operator: Operator, vectors: Tensor) -> Tensor:
+    """v^T A v of each vector."""
+    return torch.stack([v @ product for v, product in zip(vectors, _products(operator, vectors), strict=True)])
 
 
 def _relative(ritz: Ritz) -> Tensor:
