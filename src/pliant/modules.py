@@ -221,3 +221,32 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def fitting(mask: Any, x: Any) -> Tensor:
+    """A mask of the tokens of inputs, if it is one: `(batch, tokens)` and boolean, False at padding.
+
+    >>> fitting(torch.tensor([[True, False]]), torch.ones(1, 2, 3))
+    tensor([[ True, False]])
+    """
+    mask = torch.as_tensor(mask)
+    shapes = [tuple(t.shape) for t in tree_leaves(x) if isinstance(t, Tensor)]
+    if mask.dtype != torch.bool or mask.ndim != 2 or not any(shape[:2] == mask.shape for shape in shapes):
+        raise ValueError(
+            f"expected a boolean mask of shape (batch, tokens) for inputs of {', '.join(map(str, shapes))}, got "
+            f"{mask.dtype} {tuple(mask.shape)}: write mask=tokens != padding"
+        )
+    if not mask.any():
+        raise ValueError("expected a mask that is True at some token, got False everywhere")
+    return mask
+
+
+def unpadded(output: Tensor, mask: Tensor | None) -> Tensor:
+    """An output with 0 at padding, where it has these axes.
+
+    >>> unpadded(torch.ones(1, 2, 1), torch.tensor([[True, False]])).tolist()
+    [[[1.0], [0.0]]]
+    """
+    if mask is None or output.shape[: mask.ndim] != mask.shape:
+        return output
+    return output * mask.reshape(mask.shape + (1,) * (output.ndim - mask.ndim))

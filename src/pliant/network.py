@@ -98,6 +98,7 @@ class Network:
         trained: names of the parameters that are trained: all but frozen ones (`requires_grad=False`), or all where all
             are frozen, as those of a target network.
         head: names of the parameters of the output layer; needs `example`.
+        mask: see `padded`.
 
     >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
     >>> params = net.fresh(seed=0)
@@ -145,6 +146,7 @@ class Network:
         self._said_unread = False
         self._axes: dict[str, int] | None = None  # of the sites, once asked for
         self._whole_units = False
+        self.mask: Tensor | None = None
 
     @property
     def stochastic(self) -> bool:
@@ -267,6 +269,18 @@ class Network:
         part.normalisers = frozenset(name for name in self.normalisers if name in names)
         return part
 
+    def padded(self, mask: Tensor | None) -> Network:
+        """The same network, whose traces leave padding out where they are told of no other `mask` (see `trace`).
+
+        >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
+        >>> seen = net.padded(torch.tensor([[True, False, False]])).trace(net.params(), torch.ones(1, 3, 2))
+        >>> seen.features.shape
+        torch.Size([1, 3])
+        """
+        part = copy.copy(self)
+        part.mask = mask
+        return part
+
     def hold(self, buffers: Params) -> None:
         """Puts these buffers in place of those that were copied: the running statistics of a later time, say.
 
@@ -340,7 +354,7 @@ class Network:
 
         Raises `ValueError` if no nonlinearity was seen.
         """
-        known = axes if axes is not None else self._axes
+        known, mask = axes if axes is not None else self._axes, self.mask if mask is None else mask
         recorder, output = self._recorded(params, x, known or {}, mask)
         if known is None and recorder.taken:
             found = self.axes(x)

@@ -20,6 +20,7 @@ from pliant.optim import Optimizer
 from pliant.probe.budget import chosen
 from pliant.probe.draws import draw, number
 from pliant.probe.measure import checked, pure, refuse_nonfinite, report
+from pliant.probe.padding import masked
 from pliant.probe.refit import Start, refit
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Taken, outputs
@@ -40,6 +41,7 @@ def disentangle(
     batch_size: int = 128,
     purify: bool = False,
     call: How | None = None,
+    mask: Tensor | None = None,
     orders: int = 32,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
@@ -68,6 +70,8 @@ def disentangle(
         purify: measure a copy without dropout, with batch normalisation by each batch.
         call: what the model computes where that is not its `forward` (an agent without one): the name of another
             method, or a function of the model and its inputs, as in `call=lambda agent, x: agent.actor(x)`.
+        mask: of sequences, `(samples, tokens)` and boolean: False at padding, which is left out of the probe, where the
+            network answers for each token, and of what repairs and evidence look at.
         orders: how many random orders, with more than 6 repairs.
         seed: of targets, fresh networks, repairs and minibatches.
         on_progress: told how many populations of refits are done, of how many.
@@ -88,10 +92,13 @@ def disentangle(
     network, params = pure(model, inputs, fresh, purify, optimizer, call)
     how = training(optimizer, bare(model), lr=lr)
     probe = checked(probe, targets)
+    if mask is not None:
+        probe, mask = masked(probe, mask, network, params, inputs)
     if actions is not None:
         probe = Taken(probe, actions)
     return disentangled(
-        network, params, inputs, how, probe, repairs=repairs, targets=targets, steps=steps, batch_size=batch_size,
+        network.padded(mask), params, inputs, how, probe, repairs=repairs, targets=targets, steps=steps,
+        batch_size=batch_size,
         num_orders=orders, seed=seed, on_progress=on_progress,
     )  # fmt: skip
 
@@ -137,7 +144,7 @@ def disentangled(
         evidence = {repair.name: repair.evidence(network, now, inputs, trace, fresh) for repair in repairs}
         before = outputs(network, params, inputs)
         changed = {
-            r.name: moved(before, outputs(network, after.params, inputs))
+            r.name: moved(before, outputs(network, after.params, inputs), network.mask)
             for r, after in zip(repairs, mended, strict=True)
         }
     width = len(wanted) + 1

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
+from pliant.modules import unpadded
 from pliant.network import Params
 from pliant.units import Units
 
@@ -159,12 +160,15 @@ def _handed(group: Units, params: Params, gone: Tensor, weights: Tensor | None, 
     return new
 
 
-def moved(before: Any, after: Any) -> float:
+def moved(before: Any, after: Any, mask: Tensor | None = None) -> float:
     """The root mean square of a change of the outputs over theirs: of the one that changes most, if there are several.
+
+    Outputs at padding, where `mask` is False, do not count.
 
     >>> moved(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == 0.1
     True
     """
+    before, after = (tree_map(lambda t: unpadded(t, mask) if isinstance(t, Tensor) else t, y) for y in (before, after))
     changes = [float("nan")]
     for one, other in zip(tree_leaves(before), tree_leaves(after), strict=True):
         if isinstance(one, Tensor):

@@ -18,6 +18,7 @@ from pliant.interventions.base import Draw
 from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params, Trace
 from pliant.optim import Moments
+from pliant.sites import rows
 from pliant.units import Units as Group
 
 
@@ -129,7 +130,7 @@ class Units(Repair):
                 continue
             linear = units.linearized(pre, post, slope, self.tolerance)
             most = self.moved * (len(found) + 1) / len(network.units)
-            change = lambda new: moved(trace.output, network(new, x))  # noqa: E731
+            change = lambda new: moved(trace.output, network(new, x), network.mask)  # noqa: E731
             found[group.name] = fold(group, params, post, units.dead(slope), linear, change, most)
             params = found[group.name].params
         return found
@@ -249,7 +250,7 @@ class TargetScale(Repair):
         s = singular_values(trace.features)
         found = {"top_singular_share": float(s[0].square() / s.square().sum())}
         if isinstance(trace.output, Tensor):
-            y = trace.output
+            y = rows(trace.output, network.mask)
             found["output_offset"] = float((y.mean(0).abs() / y.std(0).clamp(min=1e-12)).mean())
         return found
 

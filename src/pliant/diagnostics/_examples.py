@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from pliant.diagnostics._poke import mixes_examples
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Observation
+from pliant.modules import unpadded
 from pliant.network import Network, Params
 
 
@@ -38,13 +39,6 @@ def loss_of_one(seen: Observation) -> Callable[[Params, Any, Any], Tensor]:
 def trained(seen: Observation) -> Params:
     """The parameters that are trained: what the functions here are differentiated with respect to."""
     return {name: seen.params[name] for name in given(seen.network, "network").trained}
-
-
-def unpadded(output: Tensor, mask: Tensor | None) -> Tensor:
-    """The output, 0 at padding."""
-    if mask is None or output.shape[: mask.ndim] != mask.shape:
-        return output
-    return output * mask.reshape(mask.shape + (1,) * (output.ndim - mask.ndim))
 
 
 def as_tensor(output: Any) -> Tensor:

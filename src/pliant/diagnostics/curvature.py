@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from pliant.diagnostics._examples import trained, unpadded
+from pliant.diagnostics._examples import trained
 from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import curvature, spectra
+from pliant.modules import unpadded
 from pliant.network import Params
 
 Matrix = Literal["perturbation", "expected_perturbation", "loss", "gauss_newton"]

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pliant.adapter import How, bare
 from pliant.diagnostics import Observation
 from pliant.diagnostics._shared import widened
-from pliant.modules import IMPURE, Impure, purified
+from pliant.modules import IMPURE, Impure, fitting, purified
 from pliant.network import Network, Params, Trace
 from pliant.sites import Inputs, uncompiled_parts
 
@@ -58,7 +58,7 @@ class Subject:
             raise ValueError(f"expected a model with parameters, {type(self.model).__name__} has none")
         self.x, self.y = self._here(batch(probe))
         self.loss = loss
-        self.mask = None if mask is None else self._here(_fitting(mask, self.x))
+        self.mask = None if mask is None else self._here(fitting(mask, self.x))
         self._purified = purify
         with self.undisturbed():
             pure = purified(model, call).to(next(self.model.parameters()).device) if purify else model
@@ -202,20 +202,6 @@ class Subject:
         """On the device where the parameters are by now."""
         device = next(self.model.parameters()).device
         return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, tree)
-
-
-def _fitting(mask: Any, x: Any) -> Tensor:
-    """A mask of the probe's tokens, if it is one."""
-    mask = torch.as_tensor(mask)
-    shapes = [tuple(t.shape) for t in tree_leaves(x) if isinstance(t, Tensor)]
-    if mask.dtype != torch.bool or mask.ndim != 2 or not any(shape[:2] == mask.shape for shape in shapes):
-        raise ValueError(
-            f"expected a boolean mask of shape (batch, tokens) for inputs of {', '.join(map(str, shapes))}, got "
-            f"{mask.dtype} {tuple(mask.shape)}: write mask=tokens != padding"
-        )
-    if not mask.any():
-        raise ValueError("expected a mask that is True at some token, got False everywhere")
-    return mask
 
 
 def batch(probe: Any) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -18,6 +19,7 @@ from pliant.optim import Optimizer
 from pliant.optim.torch_optimizer import several
 from pliant.probe.budget import Budget, chosen
 from pliant.probe.draws import draw, number
+from pliant.probe.padding import masked
 from pliant.probe.refit import Refits, Start, refit
 from pliant.probe.result import FRESH, Plasticity
 from pliant.probe.settings import Training, training
@@ -42,6 +44,7 @@ def plasticity(
     carry: bool = False,
     purify: bool = False,
     call: How | None = None,
+    mask: Tensor | None = None,
     seed: int = 0,
 ) -> Plasticity:
     """Refits copies of a network to fresh targets for a budget, next to networks that were never trained.
@@ -70,6 +73,8 @@ def plasticity(
         purify: measure a copy without dropout, with batch normalisation by each batch.
         call: what the model computes where that is not its `forward` (an agent without one): the name of another
             method, or a function of the model and its inputs, as in `call=lambda agent, x: agent.actor(x)`.
+        mask: of sequences, `(samples, tokens)` and boolean: False at padding, of which nothing is asked, in a network
+            that answers for each token.
         seed: of targets, fresh networks and minibatches.
 
     Raises `ValueError` where these do not fit.
@@ -98,6 +103,13 @@ def plasticity(
         raise ValueError(
             f"expected state dicts by name, got {type(checkpoints).__name__}: write checkpoints={{'then': state_dict}}"
         )
+    if mask is not None:
+        before = probe
+        probe, _ = masked(probe, mask, network, params, inputs)
+        if probe is before:
+            warnings.warn(
+                f"mask= has no effect: {type(bare(model)).__name__} gives no output for each token", stacklevel=2
+            )
     if actions is not None:
         probe = Taken(probe, actions)
     if FRESH in (checkpoints or {}):

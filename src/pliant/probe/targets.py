@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +48,18 @@ class Probe(ABC):
 
     @abstractmethod
     def baseline(self, y: Tensor) -> float:
-        """The score of the best constant predictor."""
+        """The score of the best constant predictor; where padding is left out, its targets are NaN."""
+
+    def each(self, output: Any, y: Tensor) -> Tensor:
+        """The loss of every output alone, `(samples, tokens)`: what is averaged where padding is left out."""
+        raise ValueError(
+            f"expected a probe that says the loss of every token, to leave padding out, got {type(self).__name__}: "
+            "write its method each(output, y), or leave mask out"
+        )
+
+    def targets_of(self, network: Network, params: Params, x: Any, seed: int, mask: Tensor) -> Tensor:
+        """`targets`, where only tokens count at which `mask` is True; for targets that depend on the other samples."""
+        return self.targets(network, params, x, seed)
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,18 @@ class Sines(Probe):
     head: Head | None = None
 
     def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
+        return self._targets(network, params, x, seed, lambda values: values.mean(0))
+
+    def targets_of(self, network: Network, params: Params, x: Any, seed: int, mask: Tensor) -> Tensor:
+        def mean(values: Tensor) -> Tensor:
+            real = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+            return torch.where(real, values, 0.0).sum(0) / real.sum(0).clamp(min=1)
+
+        return self._targets(network, params, x, seed, mean)
+
+    def _targets(
+        self, network: Network, params: Params, x: Any, seed: int, average: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         drawn = {name: p.to(params[name]) for name, p in network.fresh(seed).items()}
         drawn_values = self._value(outputs(network, drawn, x))
         if len(drawn_values) > 1 and bool((drawn_values == drawn_values[0]).all()):
@@ -96,7 +120,7 @@ class Sines(Probe):
                 f"expected a frequency whose phases {waves.dtype} can hold, got {self.frequency:g}, with which they "
                 "overflow: write probe=Sines(), whose frequency is 1e5"
             )
-        mean = self._value(outputs(network, params, x)).mean(0) if self.offset is None else None
+        mean = average(self._value(outputs(network, params, x))) if self.offset is None else None
         largest = abs(self.offset or 0.0) if mean is None else float(mean.abs().max())
         step = largest * torch.finfo(waves.dtype).eps
         if step > LOST and (step < math.inf or mean is None):
@@ -115,7 +139,14 @@ class Sines(Probe):
     def score(self, output: Any, y: Tensor) -> Tensor:
         return F.mse_loss(self._value(output), y)
 
+    def each(self, output: Any, y: Tensor) -> Tensor:
+        if self.head is not None:
+            raise ValueError("expected Sines() without a head, to leave padding out: leave head or mask out")
+        return (self._value(output) - y).square().mean(-1)
+
     def baseline(self, y: Tensor) -> float:
+        if y.isnan().any():  # padding; a position that is padding everywhere has no mean
+            return float((y - y.nanmean(0)).square().nanmean())
         return float((y - y.mean(0)).square().mean())
 
     def _value(self, output: Any) -> Tensor:
@@ -160,13 +191,19 @@ class RandomLabels(Probe):
         return torch.randint(self.classes, (len(first), *tokens), generator=generator).to(first.device)
 
     def loss(self, output: Any, y: Tensor) -> Tensor:
+        return -self._likelihoods(output, y).mean()
+
+    def each(self, output: Any, y: Tensor) -> Tensor:
+        return -self._likelihoods(output, y).reshape(y.shape)
+
+    def _likelihoods(self, output: Any, y: Tensor) -> Tensor:
         if not isinstance(output, Tensor) or output.shape[-1] != self.classes:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"expected logits (samples, {self.classes}) as the network's output, got {got}")
         if output.shape[:-1] != y.shape:
             raise ValueError(f"expected a label for every output {tuple(output.shape[:-1])}, got {tuple(y.shape)}")
-        likelihoods = output.flatten(0, -2).log_softmax(-1).gather(-1, y.flatten()[:, None])
-        return -likelihoods.mean()  # F.cross_entropy, whose rules under vmap are in Python and slow
+        # as F.cross_entropy, whose rules under vmap are in Python and slow
+        return output.flatten(0, -2).log_softmax(-1).gather(-1, y.flatten()[:, None])
 
     def baseline(self, y: Tensor) -> float:
         return math.log(self.classes)
