@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +65,8 @@ class FrameReplay:
     >>> found.x.tolist(), found.following.tolist(), found.action.tolist()
     ([[[7, 0], [8, 9]]], [[[7, 8], [9, 10]]], [[1, 3]])
     """
+
+    RINGS: ClassVar = ("frame",)  # in which entry n of a member is at n % room: for checkpoints
 
     frame: Tensor
     action: Tensor

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,9 +78,15 @@ class Checkpoint:
             f"{name} {was!r}, or {over}"
         )
 
+    @property
+    def replay(self) -> Path:
+        """The folder for what replays hold."""
+        return self.path.with_suffix(".replay")
+
     def discard(self) -> None:
-        """Removes the file, if there is one."""
+        """Removes the file, if there is one, and what replays held."""
         self.path.unlink(missing_ok=True)
+        shutil.rmtree(self.replay, ignore_errors=True)
 
     def set_aside(self) -> Path:
         """Renames a damaged file, so that the pack can start over."""

@@ -13,7 +13,8 @@ import torch
 from pliant.run import tree
 from pliant.run.checkpoint import Checkpoint, Damaged, Pace
 from pliant.run.rows import Rows
-from pliant.trials import Run, Trial
+from pliant.run.segments import Segments
+from pliant.trials import QLearning, Run, Trial
 
 
 class Interrupted(Exception):
@@ -47,13 +48,17 @@ def train(
     """
     start = time.perf_counter()
     run, rows = trial.start(seeds, device, dtype), Rows(seeds)
-    mode = _restore(checkpoint, run, rows)
+    segments = Segments(checkpoint.replay) if checkpoint is not None else None
+    mode = _restore(checkpoint, segments, run, rows)
     first, start, pace = run.state.step, start - rows.seconds(), pace or Pace()
 
     def keep() -> None:
-        if checkpoint is not None and run.state.step > first:
-            state = {f"state/{path}": tensor for path, tensor in tree.tensors(run.state).items()}
-            checkpoint.save(state | rows.tensors(), {"numbers": tree.numbers(run.state), "mode": mode_of(run)})
+        if checkpoint is not None and segments is not None and run.state.step > first:
+            rings = tree.rings(run.state)
+            state = {f"state/{path}": t for path, t in tree.tensors(run.state).items() if path not in rings}
+            about = {"numbers": tree.numbers(run.state), "mode": mode_of(run), "segments": segments.add(rings)}
+            checkpoint.save(state | rows.tensors(), about)
+            segments.settle(about["segments"])
 
     on_progress(first)
     for row in run.rows:
@@ -73,16 +78,24 @@ def train(
 
 
 def seconds_per_step(trial: Trial, seeds: Sequence[int], device: str = "cpu", steps: int = 20) -> float:
-    """The time of one step of a pack, the median over a few; refits come on top."""
+    """The time of one step of a pack, the median over a few; refits come on top.
+
+    Of an agent it is the mean over frames, from its second update on.
+    """
+    first, learn_period = 0, 1
+    if isinstance(trial, QLearning):
+        trial, learn_period = trial.soon(), trial.learn_period
+        first = trial.begin + learn_period
+        steps = -(-steps // learn_period) * learn_period
     run, took, last = trial.start(seeds, device, torch.float32), [], 0
     start = time.perf_counter()
     for _ in run.rows:
-        if run.state.step > last:
+        if run.state.step > max(last, first):
             took.append((time.perf_counter() - start) / (run.state.step - last))
-        if run.state.step >= steps:
+        if run.state.step >= first + steps:
             break
         start, last = time.perf_counter(), run.state.step
-    return float(np.median(took))
+    return float(np.median(took) if learn_period == 1 else np.mean(took))
 
 
 def mode_of(run: Run) -> str:
@@ -90,12 +103,15 @@ def mode_of(run: Run) -> str:
     return "+".join(dict.fromkeys(population.mode for population in run.populations))
 
 
-def _restore(checkpoint: Checkpoint | None, run: Run, rows: Rows) -> str | None:
+def _restore(checkpoint: Checkpoint | None, segments: Segments | None, run: Run, rows: Rows) -> str | None:
     """Takes up what the checkpoint holds; returns the mode that it was made in, None where there is none."""
+    if checkpoint is None or segments is None:
+        return None
     try:
-        found = checkpoint.load() if checkpoint is not None else None
+        found = checkpoint.load()
+        if found is not None:
+            segments.check(found[1]["segments"])
     except Damaged as error:
-        assert checkpoint is not None
         aside = checkpoint.set_aside().name
         warnings.warn(f"{error}; it is set aside as {aside} and the pack starts over", stacklevel=3)
         return None
@@ -104,7 +120,9 @@ def _restore(checkpoint: Checkpoint | None, run: Run, rows: Rows) -> str | None:
     tensors, about = found
     prefix = "state/"
     state = {path.removeprefix(prefix): tensor for path, tensor in tensors.items() if path.startswith(prefix)}
-    tree.fill(run.state, state, about["numbers"])
+    rings = tree.rings(run.state)
+    tree.fill(run.state, state | {path: ring for path, (ring, _) in rings.items()}, about["numbers"])
+    segments.read(about["segments"], rings)
     rows.restore(tensors)
     return about["mode"]
 

@@ -29,6 +29,19 @@ def numbers(tree: Any) -> dict[str, Number]:
     return {path: leaf for path, leaf, _, _ in _leaves(tree, "") if not isinstance(leaf, Tensor)}
 
 
+def rings(tree: Any) -> dict[str, tuple[Tensor, list[int]]]:
+    """The tensors in which entry n of a member is at n % room, by path, with how many entries were added of each.
+
+    They are those that a dataclass with `entries` names in `RINGS`: large ones, which are kept by what was added.
+
+    >>> from pliant.rl import FrameReplay
+    >>> {path: added for path, (_, added) in rings({"replay": FrameReplay.empty(2, 4, (1,))}).items()}
+    {'replay/frame': [0, 0]}
+    """
+    leaves = _leaves(tree, "")
+    return {path: (leaf, owner.entries) for path, leaf, owner, key in leaves if key in getattr(owner, "RINGS", ())}
+
+
 def fill(tree: Any, stored_tensors: Mapping[str, Tensor], stored_numbers: Mapping[str, Number]) -> None:
     """Writes values into the same places of a tree, in place; `ValueError` for a tree of another structure.
 

@@ -153,6 +153,10 @@ class QLearning:
             self, begin=begin, num_steps=begin + self.learn_period, measures=tuple(map(brief, self.measures))
         )
 
+    def soon(self) -> QLearning:
+        """The same, which learns and acts by its values after a few frames and measures nothing: to time it."""
+        return replace(self, begin=min(self.begin, 64), decay=1, measures=())
+
     def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
         """The population before its first frame; `ValueError` for what does not fit together."""
         emulators = [self.env.emulator(seed) for seed in seeds]
