@@ -168,3 +168,29 @@ def test_an_output_that_is_no_tensor_is_refused():
     net = Network(Pair(), example=torch.ones(3, 2))
     with pytest.raises(ValueError, match="make the model return a tensor"):
         EmpiricalNTK().measure(Observation(net.params(), network=net, x=torch.ones(3, 2)))
+
+
+class Nodes(torch.nn.Module):
+    """A graph: its edges are an input, or part of it."""
+
+    def __init__(self, edges=None):
+        super().__init__()
+        self.first, self.second, self.edges = torch.nn.Linear(3, 6), torch.nn.Linear(6, 2), edges
+
+    def forward(self, x, edges=None):
+        edges = self.edges if edges is None else edges
+        h = self.first(x).relu()
+        return self.second(torch.zeros_like(h).index_add(0, edges[:, 1], h[edges[:, 0]]))
+
+
+@pytest.mark.parametrize("diagnostic", [EmpiricalNTK(), GradientCovariance()])
+@pytest.mark.parametrize("held", [True, False], ids=["edges in the module", "as many edges as nodes"])
+@pytest.mark.parametrize("known", [True, False], ids=["with an example", "without"])
+def test_nodes_of_a_graph_are_no_examples(diagnostic, held, known):
+    edges = torch.stack([torch.arange(6), (torch.arange(6) + 2) % 6], 1)
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    inputs = x if held else Inputs((x, edges), {})
+    network = Network(Nodes(edges if held else None), example=inputs if known else None)
+    seen = Observation(network.params(), network=network, x=inputs, y=torch.zeros(6, 2), loss=F.mse_loss)
+    with pytest.raises(ValueError, match=r"whose examples do not mix, got one in which they do .*nodes of a graph"):
+        diagnostic.measure(seen)

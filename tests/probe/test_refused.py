@@ -140,3 +140,58 @@ def test_offsets_that_show_in_the_dtype_are_taken():
     x = inputs(dtype=torch.float32)
     assert measured(model, x, probe=Sines(offset=5e4)).baseline.mean() > 0.3
     assert measured(far().double(), x.double()).baseline.mean() > 0.3
+
+
+class Nodes(nn.Module):
+    """A graph: its edges, `(edges, 2)`, are an input, or part of it."""
+
+    def __init__(self, edges=None):
+        super().__init__()
+        self.first, self.second, self.edges = nn.Linear(4, 6), nn.Linear(6, 2), edges
+        self.double()
+
+    def forward(self, x, edges=None):
+        edges = self.edges if edges is None else edges
+        h = self.first(x).relu()
+        return self.second(torch.zeros_like(h).index_add(0, edges[:, 1], h[edges[:, 0]]))
+
+
+class Capacity(nn.Module):
+    """Two experts, each for the first rows that choose it, as many as half of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.experts = nn.Linear(4, 2), nn.ModuleList(nn.Linear(4, 2) for _ in range(2))
+        self.double()
+
+    def forward(self, x):
+        chosen, out = self.gate(x).argmax(-1), torch.zeros_like(x[:, :2])
+        for i, expert in enumerate(self.experts):
+            rows = (chosen == i).nonzero()[: len(x) // 4, 0]
+            out = out.index_copy(0, rows, expert(x[rows]))
+        return out
+
+
+RING = torch.stack([torch.arange(24), (torch.arange(24) + 9) % 24], 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (lambda: Nodes(), Inputs((inputs(), RING), {}), r"on all inputs, not on some of them \(.*\): samples"),
+        (lambda: Nodes(), Inputs((inputs(), RING % 4), {}), "do not depend on the order of the samples, got others"),
+        (lambda: Nodes(RING), inputs(), r"on all inputs, not on some of them \(.*nodes of a graph"),
+        (lambda: Nodes(RING[:4] % 4), inputs(4), "do not depend on the order of the samples"),
+        (Capacity, inputs(), "do not depend on the order of the samples"),
+    ],
+    ids=["as many edges as nodes", "among the first nodes", "edges in the module", "a small graph", "capacity"],
+)  # fmt: skip
+@pytest.mark.parametrize("probe", [None, RandomLabels(2)], ids=["sines", "labels"])
+def test_samples_that_depend_on_each_other(model, x, message, probe):
+    with pytest.raises(ValueError, match=message):
+        measured(model(), x, probe=probe)
+
+
+def test_statistics_of_the_batch_do_not_depend_on_its_order():
+    standardised = nn.Sequential(perceptron(hidden=5), nn.BatchNorm1d(2, track_running_stats=False).double())
+    assert measured(standardised).names == ("now",)

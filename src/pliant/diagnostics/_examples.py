@@ -9,19 +9,21 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from pliant.diagnostics._poke import mixes_examples
+from pliant.diagnostics._poke import mixed, mixes_examples
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Observation
 from pliant.modules import unpadded
 from pliant.network import Network, Params
+from pliant.sites import depth
 
 
 def outputs_of_one(seen: Observation) -> Callable[..., Tensor]:
     """The network's outputs for one example, flattened; padding, as its row of the mask says, is 0.
 
-    Raises `ValueError` for a network that normalises over the batch: one example alone has no output there.
+    Raises `ValueError` for a network in which examples mix (statistics over the batch, nodes of a graph): one alone has
+    no output there.
     """
-    network = per_example(given(seen.network, "network"))
+    network = per_example(seen)
 
     def outputs(params: Params, x: Any, mask: Tensor | None = None) -> Tensor:
         found = as_tensor(network(seen.params | params, batch_of_one(x)))
@@ -32,7 +34,7 @@ def outputs_of_one(seen: Observation) -> Callable[..., Tensor]:
 
 def loss_of_one(seen: Observation) -> Callable[[Params, Any, Any], Tensor]:
     """The loss of one example, a scalar; raises as `outputs_of_one` does."""
-    network, loss = per_example(given(seen.network, "network")), given(seen.loss, "loss")
+    network, loss = per_example(seen), given(seen.loss, "loss")
     return lambda params, x, y: loss(network(seen.params | params, batch_of_one(x)), batch_of_one(y))
 
 
@@ -55,12 +57,17 @@ def batch_of_one(example: Any) -> Any:
     return tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, example)
 
 
-def per_example(network: Network) -> Network:
+def per_example(seen: Observation) -> Network:
     """The network, if its output for an example does not depend on the rest of the batch."""
-    batch_norm = any(isinstance(m, _BatchNorm) and m.running_mean is None for m in network.module.modules())
-    if batch_norm or (network.example is not None and mixes_examples(network)):
+    network, x = given(seen.network, "network"), given(seen.x, "x")
+    mixes = any(isinstance(m, _BatchNorm) and m.running_mean is None for m in network.module.modules())
+    if network.example is not None:
+        mixes = mixes or mixes_examples(network)
+    elif not depth():
+        mixes = mixes or mixed(network, seen.params, x)
+    if mixes:
         raise ValueError(
-            "expected a network whose examples do not mix, got one that normalises over the batch: leave diagnostics "
-            "of single examples out, or normalise each sample (LayerNorm)"
+            "expected a network whose examples do not mix, got one in which they do (statistics over the batch, nodes "
+            "of a graph): leave diagnostics of single examples out, or normalise each sample (LayerNorm)"
         )
     return network

@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
+from pliant.adapter import inexact, tensors_of
 from pliant.diagnostics._layers import layers_of
 from pliant.network import Network, Params
 
@@ -60,12 +61,24 @@ def mixes_examples(network: Network) -> bool:
     >>> mixes_examples(Network(nn.Sequential(nn.Linear(2, 3), norm), example=torch.ones(4, 2)))
     True
     """
-    params, x = _generic(network)
+    return mixed(network, *_generic(network))
+
+
+@torch.no_grad()
+def mixed(network: Network, params: Params, x: Any) -> bool:
+    """Whether, at these parameters, the outputs for examples depend on the rest of the batch, or on its order."""
     try:
         alone = network(params, _first(x))
-    except ValueError:  # torch: more than one value per channel
+    except (ValueError, RuntimeError, IndexError):  # torch: more than one value per channel; a node without its graph
         return True
-    return not _same(alone, _first(network(params, x)))
+    among = network(params, x)
+    return not _same(alone, _first(among)) or ordered(network, params, x, among)
+
+
+@torch.no_grad()
+def ordered(network: Network, params: Params, x: Any, outputs: Any) -> bool:
+    """Whether outputs change with the order of the examples: as those of nodes, to which edges refer by number."""
+    return not _same(network(params, _turned(x)), _turned(outputs))
 
 
 def _generic(network: Network) -> tuple[Params, Any]:
@@ -84,7 +97,13 @@ def _first(tree: Any) -> Any:
     return tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) else leaf, tree)
 
 
+def _turned(tree: Any) -> Any:
+    return tree_map(lambda leaf: leaf.flip(0) if isinstance(leaf, Tensor) and leaf.ndim else leaf, tree)
+
+
 def _same(output: Any, reference: Any) -> bool:
-    """Up to what the eps of a normaliser lets through."""
-    pairs = zip(tree_leaves(output), tree_leaves(reference), strict=True)
-    return all((a - b).abs().amax() <= 1e-3 * b.abs().amax() for a, b in pairs if isinstance(a, Tensor))
+    """Up to what the eps of a normaliser lets through, and rounding; what is not finite tells nothing."""
+    pairs = zip(tensors_of(output), tensors_of(reference), strict=True)
+    numbers = [(a, b) for a, b in pairs if inexact(a) and b.numel() and b.isfinite().all()]
+    rounding = [max(1e-3, 8 * torch.finfo(a.dtype).eps) * b.abs().amax() for a, b in numbers]
+    return all(a.shape == b.shape and (a - b).abs().amax() <= r for (a, b), r in zip(numbers, rounding, strict=True))

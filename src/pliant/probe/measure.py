@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pliant.adapter import How, bare
+from pliant.diagnostics._poke import ordered
 from pliant.modules import purified
 from pliant.network import Network, Params
 from pliant.optim import Optimizer
@@ -25,6 +26,11 @@ from pliant.probe.result import FRESH, Plasticity
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Sines, Taken, outputs, part, samples
 
+GRAPH = (
+    "samples that depend on each other (nodes of a graph) cannot be probed in batches; what belongs to all samples "
+    "goes into a module that holds it, and a sample is then a whole graph"
+)
+TURNED = 8  # samples whose order is turned, to see whether it matters
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # gone from a module that is purified
 
 
@@ -183,8 +189,7 @@ def pure(
     if len(lengths) > 1:
         raise ValueError(
             "expected as many samples in each of the inputs, along its first axis, got "
-            f"{' and '.join(map(str, lengths))}: samples that depend on each other (nodes of a graph) cannot be probed "
-            "in batches; what belongs to all samples goes into a module that holds it"
+            f"{' and '.join(map(str, lengths))}: {GRAPH}"
         )
     if not list(original.parameters()):
         raise ValueError(f"expected a model with parameters, got a {type(original).__name__} without any")
@@ -196,9 +201,24 @@ def pure(
             network(params, network.example)
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if _callable(network, params, inputs):
+            raise ValueError(f"the model can be called on all inputs, not on some of them ({line}): {GRAPH}") from error
         raise ValueError(f"the model cannot be called on the inputs: {line}") from error
+    few = part(inputs, slice(0, TURNED))
+    if ordered(network, params, few, outputs(network, params, few)):
+        raise ValueError(f"expected outputs that do not depend on the order of the samples, got others: {GRAPH}")
     trained = _trained(original, optimizer)
     return (network if len(trained) == len(params) else network.restricted(trained)), params
+
+
+def _callable(network: Network, params: Params, inputs: Any) -> bool:
+    """Whether the network takes all inputs at once."""
+    try:
+        with torch.no_grad():
+            network(params, inputs)
+    except Exception:
+        return False
+    return True
 
 
 def _trained(model: nn.Module, optimizer: Any) -> list[str]:
