@@ -111,6 +111,11 @@ def results(
     return Results(tables)
 
 
+def without_tasks(made: Results) -> Results:
+    """The same numbers, of trials that have no tasks."""
+    return Results({key: {n: v for n, v in t.items() if n not in ("task", "end")} for key, t in made.tables.items()})
+
+
 def store(root: Path, settings: Settings | None = None) -> Store:
     """Where the run would lie."""
     return Store(root, EXPERIMENT, "laptop", settings or Settings())

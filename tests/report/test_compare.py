@@ -16,7 +16,7 @@ from pliant.report.compare_page import compare_page, overlay
 from pliant.report.stored import Stored
 from pliant.results import Results
 from tests.report.stores import KNOWN, run
-from tests.report.synthetic import SETUP, Settings, results
+from tests.report.synthetic import SETUP, Settings, results, without_tasks
 from tests.report.test_page import Reader
 
 BUMPS = np.array([0.0, 0.1, 0.4])  # by which the second run's seeds end above the first's
@@ -58,6 +58,22 @@ def test_the_table_has_every_arm_of_every_run(two: list[Stored]) -> None:
     assert str(made.table.rows[1].cells[0]) == "0.72 ± 0.05"
     assert dict(made.about)["l2"] == ["0.5", "0.25"]
     assert "hidden" not in dict(made.about)
+
+
+def test_runs_without_tasks_are_compared_by_what_was_measured_last(tmp_path: Path) -> None:
+    made = [run(tmp_path, made=without_tasks(results()))]
+    made += [run(tmp_path, Settings(l2=0.25), made=without_tasks(bumped()))]
+    found = compare(made, ["accuracy"])
+    for one in found.differences:
+        np.testing.assert_allclose(one.found[0], interval(BUMPS))
+    assert {plot.over for plot in overlay(found).plots} == {"step"}
+    Reader(compare_page(found))
+
+
+def test_plots_of_some_arms_are_compared_in_all(tmp_path: Path) -> None:
+    some = replace(KNOWN["made/up"], setup=lambda s: replace(SETUP, plots=(replace(SETUP.plots[0], arms=("l2",)),)))
+    drawn = overlay(compare([run(tmp_path, experiment=some), run(tmp_path, Settings(l2=0.25), experiment=some)]))
+    assert [len(plot.curves(made, drawn.look)) for plot, made in zip(drawn.plots, drawn.results, strict=True)] == [2, 2]
 
 
 def test_only_common_seeds_are_paired(tmp_path: Path) -> None:

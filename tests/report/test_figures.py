@@ -38,6 +38,13 @@ def test_neither_reads_nor_writes_the_users_settings_of_matplotlib() -> None:
         assert dict(matplotlib.rcParams) == kept
 
 
+def test_the_legend_names_the_arms_that_are_drawn() -> None:
+    one, other = (Lines("accuracy", "accuracy", arms=arms) for arms in (("l2",), ()))
+    for plots, named in (((one, one), ["L2 <b>&"]), ((one, other), ["no intervention", "L2 <b>&"])):
+        made = figures.figure("t", plots, results(), SETUP.look)
+        assert [text.get_text() for text in made.legends[0].get_texts()] == named
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_one_set_of_axes_a_panel_and_one_legend(columns: int) -> None:
     made = figure(results(), columns)

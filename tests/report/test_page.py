@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from pliant.experiment import Column
 from pliant.report.page import _csv, page
 from pliant.results import Results
 from pliant.run.identity import definition
 from tests.report.stores import unwritten
-from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, results
+from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, results, without_tasks
 
 VOID = {"meta", "link", "br", "img", "source"}
 
@@ -156,6 +157,16 @@ def test_no_columns_no_sentences_no_deviations(tmp_path: Path) -> None:
     Reader(written)
     assert "What happened" not in written
     assert "In the end" not in written
+
+
+def test_trials_without_tasks_have_a_page_and_numbers_where_the_table_reads(tmp_path: Path) -> None:
+    setup = replace(SETUP, plots=SETUP.plots[1:], table=(Column("accuracy", "accuracy"),), claims=())
+    made = without_tasks(results())
+    Reader(page(unwritten(tmp_path, made, experiment=replace(EXPERIMENT, setup=lambda settings: setup)), []))
+    header, *lines = _csv(setup, made).splitlines()
+    assert header == "arm,seed,task,step,accuracy,norm"
+    assert len(lines) == 2 * 3 * 5  # of all steps, those at which accuracy was measured
+    assert lines[0].startswith("none,0,,10,0.49,")
 
 
 def test_arms_may_measure_different_things(tmp_path: Path) -> None:

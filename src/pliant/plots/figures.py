@@ -139,8 +139,14 @@ def _sheet(
         for axes, below in zip(drawn, drawn[columns:], strict=False):
             if axes.get_xlabel() == below.get_xlabel():
                 axes.set_xlabel("")
-        _legend(made, look, [arm for arm in look.labels if any(arm in shown.arms for shown in results)])
+        named = {arm for plot, shown in zip(plots, results, strict=True) for arm in _of(plot, shown)}
+        _legend(made, look, [arm for arm in look.labels if arm in named])
     return made
+
+
+def _of(plot: Plot, results: Results) -> list[str]:
+    """The arms that a plot of a sheet draws: those that it names, or all."""
+    return [arm for arm in results.arms if arm in (getattr(plot, "arms", ()) or results.arms)]
 
 
 def _alone(title: str, plot: Plot, results: Results, look: Look, inches: float | None) -> Figure:

@@ -167,7 +167,7 @@ def _columns(runs: Sequence[Stored], metrics: Sequence[str]) -> list[Column]:
 
 def _digits(runs: Sequence[Stored], metric: str) -> int:
     """As many as the widest interval of an arm warrants."""
-    ends = [run.results.ends(arm, metric)[:, -1] for run in runs for arm in run.arms]
+    ends = [run.results.last(arm, metric) for run in runs for arm in run.arms]
     left = [values[np.isfinite(values)] for values in ends]
     return min((decimals(interval(values)) for values in left if len(values)), default=2)
 
@@ -200,7 +200,7 @@ def _difference(runs: Sequence[Stored], at: int, arm: str, other: str, columns: 
 
 def _last(run: Stored, arm: str, column: Column, seeds: Sequence[int]) -> np.ndarray:
     """Values at the end of the last task, one for each of these seeds."""
-    return run.results.ends(arm, column.column)[[run.results.seeds.index(seed) for seed in seeds], -1]
+    return run.results.last(arm, column.column)[[run.results.seeds.index(seed) for seed in seeds]]
 
 
 def _about(runs: Sequence[Stored]) -> list[tuple[str, list[str]]]:

@@ -49,7 +49,7 @@ class Overlay(NamedTuple):
 
 
 def overlay(comparison: Comparison, metric: str | None = None) -> Overlay:
-    """One metric at the end of every task.
+    """One metric at the end of every task, or over steps where trials have no tasks.
 
     Where runs share an arm, one set of axes an arm with one line a run; otherwise one set of axes for all arms.
     """
@@ -57,7 +57,8 @@ def overlay(comparison: Comparison, metric: str | None = None) -> Overlay:
     metric = comparison.columns[0].column if metric is None else metric
     shown = [run.setup.look.shown(run.results) for run in runs]
     known = [p for run in runs for p in run.setup.plots if isinstance(p, Lines) and p.column == metric]
-    plot = replace(known[0] if known else Lines(metric, metric), over="task")
+    tasks = all("end" in table for run in runs for table in run.results.tables.values())
+    plot = replace(known[0] if known else Lines(metric, metric), over="task" if tasks else "step", arms=())
     arms = {(at, arm): run.results.only(arm) for at, run in enumerate(runs) for arm in shown[at]}
     names = list(dict.fromkeys(arm for _, arm in arms))
     if len(names) == len(arms):

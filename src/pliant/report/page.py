@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from markupsafe import escape
 
 from pliant import cite
@@ -183,7 +184,8 @@ def _packs(run: Stored) -> list[dict[str, Any]]:
 
 
 def _csv(setup: Setup, results: Results) -> str:
-    """What figure and table draw on, at the end of every task: scalars, that is."""
+    """What figure and table draw on, scalars that is: at the end of every task, or, of trials without tasks, wherever
+    the table's columns were measured."""
     wanted = dict.fromkeys(["accuracy", "loss", *setup.columns()])
     scalars = {name for table in results.tables.values() for name in wanted if name in table and table[name].ndim == 1}
     columns = [name for name in wanted if name in scalars]
@@ -191,10 +193,13 @@ def _csv(setup: Setup, results: Results) -> str:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["arm", "seed", "task", "step", *columns])
     for (arm, seed), table in results.tables.items():
-        for at in table["end"].astype(bool).nonzero()[0]:
+        closing = [table[column.column] for column in setup.table if column.column in scalars & set(table)]
+        ends = table["end"].astype(bool) if "end" in table else np.any(np.isfinite([*closing]), axis=0)
+        for at in np.flatnonzero(ends):
             there = [table[name][at] if name in table else math.nan for name in columns]
             values = [f"{value:.6g}" if math.isfinite(value) else "" for value in there]
-            rows.writerow([arm, seed, int(table["task"][at]) + 1, int(table["step"][at]), *values])
+            task = int(table["task"][at]) + 1 if "task" in table else ""
+            rows.writerow([arm, seed, task, int(table["step"][at]), *values])
     return out.getvalue()
 
 

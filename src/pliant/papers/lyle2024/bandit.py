@@ -107,10 +107,10 @@ def setup(settings: Settings) -> Setup:
 
     for gamma, head, way in product(settings.gammas, HEADS, WAYS):
         arms[name(gamma, head, way)] = Arm(f"gamma {gamma:g}, {HEADS[head]}, {WAYS[way]}", agent(gamma, head, way))
-    large = settings.gammas[-1]
+    small, large = settings.gammas[0], settings.gammas[-1]
     for head in ("two_hot", "smoothed"):
-        begun = replace(agent(large, head, "both"), begin=None)
-        arms[middle(head)] = Arm(f"gamma {large:g}, {HEADS[head]}, layer norm + L2, begins in the middle", begun)
+        said = f"gamma {large:g}, {HEADS[head]}, layer norm + L2, begins in the middle"
+        arms[middle(head)] = Arm(said, replace(agent(large, head, "both"), begin=None))
     for head, way in product(("scalar", "two_hot"), ("layer_norm", "both")):
         said = f"layer norm, L2 of {settings.l2 if way == 'both' else 0:g}"
         arms[far(head, way)] = Arm(f"long, {HEADS[head]}, {said}", agent(large, head, way, settings.long))
@@ -118,7 +118,8 @@ def setup(settings: Settings) -> Setup:
         f"{HEADS[head]}, {said}": {gamma: name(gamma, head, way) for gamma in settings.gammas}
         for head, (way, said) in product(HEADS, WAYS.items())
     }
-    at = {gamma: tuple(name(gamma, head, way) for head, way in product(HEADS, WAYS)) for gamma in settings.gammas}
+    classified = tuple(name(0, head, way) for head, way in product(("two_hot", "smoothed"), WAYS))
+    begun = (*(name(large, head, "both") for head in HEADS), middle("two_hot"), middle("smoothed"))
     longest = tuple(far(head, way) for head, way in product(("scalar", "two_hot"), ("layer_norm", "both")))
     ticks = f"a target update every {settings.target_period}"
     return Setup(
@@ -127,12 +128,8 @@ def setup(settings: Settings) -> Setup:
             Trend("probe_loss", "change of the probe loss", "discount", series, "change"),
             Trend("probe_loss", "initial probe loss", "discount", series, "first"),
             Lines("probe_loss", f"probe loss, long run, {ticks}", over="step", arms=longest),
-            *(
-                Lines("batch_loss", f"loss, discount {gamma:g}", over="step", log=True, arms=at[gamma][2:])
-                for gamma in settings.gammas
-                if gamma == 0
-            ),
-            Lines("value", f"mean largest value, discount {large:g}", over="step", arms=at[large]),
+            *((Lines("batch_loss", "loss, discount 0", over="step", log=True, arms=classified),) * (small == 0)),
+            Lines("value", f"mean largest value, layer norm + L2, discount {large:g}", over="step", arms=begun),
             Lines("norm_ratio", "parameter norm / initial norm, long run", over="step", log=True, arms=longest),
         ),
         table=(
