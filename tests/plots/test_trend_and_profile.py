@@ -1,6 +1,8 @@
 """Metrics against a number of the arms, arrays as lines and as heat maps: the values that are drawn, tabulated and "
 "left out."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,30 @@ def test_what_rounding_leaves_of_a_spectrum_is_not_drawn() -> None:
     assert axes.get_ylim()[0] > 1e-10
 
 
+def test_bands_that_rounding_makes_wide_leave_the_picture_to_the_lines() -> None:
+    """One seed's last singular value is zero, another's is rounding: neither is drawn, and the others fill the axes."""
+    spectra = [[100.0, 10.0, 1.0, 0.0], [100.0, 10.0, 1.0, 1e-30], [100.0, 10.0, 3e-5, 1e-3]]
+    tables = results().tables
+    made = {
+        ("a_0", seed): dict(tables["a_0", 0], spectrum=np.array([[np.nan] * 4, row]))
+        for seed, row in enumerate(spectra)
+    }
+    (axes,) = figure("t", [PROFILE], Results(made), LOOK).axes
+    (line,) = axes.lines
+    assert line.get_ydata() == pytest.approx([100.0, 10.0, 3e-5 ** (1 / 3), np.nan], nan_ok=True)
+    assert axes.get_ylim() == pytest.approx((3e-5 ** (1 / 3) / 3, 300.0))
+
+
+WIDE = (TREND, PROFILE)
+
+
+@pytest.mark.parametrize("plot", WIDE, ids=["trend", "profile"])
+def test_a_phone_gets_a_narrower_picture(plot: Trend | Profile) -> None:
+    for columns, width in ((1, 370), (2, 560), (3, 560)):
+        made = figure("t", [plot], results(), LOOK, columns)
+        assert made.get_size_inches()[0] * 96 == pytest.approx(width)
+
+
 def histories() -> Results:
     """Arrays at three steps of two seeds."""
 
@@ -118,3 +144,13 @@ def test_a_matrix_draws_the_same_bytes_twice_and_nothing_where_nothing_was_run()
     assert one == other
     assert MATRIX.layout(histories(), LOOK).panes == 2
     assert Matrix("kernel", "kernel", {"B": "b_8"}).grid(results(), LOOK).rows == []
+
+
+def test_on_a_phone_no_title_of_a_matrix_runs_into_the_next() -> None:
+    named = Matrix("kernel", "kernel", {"an arm whose name is not short at all": "a_0"}, moments=(0, 1, -1))
+    made = figure("t", [named], histories(), LOOK, 1)
+    made.draw_without_rendering()
+    *maps, _ = made.axes
+    ends = [axes._left_title.get_window_extent() for axes in maps]
+    assert all(left.x1 < right.x0 for left, right in pairwise(ends))
+    assert made.get_size_inches()[0] * 96 == pytest.approx(370)

@@ -31,6 +31,7 @@ def written(
     tier: str = "laptop",
     experiment: Experiment = KNOWN["made/up"],
     recorded: bool = False,
+    dated: str = "",
 ) -> Path:
     """Writes a run, its `missing` cells left out; returns its folder."""
     store = Store(root, experiment, tier, settings or Settings())
@@ -43,6 +44,7 @@ def written(
         }
         how: dict[str, Any] = {"mode": "vmap", "threads": 1, "total_seconds": 1.0, "commit": "abc1234"}
         how |= {"definition": definition(experiment.setup(store.settings).arms[arm])} if recorded else {}
+        how |= {"date": dated} if dated else {}
         store.write(arm, tables, how)
     return store.folder
 

@@ -16,7 +16,7 @@ from pliant.report.index import index, write_index
 from pliant.report.listing import apart, print_runs, progress, runs
 from pliant.run.files import write_json
 from tests.report.stores import KNOWN, written
-from tests.report.synthetic import Settings
+from tests.report.synthetic import Settings, last, results
 from tests.report.test_page import Reader
 
 
@@ -24,7 +24,7 @@ from tests.report.test_page import Reader
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a whole run, a changed one, and runs that are incomplete, damaged or of another version."""
     root = tmp_path_factory.mktemp("some store")
-    (written(root) / "report.html").write_text("a page")
+    (written(root, dated="2026-02-03T23:59:59+00:00") / "report.html").write_text("a page")
     written(root, Settings(l2=0.25, data="/home/someone/pixels.npz"))
     written(root, Settings(l2=0.125), missing=[("l2", 2), ("none", 2), ("l2", 0)])
     written(root, Settings(hidden=(4,)), arms=["l2"])
@@ -97,8 +97,13 @@ def test_the_index_says_of_every_run_how_far_it_is(text: str) -> None:
     by = rows(text)
     assert len(by) == 9
     tally = "✓ 1 hold \N{MULTIPLICATION SIGN} 1 fail ? 1 inconclusive"
-    (whole,) = [row for row in by.values() if row.startswith("laptop") and row[16:].startswith(tally)]
-    assert whole.endswith("3 all 2 digits")
+    gained = last(results(), "l2") - last(results(), "none")  # of the first claim; 4.303 is Student's t for three seeds
+    mean, half = gained.mean(), 4.303 * gained.std(ddof=1) / 3**0.5
+    headline = f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}] {tally}"
+    (whole,) = [row for row in by.values() if row.startswith("laptop") and row[16:].startswith(headline)]
+    assert whole.endswith("2026-02-03 3 all 2 digits")
+    assert sum("\N{EN DASH} 3 all 2 digits" in row for row in by.values()) == 2  # smoke and the altered one: no date
+    assert "Headline, the number of its first claim: L2 ends above nothing." in text
     expected = ("l2=0.125 not complete yet 1 of 3", "l2=2.0", "checksum does not fit", "settings.json is damaged")
     for part in (*expected, "only l2", "not started", "unknown experiment"):
         assert sum(part in row for row in by.values()) == 1, part

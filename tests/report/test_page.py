@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pliant.experiment import Column
+from pliant.plots import Cells
 from pliant.report.page import _csv, page
 from pliant.results import Results
 from pliant.run.identity import definition
@@ -134,7 +135,7 @@ def test_some_arms_only(tmp_path: Path) -> None:
     only = Results({key: table for key, table in results().tables.items() if key[0] == "l2"})
     written = made(tmp_path, only, asked=RUN | {"arms": ["l2"]})
     Reader(written)
-    assert "missing: no intervention" in written
+    assert "1 of 2 arms were not run: no intervention." in written
     assert "--arms l2" in written
     assert 'id="claims"' not in written
 
@@ -167,6 +168,27 @@ def test_trials_without_tasks_have_a_page_and_numbers_where_the_table_reads(tmp_
     assert header == "arm,seed,task,step,accuracy,norm"
     assert len(lines) == 2 * 3 * 5  # of all steps, those at which accuracy was measured
     assert lines[0].startswith("none,0,,10,0.49,")
+
+
+def test_many_missing_arms_are_counted_rather_than_listed(tmp_path: Path) -> None:
+    setup = replace(
+        SETUP,
+        arms=SETUP.arms | {f"more {i}": replace(SETUP.arms["l2"], label=f"more {i}") for i in range(13)},
+        claims=(),
+    )
+    run = unwritten(tmp_path, results(), experiment=replace(EXPERIMENT, sentences=None, setup=lambda settings: setup))
+    written = page(run, [])
+    assert "13 of 15 arms were not run." in written
+
+
+def test_a_map_comes_in_a_width_for_phones_and_one_for_desks(tmp_path: Path) -> None:
+    rows = {"nothing": ("none", None, "l2"), "L2 of a strength that takes some words": ("l2", "none", None)}
+    cells = Cells("accuracy", "accuracy", ("alone", "with\nlayer norm", "with something longer"), rows)
+    setup = replace(SETUP, plots=(cells, *SETUP.plots))
+    written = page(unwritten(tmp_path, results(), experiment=replace(EXPERIMENT, setup=lambda settings: setup)), [])
+    narrow, wide = [a for tag, a in Reader(written).tags if tag == "img"][:2]
+    assert (narrow["class"], narrow["width"]) == ("until-560", "370")
+    assert (wide["class"], wide["width"]) == ("from-560 ", "560")
 
 
 def test_arms_may_measure_different_things(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from pliant.plots.base import Layout, Look, bands, colour, dashes, legend
+from pliant.plots.base import WIDTHS, Layout, Look, bands, colour, dashes, legend
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Framed(ABC):
     def points(self, results: Results, look: Look) -> list[int]:
         return []
 
-    def layout(self, results: Results, look: Look) -> Layout:
-        return Layout(1, 1, 560, 330)
+    def layout(self, results: Results, look: Look, columns: int = 3) -> Layout:
+        return Layout(1, 1, 560 if columns > 1 else WIDTHS[1], 330)
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         (on,) = axes

@@ -11,7 +11,7 @@ import numpy as np
 from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import with_interval
-from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, legend, mechanism
+from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, columns_of, legend, mechanism
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -41,16 +41,16 @@ class Areas:
     def points(self, results: Results, look: Look) -> list[int]:
         return []
 
-    def layout(self, results: Results, look: Look) -> Layout:
+    def layout(self, results: Results, look: Look, columns: int = 3) -> Layout:
         panes = len(look.shown(results))
-        columns = min(2, panes)
+        columns = min(2, panes, columns)
         return Layout(panes, columns, WIDTHS[columns], HEIGHT * -(-panes // columns) + 60)
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         from matplotlib.lines import Line2D
         from matplotlib.ticker import MaxNLocator
 
-        columns = self.layout(results, look).columns
+        columns = columns_of(axes)
         for at, (on, arm) in enumerate(zip(axes, look.shown(results), strict=True)):
             on.set_title(look.labels[arm])
             tops = {sign: np.zeros(1) for sign in (1, -1)}

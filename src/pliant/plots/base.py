@@ -34,6 +34,7 @@ STEPS = (1, 2, 5, 10)  # between ticks
 GREY = "#5f6670"
 POINTS = 3600  # drawn in all, which keeps an SVG below some 250 KB
 WIDTHS = {1: 370, 2: 740, 3: 1080}  # CSS pixels by columns; text is 12 px high in each
+NARROW = 450  # CSS pixels: a figure below this is for a phone or a column of a paper
 HEIGHT = 205  # CSS pixels of a row of axes
 
 
@@ -58,6 +59,17 @@ def mechanism(name: str) -> str:
 def dashes(position: int) -> str:
     """The line style of the arm at this position: colours repeat with another one."""
     return DASHES[position // len(COLOURS) % len(DASHES)]
+
+
+def columns_of(axes: Sequence[Axes]) -> int:
+    """How many axes a row the figure of these axes has."""
+    place = axes[0].get_subplotspec()
+    return place.get_gridspec().ncols if place is not None else 1
+
+
+def narrow(axes: Axes) -> bool:
+    """Whether axes are in a figure for a phone or for a column of a paper."""
+    return 96 * axes.get_figure(root=True).get_figwidth() < NARROW  # type: ignore[union-attr]
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
@@ -146,8 +158,8 @@ class Plot(Protocol):
         """How many points each of its lines was measured at; none where it draws no lines."""
         ...
 
-    def layout(self, results: Results, look: Look) -> Layout:
-        """The axes that it needs."""
+    def layout(self, results: Results, look: Look, columns: int = 3) -> Layout:
+        """The axes that it needs where there is room for so many a row; 1 is a phone, 370 pixels wide."""
         ...
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import half, number
-from pliant.plots.base import Layout, Look
+from pliant.plots.base import WIDTHS, Layout, Look, narrow
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -57,10 +57,14 @@ class Cells:
     def points(self, results: Results, look: Look) -> list[int]:
         return []
 
-    def layout(self, results: Results, look: Look) -> Layout:
-        height = 34 if self.paper else 20
-        lines = max(2, *(1 + heading.count("\n") for heading in self.headings))
-        return Layout(1, 1, max(560, 170 + 95 * len(self.headings)), height * len(self.rows) + 40 + 15 * lines)
+    def layout(self, results: Results, look: Look, columns: int = 3) -> Layout:
+        if columns > 1:
+            height = 34 if self.paper else 20
+            lines = max(2, *(1 + heading.count("\n") for heading in self.headings))
+            return Layout(1, 1, max(560, 170 + 95 * len(self.headings)), height * len(self.rows) + 40 + 15 * lines)
+        height = 20 if not self._crowded else 48 if self.paper else 34
+        above = 7 * max(map(len, self._headings(True))) if self._crowded else 30
+        return Layout(1, 1, WIDTHS[1], height * len(self.rows) + 75 + above)
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         (on,) = axes
@@ -68,23 +72,28 @@ class Cells:
         means = [[v.mean() for v in values[label]] for label in order]
         paper = {label: self.paper.get(label, (None,) * len(means[0])) for label in order}
         low, high = self.limits
+        small = narrow(on)
+        crowded = small and self._crowded
         on.grid(False)
         image = on.imshow(np.array(means), cmap="cividis", vmin=low, vmax=high, aspect="auto")
-        on.set_xticks(range(len(self.headings)), self.headings)
+        on.set_xticks(range(len(self.headings)), self._headings(crowded), rotation=90 * crowded)
         on.xaxis.tick_top()
-        on.set_yticks(range(len(order)), order)
+        on.set_yticks(range(len(order)), [fill(label, 16) for label in order] if crowded else order)
         for y, label in enumerate(order):
             for x, mean in enumerate(means[y]):
                 if np.isfinite(mean):
                     dark = mean < (low + high) / 2
-                    theirs = f"\npaper {paper[label][x]}" if paper[label][x] else ""
+                    theirs = f"\n{'' if crowded else 'paper '}{paper[label][x]}" if paper[label][x] else ""
                     look_of = {"fontsize": 8, "color": "white" if dark else "black"}
-                    said = _cell(values[label][x]) + theirs
-                    on.text(x, y, said, ha="center", va="center", **look_of)
+                    ours = _cell(values[label][x])
+                    said = ours.replace(" ±", "\n±") if crowded else ours
+                    on.text(x, y, said + theirs, ha="center", va="center", **look_of)
         on.spines[:].set_visible(False)
         made: Figure = on.figure  # type: ignore[assignment]
-        bar = made.colorbar(image, ax=on, shrink=0.5, aspect=30)
-        bar.set_label(fill(self.title, max(12, self.layout(results, look).height // 10), break_on_hyphens=False))
+        where = {"location": "bottom", "shrink": 0.9, "pad": 0.12 / made.get_figheight()} if small else {"shrink": 0.5}
+        bar = made.colorbar(image, ax=on, aspect=30, **where)  # type: ignore[arg-type]
+        long = 40 if small else max(12, self.layout(results, look).height // 10)
+        bar.set_label(fill(self.title, long, break_on_hyphens=False))
         bar.outline.set_visible(False)  # type: ignore[operator]
 
     def caption(self, results: Results, look: Look) -> list[str]:
@@ -104,6 +113,14 @@ class Cells:
         return Grid(
             ["", *(h.replace("\n", " ") for h in self.headings)], rows, "l" + "r" * len(self.headings), [self.title]
         )
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether a phone has no room for a cell's mean and interval beside each other."""
+        return len(self.headings) > 2
+
+    def _headings(self, upright: bool) -> list[str]:
+        return [heading.replace("\n", " ") if upright else heading for heading in self.headings]
 
     def _values(self, results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
         """The rows' labels in the order in which they are drawn, and the values of each over seeds."""

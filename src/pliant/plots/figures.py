@@ -76,13 +76,13 @@ def figure(
         plots: what is drawn.
         results: of which; one for each plot, or the same for all.
         look: of the arms.
-        columns: of axes on a sheet; other plots have their own layout.
+        columns: of axes; 1 is for a phone.
         inches: the width, if not that of a page; text keeps its size.
     """
     each = [results] * len(plots) if isinstance(results, Results) else results
     if plots[0].sheet:
         return _sheet(title, plots, each, look, columns, inches)
-    return _alone(title, plots[0], each[0], look, inches)
+    return _alone(title, plots[0], each[0], look, columns, inches)
 
 
 def write(path: Path, title: str, plots: Sequence[Plot], results: Results, look: Look, inches: float = 6.75) -> None:
@@ -149,8 +149,8 @@ def _of(plot: Plot, results: Results) -> list[str]:
     return [arm for arm in results.arms if arm in (getattr(plot, "arms", ()) or results.arms)]
 
 
-def _alone(title: str, plot: Plot, results: Results, look: Look, inches: float | None) -> Figure:
-    layout = plot.layout(results, look)
+def _alone(title: str, plot: Plot, results: Results, look: Look, columns: int, inches: float | None) -> Figure:
+    layout = plot.layout(results, look, columns)
     rows = -(-layout.panes // layout.columns)
     with _figure(title, layout.width, layout.height, layout.panes, inches, rows) as made:
         first = made.add_subplot(rows, layout.columns, 1)
@@ -163,11 +163,12 @@ def _alone(title: str, plot: Plot, results: Results, look: Look, inches: float |
 def _figure(title: str, width: int, height: int, panes: int, inches: float | None, rows: int) -> Iterator[Figure]:
     """An empty figure of a size in CSS pixels, or of another width in inches, in our style while it is drawn.
 
-    A narrow one becomes taller afterwards, so that its rows of axes have room below a legend of many lines.
+    Text keeps its size, so that a narrow one keeps its height, and becomes taller afterwards where its rows of axes
+    have no room below a legend of many lines.
     """
     scale = 1.0 if inches is None else inches * 96 / width
     with style.context(["default", STYLE]):
-        made = Figure(figsize=(scale * width / 96, scale * height / 96), layout="constrained")
+        made = Figure(figsize=(scale * width / 96, max(scale, 1) * height / 96), layout="constrained")
         made.set_label(title)
         if panes > 1:  # what lies side by side stands apart
             made.get_layout_engine().set(w_pad=0.07, h_pad=0.05, wspace=0.02, hspace=0.03)  # type: ignore[union-attr]

@@ -82,7 +82,7 @@ class Lines:
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
-    def layout(self, results: Results, look: Look) -> Layout:
+    def layout(self, results: Results, look: Look, columns: int = 3) -> Layout:
         return Layout(1, 1, WIDTHS[1], HEIGHT + 40)
 
     def points(self, results: Results, look: Look) -> list[int]:

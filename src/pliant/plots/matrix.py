@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from pliant.formats import Grid
 from pliant.numbers import number
-from pliant.plots.base import Layout, Look
+from pliant.plots.base import WIDTHS, Layout, Look, narrow
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -49,9 +50,11 @@ class Matrix:
     def points(self, results: Results, look: Look) -> list[int]:
         return []
 
-    def layout(self, results: Results, look: Look) -> Layout:
-        rows, columns = max(1, len(self._values(results))), len(self.moments)
-        return Layout(rows * columns, columns, 90 + 220 * columns, 30 + 220 * rows)
+    def layout(self, results: Results, look: Look, columns: int = 3) -> Layout:
+        rows, moments = max(1, len(self._values(results))), len(self.moments)
+        if columns > 1:
+            return Layout(rows * moments, moments, 90 + 220 * moments, 30 + 220 * rows)
+        return Layout(rows * moments, moments, WIDTHS[1], 30 + (40 + (WIDTHS[1] - 70) // moments) * rows)
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         image = None
@@ -68,7 +71,8 @@ class Matrix:
                 on.set_xticks([])
                 on.set_yticks([])
                 on.spines[:].set_visible(False)
-                on.set_title(f"{label}, step {step:,}", fontsize=8)
+                said = f"{label}, step {step:,}"
+                on.set_title(fill(said, 15) if narrow(on) else said, fontsize=8)
         if image is not None:
             made: Figure = axes[0].figure  # type: ignore[assignment]
             bar = made.colorbar(image, ax=list(axes), shrink=0.6, aspect=30)

@@ -17,6 +17,8 @@ from pliant.results import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ROUNDING = 1e-7  # of the largest value of a line, as numbers come from float32
+
 
 @dataclass(frozen=True)
 class Profile(Framed):
@@ -47,12 +49,17 @@ class Profile(Framed):
         if self.log:
             on.set_xscale("log")
             on.set_yscale("log")
-            low, high = on.get_ylim()
-            on.set_ylim(bottom=max(low, 1e-8 * high))  # what lies below is rounding
+            means = np.concatenate([np.empty(0), *(line.get_ydata() for line in on.lines)])
+            if len(means := means[np.isfinite(means)]):  # the band of a few seeds may be wider than any picture
+                on.set_ylim(means.min() / 3, means.max() * 3)
 
     def lines(self, results: Results) -> dict[str, Line]:
-        found = self._values(results)
-        return {label: Line(self._places(values.shape[1]), values) for label, values in found.items()}
+        found = {}
+        for label, values in self._values(results).items():
+            if self.log:  # what lies below is rounding, whose exponents are anything
+                values = np.where((values > ROUNDING * values.max()).all(0), values, np.nan)
+            found[label] = Line(self._places(values.shape[1]), values)
+        return found
 
     def grid(self, results: Results, look: Look) -> Grid:
         values = self._values(results)

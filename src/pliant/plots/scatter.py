@@ -46,8 +46,8 @@ class Scatter:
     def points(self, results: Results, look: Look) -> list[int]:
         return []
 
-    def layout(self, results: Results, look: Look) -> Layout:
-        columns = min(2, len(self.against))
+    def layout(self, results: Results, look: Look, columns: int = 3) -> Layout:
+        columns = min(2, len(self.against), columns)
         return Layout(len(self.against), columns, 370 * columns, 40 + 270 * -(-len(self.against) // columns))
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import MINUS, with_interval
-from pliant.plots.base import GREY, STEPS, Layout, Look, mechanism
+from pliant.plots.base import GREY, STEPS, WIDTHS, Layout, Look, columns_of, mechanism
 from pliant.results import Results
 from pliant.waterfall import FRESH, NOW, Bar, Waterfall
 
@@ -22,7 +22,7 @@ ROW = 21  # CSS pixels of a bar
 
 @dataclass(frozen=True)
 class Waterfalls:
-    """Axes an arm, below each other: from fresh networks' loss to the arm's at its last task, means over seeds.
+    """Axes an arm: from fresh networks' loss to the arm's at its last task, means over seeds.
 
     Args:
         title: the loss, with units.
@@ -47,9 +47,10 @@ class Waterfalls:
     def points(self, results: Results, look: Look) -> list[int]:
         return []
 
-    def layout(self, results: Results, look: Look) -> Layout:
+    def layout(self, results: Results, look: Look, columns: int = 3) -> Layout:
         panes = len(look.shown(results))
-        return Layout(panes, 1, 400, panes * ((len(self.parts) + 2) * ROW + 44) + 20)
+        columns = min(2, panes, columns)
+        return Layout(panes, columns, WIDTHS[columns], -(-panes // columns) * ((len(self.parts) + 2) * ROW + 44) + 20)
 
     def of(self, results: Results, arm: str) -> Waterfall:
         """The way from fresh networks to an arm, means over seeds."""
@@ -61,13 +62,15 @@ class Waterfalls:
         falls = {arm: self.of(results, arm) for arm in look.shown(results)}
         ends = [end for fall in falls.values() for bar in fall.bars for end in bar[1:3] if math.isfinite(end)]
         most = max(ends, default=1.0)
-        for on, (arm, fall) in zip(axes, falls.items(), strict=True):
+        columns = columns_of(axes)
+        for at, (on, (arm, fall)) in enumerate(zip(axes, falls.items(), strict=True)):
             on.set_title(look.labels[arm])
+            if at + columns >= len(axes):
+                on.set_xlabel(self.title)
             if not math.isfinite(fall.now):
                 on.text(0.5, 0.5, "not measured with every seed", transform=on.transAxes, ha="center", color=GREY)
                 continue
             draw(on, fall, fall.along(self.parts), most)
-        axes[-1].set_xlabel(self.title)
 
     def caption(self, results: Results, look: Look) -> list[str]:
         over = f"means over {len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping
 from itertools import groupby
@@ -13,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pliant.experiment import TIERS, Experiment, experiments
+from pliant.numbers import with_interval
 from pliant.report.html import SIGNS, template
 from pliant.report.listing import Listed, progress, runs
 from pliant.report.stored import Stored, opened, reason, text
@@ -36,7 +38,9 @@ def index(root: Path, known: Mapping[str, Experiment] | None = None) -> str:
     for id, group in groupby(listed, key=lambda run: run.experiment):
         rows = sorted((_row(root, run, known) for run in group), key=lambda row: row["order"])
         title = known[id].title if id in known else "This version of pliant has no such experiment."
-        sections.append({"id": id, "title": title, "rows": rows})
+        sections.append(
+            {"id": id, "title": title, "rows": rows, "headline": _headline(known[id]) if id in known else ""}
+        )
     script = SCRIPT.read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     rows = [row for section in sections for row in section["rows"]]
@@ -73,6 +77,9 @@ def _row(root: Path, run: Listed, known: Mapping[str, Experiment]) -> dict[str, 
         "share": f"{run.complete_seeds / max(1, len(run.seeds)):.3f}",
         "arms": ", ".join(run.arms),
         "tally": Counter(),
+        "headline": "",
+        "mean": "",
+        "date": "",
         "problem": run.problem,
     }
     try:
@@ -83,13 +90,24 @@ def _row(root: Path, run: Listed, known: Mapping[str, Experiment]) -> dict[str, 
             row |= {"changes": stored.changes(), "data": stored.data, "arms": _arms(stored)}
             if row["partial"]:
                 raise ValueError("not complete yet")
-            row["tally"] = Counter(one.verdict for one in stored.verdicts())
+            checked = stored.verdicts()
+            row["tally"] = Counter(one.verdict for one in checked)
+            row["date"] = stored.date
+            first = next((one for one in checked if one.claim is stored.setup.claims[0]), None)
+            if first and math.isfinite(first.effect.mean):
+                row["headline"], row["mean"] = with_interval(first.effect), f"{first.effect.mean:.6g}"
     except Exception as error:  # a store may come from anybody
         row["problem"] = reason(error, root / run.path)
     total = sum(row["tally"].values())
     row["score"] = f"{row['tally']['holds'] / total - row['tally']['fails'] / total / 1000:.6f}" if total else "-1"
     row["order"] = (_tier(run.tier), len(row["changes"]), str(row["changes"]), run.path)
     return row
+
+
+def _headline(experiment: Experiment) -> str:
+    """The claim that an experiment begins with, whose number heads its runs."""
+    claims = experiment.setup(next(iter(experiment.tiers.values()))).claims
+    return claims[0].text if claims else ""
 
 
 def _arms(stored: Stored) -> str:

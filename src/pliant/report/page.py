@@ -62,9 +62,12 @@ def page(run: Stored, checked: list[Checked]) -> str:
         tally=tables.tally(checked),
         settings=_settings(store),
         trial=_fields(run)[0],
-        environment=run.environment,
+        environment=run.environment | {"commit": ", ".join(run.commits())},
+        date=run.date,
+        kept=f"{experiment.id}/{run.folder.name}" if run.run.get("kept") else "",
         packs=_packs(run),
         csv=uri("text/csv", _csv(setup, results)),
+        tasks=any("end" in table for table in results.tables.values()),
         name=f"{experiment.id.replace('/', '-')}-{store.tier}",
         commands=(run_command, report_command),
         papers={name: key for name, key in PAPERS.items() if re.search(rf"\b{name}\b", said)},
@@ -78,12 +81,15 @@ def pictures(
     title: str, plots: Sequence[Plot], results: Results | Sequence[Results], look: Look
 ) -> list[dict[str, Any]]:
     """A figure for narrow, middling and wide pages, the widest last; each number of axes a row once."""
-    found = {}
-    for columns in (1, 2, 3) if plots[0].sheet else (1,):
-        if min(columns, len(plots)) not in found:
+    first = results if isinstance(results, Results) else results[0]
+    found, layouts = {}, []
+    for columns in (1, 2, 3):
+        layout = min(columns, len(plots)) if plots[0].sheet else plots[0].layout(first, look, columns)
+        if layout not in layouts:
             drawn = figures.figure(title, plots, results, look, columns)
             size = [round(96 * inches) for inches in drawn.get_size_inches()]
             found[columns] = {"uri": uri("image/svg+xml", figures.svg(drawn)), "width": size[0], "height": size[1]}
+            layouts.append(layout)
     *narrow, wide = found
     return [{**found[c], "until": BREAKPOINTS[c]} for c in narrow] + [{**found[wide], "until": None}]
 

@@ -154,6 +154,11 @@ class Stored:
         """The data set's name; a file's without its folder."""
         return text(self.setup.data)
 
+    @property
+    def date(self) -> str:
+        """The day (UTC) on which the last arm and seed was trained; empty where that was not recorded."""
+        return max((str(facts.get("date", "")) for facts in self.cells.values()), default="")[:10]
+
     def commits(self) -> list[str]:
         """The commits that the numbers were made by, usually one."""
         made = (str(cell.get("commit", self.environment.get("commit", ""))) for cell in self.cells.values())

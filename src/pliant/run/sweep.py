@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from queue import Empty
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -413,7 +414,8 @@ def train_pack(
         refitted.set(between_refits)
         done = train(arm.trial, seeds, device=device, checkpoint=checkpoint, pace=pace, on_progress=between_steps)
         spent = {"mode": done.mode, "threads": torch.get_num_threads(), "total_seconds": time.perf_counter() - start}
-        store.write(pack.arm, done.tables, {**spent, "commit": commit(), "definition": trained}, rerun=rerun)
+        made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "definition": trained}
+        store.write(pack.arm, done.tables, {**spent, **made}, rerun=rerun)
         checkpoint.discard()
 
 
