@@ -62,7 +62,7 @@ def page(run: Stored, checked: list[Checked]) -> str:
         tally=tables.tally(checked),
         settings=_settings(store),
         trial=_fields(run)[0],
-        environment=run.environment | {"commit": ", ".join(run.commits())},
+        environment={**run.environment, "commit": ", ".join(run.commits())},
         date=run.date,
         kept=f"{experiment.id}/{run.folder.name}" if run.run.get("kept") else "",
         packs=_packs(run),
