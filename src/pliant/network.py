@@ -341,7 +341,14 @@ class Network:
 
         return call, dict(leaves)
 
-    def trace(self, params: Params, x: Any, axes: Mapping[str, int] | None = None, mask: Tensor | None = None) -> Trace:
+    def trace(
+        self,
+        params: Params,
+        x: Any,
+        axes: Mapping[str, int] | None = None,
+        mask: Tensor | None = None,
+        unit_size: bool = False,
+    ) -> Trace:
         """The output with every nonlinearity's preactivation, activation and slope, by name; dropout is off.
 
         A site is named after the module it runs in: `"act"` for an `nn.ReLU` stored as `act`, `"block.relu"` for a
@@ -352,14 +359,17 @@ class Network:
         tokens)` and boolean, is False at padding: features and sites are of the other tokens alone, where they have
         these two axes. A site that no sample reaches (an expert that gets no token) is named in a warning.
 
+        With `unit_size`, sites show each nonlinearity on its units' inputs divided by their root mean square over the
+        samples, and so of unit variance where their mean is 0; output and features are those of the network as it is.
+
         Raises `ValueError` if no nonlinearity was seen.
         """
         known, mask = axes if axes is not None else self._axes, self.mask if mask is None else mask
-        recorder, output = self._recorded(params, x, known or {}, mask)
+        recorder, output = self._recorded(params, x, known or {}, mask, unit_size)
         if known is None and recorder.taken:
             found = self.axes(x)
             if any(found.get(site, axis) != axis for site, axis in recorder.taken.items()):
-                recorder, output = self._recorded(params, x, found, mask)
+                recorder, output = self._recorded(params, x, found, mask, unit_size)
         unseen = [n for n, m in self.module.named_modules() if isinstance(m, UNSEEN)]
         if unseen and not recorder.sites:
             raise ValueError(
@@ -379,8 +389,10 @@ class Network:
         features = penultimate(recorder.features, self.module, recorder.unit_dim, mask)
         return Trace(output, features.detach(), recorder.sites)
 
-    def _recorded(self, params: Params, x: Any, axes: Mapping[str, int], mask: Tensor | None) -> tuple[Recorder, Any]:
-        recorder = Recorder(self._composites, axes, mask)
+    def _recorded(
+        self, params: Params, x: Any, axes: Mapping[str, int], mask: Tensor | None, unit_size: bool
+    ) -> tuple[Recorder, Any]:
+        recorder = Recorder(self._composites, axes, mask, unit_size)
         with recorder.over(self.module):
             return recorder, self._called(params, x, None)
 

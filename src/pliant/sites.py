@@ -20,6 +20,7 @@ from torch.func import vjp
 from torch.overrides import TorchFunctionMode
 
 from pliant.adapter import uncheckpointed
+from pliant.functional.precision import wide
 from pliant.maps import Map, Weights, linear_map
 from pliant.written import Masks, rectifies
 
@@ -244,11 +245,18 @@ class Recorder(Watch):
     """Records every site with its slopes, detached, and which layer's output each reads.
 
     Units run along the channels after a convolution and along the last axis else, unless `axes` names another one.
+    With `unit_size`, sites are recorded as if the inputs of each unit had been divided by their root mean square.
     """
 
-    def __init__(self, composites: set[nn.Module], axes: Mapping[str, int] | None = None, mask: Tensor | None = None):
+    def __init__(
+        self,
+        composites: set[nn.Module],
+        axes: Mapping[str, int] | None = None,
+        mask: Tensor | None = None,
+        unit_size: bool = False,
+    ):
         super().__init__(composites)
-        self.axes, self.mask = axes or {}, mask
+        self.axes, self.mask, self.unit_size = axes or {}, mask, unit_size
         self.sites: dict[str, Site] = {}
         self.taken: dict[str, int] = {}  # the axis of the units of sites that are no matrices
         self.outputs: list[tuple[str, Tensor]] = []  # of every linear and convolution module, until overwritten
@@ -259,15 +267,25 @@ class Recorder(Watch):
         return x.detach().clone()
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        size = unmapped(before, self.depth)[0].ndim
+        dim = self.axes.get(name, self.unit_dim % before.ndim - before.ndim if size > 2 else -1)
+        if size > 2:
+            self.taken[name] = dim % size
+        if self.unit_size:
+            before = self._of_unit_size(before, dim % size - size)
         value, pullback = vjp(function, before)  # type: ignore[misc]
         (slope,) = pullback(torch.ones_like(before))
         pre, *rest = (unmapped(t.detach(), self.depth)[0] for t in (before, value, slope))
-        dim = self.axes.get(name, self.unit_dim % before.ndim - before.ndim if pre.ndim > 2 else -1)
-        if pre.ndim > 2:
-            self.taken[name] = dim % pre.ndim
         self.sites[name] = Site(*(_by_units(t, dim, self.mask) for t in (pre, *rest)))
         self.fed[name] = self.source
         return post
+
+    def _of_unit_size(self, x: Tensor, dim: int) -> Tensor:
+        """Divided by the root mean square of each unit's numbers, padding left out; units run along `dim` < 0."""
+        size = wide(_by_units(unmapped(x, self.depth)[0], dim, self.mask)).square().mean(0).sqrt().to(x.dtype)
+        shape = [1] * x.ndim
+        shape[dim] = -1
+        return x / torch.where(size > 0, size, 1.0).reshape(shape)
 
     def done(self, path: str, module: nn.Module, output: Any) -> None:
         if isinstance(module, LAYERS) and isinstance(output, Tensor):

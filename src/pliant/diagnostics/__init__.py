@@ -14,7 +14,7 @@ from pliant.diagnostics.entropy import PredictiveEntropy
 from pliant.diagnostics.gradient_flow import GradientAlignment, GradientDormantUnits, GradientSaturatedUnits
 from pliant.diagnostics.jacobian import InputOutputJacobian
 from pliant.diagnostics.kernels import EmpiricalNTK, GradientCovariance, gradient_cosines
-from pliant.diagnostics.linearized import LinearizedUnits
+from pliant.diagnostics.linearized import LinearizedAtUnitSize, LinearizedUnits
 from pliant.diagnostics.norms import FeatureNorm, GradientNorm, ParameterNorm, RelativeUpdate
 from pliant.diagnostics.offsets import FeatureOffset, OutputBiasNorm, TargetOffset
 from pliant.diagnostics.preactivations import (
@@ -49,6 +49,7 @@ __all__ = [
     "HessianTrace",
     "InactiveUnits",
     "InputOutputJacobian",
+    "LinearizedAtUnitSize",
     "LinearizedUnits",
     "Observation",
     "OneSidedUnits",

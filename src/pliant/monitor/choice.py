@@ -10,6 +10,7 @@ from pliant.diagnostics import (
     Diagnostic,
     DuplicateUnits,
     FeatureOffset,
+    LinearizedAtUnitSize,
     OutputBiasNorm,
     TargetOffset,
     WeightRanks,
@@ -17,7 +18,13 @@ from pliant.diagnostics import (
 )
 
 TIERS = ("economy", "business", "full")
-RARER = (WeightRanks, FeatureOffset, OutputBiasNorm, DuplicateUnits)  # the dear ones among the cheap
+RARER = (
+    WeightRanks,
+    FeatureOffset,
+    OutputBiasNorm,
+    DuplicateUnits,
+    LinearizedAtUnitSize,
+)  # the dear ones among the cheap
 Schedule = dict[Diagnostic, int]
 
 

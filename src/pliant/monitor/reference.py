@@ -19,7 +19,7 @@ MOMENTS = {"update", "earlier"}  # what compares two moments of a training says 
 FAR = {  # shares of units above which a fresh network is not healthy, and where that comes from
     "dead": "inputs or initial biases leave units off",
     "linearized": "small inputs use no more of a smooth nonlinearity than its linear part, large biases one branch of "
-    "a ReLU: standardize the inputs",
+    "a ReLU: standardize the inputs, and see linearized_at_unit_size",
     "saturated": "large inputs or initial weights leave units flat: standardize the inputs",
 }
 MOST = 1 / 3
