@@ -16,7 +16,7 @@ import pliant
 from pliant import L2, Chain, LayerNorm, Monitor, Network, ReDo
 from pliant.adapter import copied
 from pliant.diagnostics import PredictiveEntropy
-from pliant.interventions import Activation
+from pliant.interventions import Activation, FeatureNormPenalty
 from pliant.interventions._nonlinearities import nonlinearity_calls
 from pliant.optim import SGD
 from pliant.probe import RandomLabels
@@ -326,10 +326,40 @@ def test_a_wrong_call_is_refused(call, message):
         Network(Agent(), call=call)
 
 
-def test_a_keeper_takes_a_method_only():
+@pytest.mark.parametrize(
+    "chain", [Chain(ReDo(tau=0.3, every=2), L2(0.01)), Chain(FeatureNormPenalty(0.1))], ids=["units", "features"]
+)
+def test_a_keeper_with_a_function_is_one_with_a_method(chain):
+    """Where the loop calls it by the keeper; in place of a method, and of what a method does."""
+
+    def trained(call):
+        torch.manual_seed(0)
+        agent = Agent()
+        optimizer = torch.optim.Adam(agent.parameters(), lr=0.05)
+        keeper = chain.attach(agent, optimizer, call=call)
+        for _ in range(4):
+            loss = keeper.call(VECTORS).square().mean()
+            optimizer.zero_grad()
+            (loss + keeper.penalty()).backward()
+            optimizer.step()
+            keeper.step()
+        keeper.detach()
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in agent.modules())
+        assert torch.equal(keeper.call(VECTORS), agent.get_value(VECTORS))
+        return agent.state_dict()
+
+    wanted = trained("get_value")
+    for call in (lambda agent, x: agent.get_value(x), lambda agent, x: agent.critic(x)):
+        found = trained(call)
+        assert all(torch.equal(t, found[name]) for name, t in wanted.items())
+
+
+def test_a_function_has_to_be_called_by_the_keeper():
     agent = Agent()
-    with pytest.raises(ValueError, match=r"the name of the method that your loop calls, got <function"):
-        Chain(L2(0.1)).attach(agent, torch.optim.SGD(agent.parameters(), lr=0.1), call=actor)
+    keeper = Chain(ReDo(tau=0.1, every=1)).attach(agent, torch.optim.SGD(agent.parameters(), lr=0.1), call=actor)
+    actor(agent, VECTORS)
+    with pytest.raises(ValueError, match=r"call keeper.call\(x\), which calls the function, in train mode"):
+        keeper.step()
 
 
 def test_functions_called_in_a_method_cannot_be_replaced():

@@ -816,7 +816,10 @@ def test_the_state_of_another_recipe_or_model_is_refused():
     assert other.steps == 7
     wider(data()[0])  # as if nothing had been loaded
     before = other.state_dict()
-    for state in (keeper.state_dict() | {"steps": 40}, {"members": []}, {}, None):
+    good = before | {"steps": 40}
+    broken = [good | {name: value} for name, value in (("steps", "40"), ("fired", 3), ("kept", [1, 2]), ("state", 7),
+              ("seed", None), ("members", 2), ("kept", before["kept"][:1]))]  # fmt: skip
+    for state in (keeper.state_dict() | {"steps": 40}, {"members": []}, {}, None, *broken):
         with pytest.raises(
             ValueError, match=r"got one of another structure|expected what keeper.state_dict\(\) returned"
         ):

@@ -227,6 +227,33 @@ def test_tied_copies_may_be_wrapped(wrap):
         assert torch.equal(p, q)
 
 
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.usefixtures("one_process")
+def test_distributed_models_and_copies_are_seen_through(compiled):
+    plain, model = mlp(), mlp()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    wrapped = torch.compile(wrapped, backend="eager") if compiled else wrapped
+    tied = nn.parallel.DistributedDataParallel(copy.deepcopy(model))
+    average = torch.optim.swa_utils.AveragedModel(nn.parallel.DistributedDataParallel(copy.deepcopy(model)))
+    for trained, shown, copies in ((plain, plain, ()), (model, wrapped, (tied, average))):
+        optimizer = torch.optim.Adam(trained.parameters())
+        keeper = Chain(ReDo(tau=0.2, every=2), ShrinkAndPerturb(0.5, 0.5)).attach(shown, optimizer)
+        train(shown, optimizer, keeper, 4)
+        keeper.event("task_switch", tied=copies)
+        keeper.detach()
+    assert all(map(torch.equal, model.parameters(), plain.parameters()))
+    for p, q, start in zip(tied.parameters(), average.parameters(), mlp().parameters(), strict=False):
+        assert torch.equal(p, q)
+        assert not torch.equal(p, start)
+
+
 def test_what_is_no_copy_is_refused():
     model = mlp()
     keeper = Chain(ShrinkAndPerturb(0.5, 0.5)).attach(model, torch.optim.Adam(model.parameters()))

@@ -89,7 +89,7 @@ class Chain(tuple[Intervention, ...]):
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
-        call: str | None = None,
+        call: How | None = None,
     ) -> Keeper:
         """The chain at work in a loop of your own; `model` is what `build` returned, or the same compiled.
 
@@ -102,7 +102,8 @@ class Chain(tuple[Intervention, ...]):
             fresh: a function that builds a new model, as large as this one, for models with an initialisation of their
                 own; else what is drawn anew is drawn by the `reset_parameters` of each layer.
             call: the method that your loop calls where that is not the model itself, as in
-                `call="get_action_and_value"`.
+                `call="get_action_and_value"`; or a function of the model and its inputs, as in
+                `call=lambda agent, x: agent.actor(x)`: your loop then writes `keeper.call(x)` for it.
 
         >>> from pliant.interventions import L2
         >>> model = nn.Linear(2, 1)

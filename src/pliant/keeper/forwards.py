@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pliant.adapter import aliases, bare, refuse_unknown
+from pliant.adapter import How, aliases, bare, refuse_unknown
 from pliant.modules import penultimate
 from pliant.sites import Activity, Calls, Inputs, arguments, elementwise_modules, uncompiled_parts
 
@@ -113,6 +113,31 @@ def _same(method: Any) -> Any:
     return method
 
 
+class _Function:
+    """The two hooks around calls of a function of the model, which go through `call`."""
+
+    def __init__(
+        self, model: nn.Module, how: Callable[..., Any], before: Callable[..., None], after: Callable[..., None]
+    ):
+        self._model, self._how, self._before, self._after = model, how, before, after
+        self._open = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._open:
+            return self._how(self._model, *args, **kwargs)
+        output = None
+        self._before(self._model, args, kwargs)
+        try:
+            output = self._how(self._model, *args, **kwargs)
+            return output
+        finally:
+            self._after(self._model, args, output)
+
+    def remove(self) -> None:
+        """From now on the function is called by itself."""
+        self._open = False
+
+
 class Forwards:
     """The training forward passes of a model, from two hooks: those in train mode with gradients on.
 
@@ -125,9 +150,11 @@ class Forwards:
         model: the model that is called, compiled or not.
         first: told of the inputs of the first forward pass, in whatever mode.
         before: told of the inputs of each training pass, before it.
-        call: the method whose calls are the forward passes, where it is not the model itself that is called.
+        call: the method whose calls are the forward passes, where it is not the model itself that is called; of a
+            function of the model and its inputs, the calls of `call` are.
 
     Attributes:
+        call: calls the model, as its loop does.
         latest: what the latest pass showed, with its graph.
         passes: how many there were since the last `ask`.
     """
@@ -137,7 +164,7 @@ class Forwards:
         model: nn.Module,
         first: Callable[[Any], None],
         before: Callable[[Any], None],
-        call: str | None = None,
+        call: How | None = None,
     ):
         self.original = bare(model)
         self.model = model if call is None else self.original
@@ -150,11 +177,15 @@ class Forwards:
         self._beside = False
         self.ask(frozenset(), frozenset())
         self._handles: list[Any] = []
+        self.call: Callable[..., Any] = model
         if call is not None:
-            if not isinstance(call, str):
-                raise ValueError(f"expected call to be the name of the method that your loop calls, got {call!r}")
             refuse_unknown(self.original, call)
+        if isinstance(call, str):
             self._handles = [_Method(self.original, call, self._before, self._after)]
+            self.call = lambda *args, **kwargs: getattr(self.original, call)(*args, **kwargs)
+        elif call is not None:
+            self.call = _Function(self.original, call, self._before, self._after)
+            self._handles = [self.call]
         elif model._compiled_call_impl is None:
             self._handles = [
                 model.register_forward_pre_hook(_Hook(self._before), with_kwargs=True),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from pliant.adapter import bare, has_forward, how_to_call
+from pliant.adapter import How, bare, has_forward, how_to_call
 from pliant.interventions.base import Intervention, State
 from pliant.keeper.carried import carried, merged, rest, without
 from pliant.keeper.held import Held
@@ -41,7 +41,7 @@ class Ground:
         chain: Sequence[Intervention],
         held: Held,
         fresh: Callable[[], nn.Module] | None,
-        call: str | None,
+        call: How | None,
         say: Callable[[str], None],
     ):
         self.chain, self.held = chain, held
@@ -130,7 +130,9 @@ class Ground:
         model = self.held.model
         if self._call is None and not has_forward(model):
             return f"write recipe.attach(model, optimizer, {how_to_call(model)})"
-        called = "the attached model" if self._call is None else f"{self._call} of the attached model"
+        called = f"{self._call} of the attached model" if isinstance(self._call, str) else "the attached model"
+        if callable(self._call):
+            called = "keeper.call(x), which calls the function,"
         return (
             f"call {called} in train mode and with gradients on, between two steps; if it is compiled, write "
             "recipe.attach(torch.compile(model), optimizer), or model.compile() before the attach"

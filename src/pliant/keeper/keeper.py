@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pliant.adapter import bare
+from pliant.adapter import How, bare
 from pliant.interventions.base import Change, Draw, Intervention, Seen, State, write
 from pliant.keeper.forwards import WATCHED, Forwards
 from pliant.keeper.ground import Ground
 from pliant.keeper.held import Held
-from pliant.keeper.penalties import Penalties
+from pliant.keeper.penalties import Penalties, gradient_of
 from pliant.keeper.rates import NotingSeen, at_each_rate
-from pliant.network import Params
+from pliant.keeper.saved import refuse_foreign
 from pliant.optim.torch_optimizer import Steps
 from pliant.outline import Outline
 
@@ -69,7 +69,7 @@ class Keeper:
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         seed: int = 0,
         fresh: Callable[[], nn.Module] | None = None,
-        call: str | None = None,
+        call: How | None = None,
     ):
         original = bare(model)
         if not isinstance(seed, Integral) or seed < 0:
@@ -105,6 +105,18 @@ class Keeper:
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
 
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output, as `call=` of `recipe.attach` says; where that is a function, the loop has to call this.
+
+        >>> from pliant.interventions import L2, Chain
+        >>> model = nn.ModuleDict({"actor": nn.Linear(2, 1)})
+        >>> recipe, optimizer = Chain(L2(0.1)), torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> keeper = recipe.attach(model, optimizer, call=lambda agent, x: agent["actor"](x))
+        >>> keeper.call(torch.ones(4, 2)).shape
+        torch.Size([4, 1])
+        """
+        return self._forwards.call(*args, **kwargs)
+
     def penalty(self, loss: Tensor | None = None) -> Tensor:
         """The sum of the chain's penalties, a scalar to add to the loss; 0 if it has none.
 
@@ -120,7 +132,9 @@ class Keeper:
             self._refuse_unseen(member, shown, "penalty")
         rates = list(self._held.rates())
         lr = rates[0] if len(rates) == 1 else float("nan")  # with several there is not the one
-        seen = Seen(self._step, self._number(lr), **{"x": None, **shown}, gradient=lambda: self._gradient(loss))
+        seen = Seen(
+            self._step, self._number(lr), **{"x": None, **shown}, gradient=lambda: gradient_of(loss, self._held.params)
+        )
         with self._ground.exact():
             return self._penalties.total(self._ground.network, self._ground.params, self.state, seen, self._idle)
 
@@ -217,15 +231,7 @@ class Keeper:
         Raises `ValueError` for that of another recipe or model, at the first forward pass if the units are not known
         before; then everything is as it was.
         """
-        if not (isinstance(saved, dict) and saved.keys() >= {"members", "seed", "steps", "fired", "state"}):
-            got = ", ".join(map(str, saved)) if isinstance(saved, dict) else type(saved).__name__
-            raise ValueError(f"expected what keeper.state_dict() returned, got {got or 'an empty dict'}")
-        members = [type(member).__name__ for member in self.chain]
-        if saved["members"] != members:
-            raise ValueError(
-                f"expected the state of {', '.join(members)}, got that of {', '.join(saved['members'])}: attach the "
-                "same recipe"
-            )
+        refuse_foreign(saved, self.chain)
         self._notice()
         before = self.seed, self.steps, self._fired
         self.seed, self.steps, self._fired = saved["seed"], saved["steps"], set(saved["fired"])
@@ -361,24 +367,6 @@ class Keeper:
         write(self.state[place], change.state)
         if touched:
             self._held.write(change.moments)
-
-    def _gradient(self, loss: Tensor | None) -> Params:
-        if loss is None:
-            raise ValueError("the recipe needs the gradient of the loss: write loss = loss + keeper.penalty(loss)")
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            kind = (
-                f"of shape {tuple(loss.shape)}"
-                if isinstance(loss, Tensor) and loss.requires_grad
-                else "without a graph"
-            )
-            raise ValueError(
-                f"expected the loss before backward(), a scalar tensor, got one {kind}: write loss = loss + "
-                "keeper.penalty(loss)"
-            )
-        params = self._held.params
-        found = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
-        pairs = zip(params.items(), found, strict=True)
-        return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
 
     def _axes(self) -> dict[str, int]:
         return {site: axis for units in self._ground.network.units for site, axis in units.sites}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,3 +88,19 @@ class _ClosedForm(torch.autograd.Function):
     def backward(ctx: Any, *weights: Any) -> tuple[Any, ...]:
         found = ctx.gradient(*weights)
         return None, None, None, *(found.get(name) for name in ctx.names)
+
+
+def gradient_of(loss: Tensor | None, params: Mapping[str, Tensor]) -> Params:
+    """The gradient of the loss without penalties, with its graph."""
+    if loss is None:
+        raise ValueError("the recipe needs the gradient of the loss: write loss = loss + keeper.penalty(loss)")
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        graph = isinstance(loss, Tensor) and loss.requires_grad
+        kind = f"of shape {tuple(loss.shape)}" if graph else "without a graph"
+        raise ValueError(
+            f"expected the loss before backward(), a scalar tensor, got one {kind}: write loss = loss + "
+            "keeper.penalty(loss)"
+        )
+    found = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+    pairs = zip(params.items(), found, strict=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
