@@ -15,7 +15,7 @@ from pliant.interventions import L2, Chain, LayerNorm, ReDo, Reset, ShrinkAndPer
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam
 from pliant.probe import Sines
-from pliant.rl import Catch, RandomLabel, SparseReward, TrueLabel
+from pliant.rl import Catch, Prioritised, RandomLabel, SparseReward, TrueLabel
 from pliant.tasks import Growing, OffsetNoise, RandomLabels
 from pliant.trials import (
     ActionValues,
@@ -128,6 +128,7 @@ EXAMPLES: dict[str, Trial] = {
         target_period=10,
         capacity=30,
         stack=3,
+        prioritised=Prioritised(between=(20, 60), uniform=0.1),
         clip=1.0,
         measures=(ActionValues(When(), 20, C51(-3.0, 3.0, 9)),),
     ),

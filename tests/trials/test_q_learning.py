@@ -13,7 +13,7 @@ from pliant.heads import C51, Scalar
 from pliant.interventions import Chain, ShrinkAndPerturb
 from pliant.nets import MLP
 from pliant.optim import Adam
-from pliant.rl import Catch, td_target
+from pliant.rl import Catch, Prioritised, td_target
 from pliant.run.rows import Rows
 from pliant.trials import ActionValues, QLearning, When
 from pliant.trials.q_learning import one_of_the_best
@@ -97,6 +97,38 @@ def test_an_agent_learns_catch() -> None:
     _, tables = driven(replace(trial, measures=(ActionValues(When(every=1500, ends=False), 50),)))
     assert tables[0]["return"][0] < 0.1
     assert tables[0]["return"][-1] > 0.7
+
+
+def test_priorities_that_are_all_alike_are_uniform_replay_and_others_are_not() -> None:
+    def end(prioritised: Prioritised | None) -> dict[str, torch.Tensor]:
+        state, _ = driven(replace(TRIAL, prioritised=prioritised, num_steps=80), (0, 3), torch.float64)
+        return state.learner.params
+
+    uniform, alike, by_loss = (end(how) for how in (None, Prioritised(0.0, uniform=1.0), Prioritised(1.0)))
+    for name, p in uniform.items():
+        torch.testing.assert_close(alike[name], p, atol=1e-12, rtol=1e-12)
+        assert not torch.equal(by_loss[name], p)
+
+
+def test_a_transition_has_the_priority_of_its_loss_before_the_update() -> None:
+    how = Prioritised(exponent=1.0, uniform=0.0)
+    trial = replace(TRIAL, prioritised=how, num_steps=52, batch_size=64, target_period=200, epsilon=1.0)
+    run, fresh = trial.start([0], dtype=torch.float64), {}
+    for _ in run.rows:
+        if run.state.learner.step == 0:
+            fresh = {name: p.clone() for name, p in run.state.learner.params.items()}
+        if run.state.learner.step == 1:
+            break
+    (population,), state = run.populations, run.state
+    items = np.arange(state.replay.items[0])[None]
+    before = replace(state.learner, params=fresh)
+    drawn = state.replay.take(items, trial.gamma)
+    x, y = trial._batch(population, replace(state, learner=before), drawn, 1.0)
+    losses = trial.head.losses(population.outputs(fresh, x).gather(-1, y["action"][..., None]), y["target"])
+    leaves = state.priorities.tree[0, state.priorities.tree.shape[1] // 2 :][: items.shape[1]]
+    set_by_loss = leaves != 1.0
+    assert set_by_loss.sum() > 10
+    torch.testing.assert_close(leaves[set_by_loss], losses[0][set_by_loss])
 
 
 def test_rewards_are_clipped_for_learning_alone() -> None:

@@ -4,6 +4,7 @@ from pliant.rl.envs import DMC, Atari, Catch, Emulator, Environment, Frame, MinA
 from pliant.rl.episodes import Episodes
 from pliant.rl.frames import Experience, FrameReplay
 from pliant.rl.mdp import ClassificationMDP, RandomLabel, SparseReward, TrueLabel, World
+from pliant.rl.priorities import Priorities, Prioritised
 from pliant.rl.replay import Replay, Transitions
 from pliant.rl.td import largest_value, picked, td_target
 
@@ -19,6 +20,8 @@ __all__ = [
     "Frame",
     "FrameReplay",
     "MinAtar",
+    "Priorities",
+    "Prioritised",
     "RandomLabel",
     "Replay",
     "SparseReward",

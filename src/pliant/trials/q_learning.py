@@ -17,7 +17,18 @@ from pliant.interventions.base import write
 from pliant.network import Params
 from pliant.optim import Optimizer
 from pliant.population import Population, PopulationState
-from pliant.rl import Emulator, Environment, Episodes, Experience, FrameReplay, picked, td_target
+from pliant.rl import (
+    Emulator,
+    Environment,
+    Episodes,
+    Experience,
+    FrameReplay,
+    Priorities,
+    Prioritised,
+    picked,
+    td_target,
+)
+from pliant.rl.priorities import NUM_DRAWS
 from pliant.trials.base import Row, Run
 from pliant.trials.building import Net, built, several
 from pliant.trials.measures import Measure, Moment, When, brief
@@ -28,15 +39,16 @@ from pliant.trials.value import TARGET_UPDATE, Draws
 class QState:
     """All that changes: the networks that learn, their target networks, the games, and what was lived through.
 
-    `step` counts frames; `loss` is that of the latest update, NaN before the first; `looked_at` the latest step at
-    which measures looked, -1 before the first; `diverged_at` the frame at which each member lost its finite loss, -1
-    while it has.
+    `priorities` are of transitions, where they are drawn by them. `step` counts frames; `loss` is that of the latest
+    update, NaN before the first; `looked_at` the latest step at which measures looked, -1 before the first;
+    `diverged_at` the frame at which each member lost its finite loss, -1 while it has.
     """
 
     learner: PopulationState
     target: Params
     episodes: Episodes
     replay: FrameReplay
+    priorities: Priorities | None
     loss: Tensor
     diverged_at: list[int]
     step: int = 0
@@ -81,6 +93,7 @@ class QLearning:
         capacity: transitions a seed that the replay holds.
         stack: observations that are one state.
         steps: n, of n-step returns.
+        prioritised: how transitions are drawn, and losses weighted, by what was lost on each; None for uniformly.
         clip: rewards are clipped to [-clip, clip], for learning alone; None for as they are.
         measures: what is measured, and when.
         together: seeds that are trained as one population.
@@ -119,6 +132,7 @@ class QLearning:
     capacity: int = 100_000
     stack: int = 1
     steps: int = 1
+    prioritised: Prioritised | None = None
     clip: float | None = None
     measures: tuple[Measure, ...] = ()
     together: int = 5
@@ -175,18 +189,25 @@ class QLearning:
             {name: p.clone() for name, p in learner.params.items()},
             Episodes.none(len(seeds), self.env.limit),
             FrameReplay.empty(len(seeds), self.capacity, shape, self.stack, self.steps, kind, device),
+            Priorities.none(len(seeds), self.capacity) if self.prioritised else None,
             torch.full((len(seeds),), math.nan, dtype=dtype, device=device),
             [-1] * len(seeds),
         )
         nothing = torch.zeros(len(seeds), self.batch_size, *example.shape[1:], dtype=dtype, device=device)
         action = torch.zeros(nothing.shape[:2], dtype=torch.int64, device=device)
         target = self.head.encode(torch.zeros(action.shape, dtype=dtype, device=device))
-        population.settle(learner, nothing, {"action": action, "target": target})
+        y = {"action": action, "target": target}
+        if self.prioritised:
+            y["weight"] = torch.ones(action.shape, dtype=dtype, device=device)
+        population.settle(learner, nothing, y)
         return Run(state, self._rows(emulators, population, state), (population,))
 
     def loss(self, output: Tensor, y: dict[str, Tensor]) -> Tensor:
-        """The head's loss of the outputs for the actions taken."""
-        return self.head.loss(picked(self.head.split(output), y["action"]), y["target"])
+        """The head's loss of the outputs for the actions taken, weighted where transitions were drawn by priority."""
+        taken = picked(self.head.split(output), y["action"])
+        if "weight" not in y:
+            return self.head.loss(taken, y["target"])
+        return (y["weight"] * self.head.losses(taken, y["target"])).mean()
 
     def explore(self, frame: int) -> float:
         """The share of random actions at a frame.
@@ -203,7 +224,7 @@ class QLearning:
 
     def _rows(self, emulators: list[Emulator], population: Population, state: QState) -> Iterator[Row]:
         seeds = [member.seed for member in population.members]
-        behaviour, batches = Draws(seeds, "behaviour", (3,)), Draws(seeds, "batch", (self.batch_size,))
+        behaviour, batches = Draws(seeds, "behaviour", (3,)), Draws(seeds, "batch", (self.batch_size, NUM_DRAWS))
         scale = emulators[0].scale
         state.episodes.bring_back(emulators)
         while state.step < self.num_steps:
@@ -257,8 +278,18 @@ class QLearning:
         """One update of every member on a batch of its own."""
         if not state.replay.size.all():
             raise ValueError(f"expected a transition of every seed by frame {state.step}: write a larger begin")
-        batch = state.replay.take(state.replay.uniform(draws.numpy()), self.gamma)
-        state.loss.copy_(population.step(state.learner, *self._batch(population, state, batch, scale)))
+        if self.prioritised is None or state.priorities is None:
+            batch = state.replay.take(state.replay.uniform(draws[..., 1].numpy()), self.gamma)
+            state.loss.copy_(population.step(state.learner, *self._batch(population, state, batch, scale)))
+        else:
+            item, weight = state.priorities.sample(state.replay, draws.numpy(), self.prioritised)
+            x, y = self._batch(population, state, state.replay.take(item, self.gamma), scale)
+            lost = self.head.losses(
+                picked(self._outputs(population, state.learner.params, x), y["action"]), y["target"]
+            )
+            state.priorities.set(item, lost.double().cpu().numpy(), self.prioritised)
+            y["weight"] = torch.from_numpy(weight).to(x)
+            state.loss.copy_(population.step(state.learner, x, y))
         for m, lost in enumerate(state.learner.diverged_at):
             if lost >= 0 and state.diverged_at[m] < 0:
                 state.diverged_at[m] = state.step
