@@ -6,7 +6,7 @@ import pytest
 from pliant.functional.statistics import interval
 from pliant.plots import Lines
 from pliant.plots.base import POINTS
-from pliant.plots.figures import captions, thinned
+from pliant.plots.figures import captions, figure, thinned
 from pliant.plots.lines import Curve, _power, thin
 from pliant.results import Results
 from tests.report.synthetic import SETUP, results
@@ -110,3 +110,15 @@ def test_a_window_of_steps_is_drawn_alone() -> None:
 
 def test_ticks_of_a_logarithmic_axis_out_of_sight_say_nothing() -> None:
     assert [_power(value, 0) for value in (0.0, 0.5, 2000.0, 1e6)] == ["", "0.5", "2,000", "$10^{6}$"]
+
+
+def test_steps_can_be_counted_in_a_unit() -> None:
+    made, plot = results(), Lines("norm", "norm", over="step", unit=(10, "target update"))
+    (axes,) = figure("t", [plot], made, SETUP.look).axes
+    assert axes.get_xlabel() == "target update"
+    ticks = {tick: axes.xaxis.get_major_formatter()(tick, None) for tick in (0.0, 20.0, 50.0)}
+    assert ticks == {0.0: "0", 20.0: "2", 50.0: "5"}
+    grid = plot.grid(made, SETUP.look)
+    assert grid.headings[0] == "target update"
+    assert [row[0] for row in grid.rows[:2]] == ["0.1", "0.2"]
+    assert Lines("norm", "norm", over="step").grid(made, SETUP.look).headings[0] == "step"

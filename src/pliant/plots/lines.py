@@ -63,6 +63,7 @@ class Lines:
         marks: values the paper reports, by text.
         arms: those that are drawn; all, where empty.
         window: the first and the last step that are drawn, where it is not all of them.
+        unit: of the horizontal axis over steps: how many of them it is, and its name.
 
     >>> Lines("dead", "dead units (share)", limits=(0, 1)).over
     'task'
@@ -78,6 +79,7 @@ class Lines:
     marks: Mapping[str, float] = field(default_factory=dict)
     arms: tuple[str, ...] = ()
     window: tuple[int, int] | None = None
+    unit: tuple[int, str] = (1, "optimizer step")
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
@@ -122,7 +124,7 @@ class Lines:
         if self.log and high < 20 * low:  # too short for powers of ten alone
             on.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5, steps=STEPS))
         on.yaxis.set_minor_locator(NullLocator())
-        on.set_xlabel("task" if self.over == "task" else "optimizer step")
+        on.set_xlabel("task" if self.over == "task" else self.unit[1])
         ends = results.task_ends(*self._shown(results, look))
         if self.over == "task":
             on.set_xlim(1 - 0.02 * len(ends), len(ends) * 1.02)
@@ -130,7 +132,7 @@ class Lines:
             return
         on.set_xlim(*(self.window or (0, results.num_steps(*self._shown(results, look)))))
         on.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
-        on.xaxis.set_major_formatter(EngFormatter(sep=""))
+        on.xaxis.set_major_formatter(lambda step, _: EngFormatter(sep="").format_eng(step / self.unit[0]))
         if len(ends) <= SWITCHES:
             for end in ends[:-1]:
                 if self.window is not None and not self.window[0] <= end <= self.window[1]:
@@ -188,8 +190,9 @@ class Lines:
                 here = found[:, x == at]
                 left = here[np.isfinite(here)]
                 cells.append(with_interval(interval(left)) if len(left) else "")
-            rows.append([f"{at:.10g}", *cells])
-        return Grid([self.over, *(look.labels[arm] for arm in shown)], rows, "r" * (1 + len(shown)), [self.title])
+            rows.append([f"{at / (self.unit[0] if self.over == 'step' else 1):.10g}", *cells])
+        along = self.over if self.unit[0] == 1 else self.unit[1]
+        return Grid([along, *(look.labels[arm] for arm in shown)], rows, "r" * (1 + len(shown)), [self.title])
 
     def _shown(self, results: Results, look: Look) -> list[str]:
         return [arm for arm in look.shown(results) if not self.arms or arm in self.arms]

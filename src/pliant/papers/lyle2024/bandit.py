@@ -121,16 +121,32 @@ def setup(settings: Settings) -> Setup:
     classified = tuple(name(0, head, way) for head, way in product(("two_hot", "smoothed"), WAYS))
     begun = (*(name(large, head, "both") for head in HEADS), middle("two_hot"), middle("smoothed"))
     longest = tuple(far(head, way) for head, way in product(("scalar", "two_hot"), ("layer_norm", "both")))
-    ticks = f"a target update every {settings.target_period}"
+    updates = (settings.target_period, "target update")
     return Setup(
         arms=arms,
         plots=(
             Trend("probe_loss", "change of the probe loss", "discount", series, "change"),
             Trend("probe_loss", "initial probe loss", "discount", series, "first"),
-            Lines("probe_loss", f"probe loss, long run, {ticks}", over="step", arms=longest),
-            *((Lines("batch_loss", "loss, discount 0", over="step", log=True, arms=classified),) * (small == 0)),
-            Lines("value", f"mean largest value, layer norm + L2, discount {large:g}", over="step", arms=begun),
-            Lines("norm_ratio", "parameter norm / initial norm, long run", over="step", log=True, arms=longest),
+            Lines("probe_loss", "probe loss, long run", over="step", arms=longest, unit=updates),
+            *(
+                (Lines("batch_loss", "loss, discount 0", over="step", log=True, arms=classified, unit=updates),)
+                * (small == 0)
+            ),
+            Lines(
+                "value",
+                f"mean largest value, layer norm + L2, discount {large:g}",
+                over="step",
+                arms=begun,
+                unit=updates,
+            ),
+            Lines(
+                "norm_ratio",
+                "parameter norm / initial norm, long run",
+                over="step",
+                log=True,
+                arms=longest,
+                unit=updates,
+            ),
         ),
         table=(
             Column("initial\nloss", "probe_loss", "first"),
