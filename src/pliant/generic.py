@@ -17,7 +17,7 @@ from pliant.adapter import adapted, aliases, tensors_of
 from pliant.codes import along, some_half
 from pliant.cutting import Cut, Point, Tensors, noise
 from pliant.modules import NORMALISERS
-from pliant.nets.dropout import Dropout
+from pliant.nets.keyed import Keyed
 from pliant.sites import arguments, elementwise_modules
 
 FEW, MANY = (1, 2), 8  # examples that may do, and enough to see whether they do
@@ -166,7 +166,7 @@ def _in_training(module: nn.Module) -> nn.Module:
     for layer in still:
         layer.eval()
     for layer in module.modules():
-        if isinstance(layer, Dropout):
+        if isinstance(layer, Keyed):
             layer.key = torch.empty(0, dtype=torch.int64)
         if isinstance(layer, nn.RNNBase):
             layer.dropout = 0.0

@@ -25,7 +25,7 @@ from pliant.modules import (
     refuse_impure,
     seeded,
 )
-from pliant.nets.dropout import Dropout
+from pliant.nets.keyed import Keyed
 from pliant.sites import (
     NAMES,
     UNSEEN,
@@ -126,7 +126,7 @@ class Network:
             refuse_another(self.module, made)
         refuse_impure(self.module)
         self._composites = elementwise_modules(self.module)
-        self._stochastic = [name for name, m in self.module.named_modules() if isinstance(m, Dropout)]
+        self._stochastic = [name for name, m in self.module.named_modules() if isinstance(m, Keyed)]
         keys = {f"{name}.key".lstrip(".") for name in self._stochastic}
         self._buffers = {name: b for name, b in self.module.named_buffers() if name not in keys}
         self._aliases = aliases(self.module)
@@ -329,12 +329,12 @@ class Network:
             layer = module.get_submodule(path)
             place: dict[str, Any] = layer._parameters if own in layer._parameters else layer._buffers
             place[own] = tensor
-        dropouts = [m for m in module.modules() if isinstance(m, Dropout)]
+        keyed = [m for m in module.modules() if isinstance(m, Keyed)]
         no_key = torch.empty(0, dtype=torch.int64)
 
         def call(params: Params, x: Any, key: Tensor | None = None) -> Any:
-            for dropout in dropouts:
-                dropout.key = no_key if key is None else key
+            for layer in keyed:
+                layer.key = no_key if key is None else key
             args, kwargs = arguments(x)
             with uncheckpointed():
                 return module(*args, **kwargs)

@@ -12,7 +12,7 @@ from pliant.diagnostics import DeadUnits, GradientCovariance, ParameterNorm, Rel
 from pliant.diagnostics.base import Observation
 from pliant.heads import C51, TwoHot
 from pliant.interventions import L2, Chain, LayerNorm, ReDo, Reset, ShrinkAndPerturb
-from pliant.nets import MLP
+from pliant.nets import MLP, Dueling
 from pliant.optim import SGD, Adam
 from pliant.probe import Sines
 from pliant.rl import Catch, Prioritised, RandomLabel, SparseReward, TrueLabel
@@ -131,6 +131,24 @@ EXAMPLES: dict[str, Trial] = {
         prioritised=Prioritised(between=(20, 60), uniform=0.1),
         clip=1.0,
         measures=(ActionValues(When(), 20, C51(-3.0, 3.0, 9)),),
+    ),
+    "QLearning, Rainbow": QLearning(
+        Catch(5, 4),
+        partial(Dueling, bins=9, channels=(3,), hidden=6, kernels=(3,), strides=(1,)),
+        Adam(1e-3),
+        num_steps=66,
+        chain=Chain(LayerNorm()),
+        head=C51(-3.0, 3.0, 9),
+        begin=40,
+        epsilon=0.0,
+        decay=1,
+        batch_size=8,
+        learn_period=4,
+        target_period=12,
+        capacity=40,
+        steps=3,
+        prioritised=Prioritised(between=(20, 60)),
+        measures=(ActionValues(When(every=20), 20, C51(-3.0, 3.0, 9)),),
     ),
     "ValueLearning": ValueLearning(
         SparseReward(80),

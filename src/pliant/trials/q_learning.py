@@ -34,6 +34,9 @@ from pliant.trials.building import Net, built, several
 from pliant.trials.measures import Measure, Moment, When, brief
 from pliant.trials.value import TARGET_UPDATE, Draws
 
+# What a forward pass is for: each has noise of its own, and that of learning is the noise of the update.
+USES = LEARNING, ACTING, TARGETS, CHOOSING = range(4)
+
 
 @dataclass
 class QState:
@@ -68,6 +71,10 @@ class QLearning:
     otherwise the best one, any of several with probability alike. An update moves the outputs for the actions taken
     towards r + gamma^n Q'(s', argmax_a Q(s')): Q' is the target network; with `double=False` it picks the action, too,
     as C51 has it.
+
+    Networks with noise of their own (`pliant.nets.Dueling`) explore by it: with `epsilon=0, decay=1`, `C51`, `steps=3`
+    and `prioritised=Prioritised()` this is Rainbow. Noise is drawn anew for acting, choosing, targets and learning, at
+    every frame; measures look at the network without it.
 
     A row is made at frame `begin`, before the first update, and wherever a measure is due after that. It has `return`,
     the mean return of the latest 100 episodes; `episodes`, how many ended; `updates` and `target_updates`; and, after
@@ -272,7 +279,7 @@ class QLearning:
     def _values(self, population: Population, state: QState, scale: float) -> Tensor:
         """The value of every action where each member is now, `(members, actions)`."""
         x = self._inputs(population, state.replay.latest()[:, None], scale)
-        return self.head.value(self._outputs(population, state.learner.params, x))[:, 0]
+        return self.head.value(self._outputs(population, state, state.learner.params, x, ACTING))[:, 0]
 
     def _learn(self, population: Population, state: QState, draws: Tensor, scale: float) -> None:
         """One update of every member on a batch of its own."""
@@ -284,9 +291,8 @@ class QLearning:
         else:
             item, weight = state.priorities.sample(state.replay, draws.numpy(), self.prioritised)
             x, y = self._batch(population, state, state.replay.take(item, self.gamma), scale)
-            lost = self.head.losses(
-                picked(self._outputs(population, state.learner.params, x), y["action"]), y["target"]
-            )
+            outputs = self._outputs(population, state, state.learner.params, x, LEARNING)
+            lost = self.head.losses(picked(outputs, y["action"]), y["target"])
             state.priorities.set(item, lost.double().cpu().numpy(), self.prioritised)
             y["weight"] = torch.from_numpy(weight).to(x)
             state.loss.copy_(population.step(state.learner, x, y))
@@ -299,8 +305,8 @@ class QLearning:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Inputs and targets of transitions."""
         x_next = self._inputs(population, batch.following, scale)
-        following = self._outputs(population, state.target, x_next)
-        chooser = self._outputs(population, state.learner.params, x_next) if self.double else None
+        following = self._outputs(population, state, state.target, x_next, TARGETS)
+        chooser = self._outputs(population, state, state.learner.params, x_next, CHOOSING) if self.double else None
         reward, discount = batch.reward.to(following.dtype), batch.discount.to(following.dtype)
         target = td_target(self.head, reward, discount, following, chooser)
         return self._inputs(population, batch.x, scale), {"action": batch.action, "target": target}
@@ -310,9 +316,15 @@ class QLearning:
         x = observed.to(population.dtype or torch.float32)
         return x if scale == 1.0 else x / scale
 
-    def _outputs(self, population: Population, params: Params, x: Tensor) -> Tensor:
-        """`(members, n, actions, outputs of the head)`, without gradients."""
-        return self.head.split(population.outputs(params, x))
+    def _outputs(self, population: Population, state: QState, params: Params, x: Tensor, use: int) -> Tensor:
+        """`(members, n, actions, outputs of the head)`, without gradients; noise is drawn anew for each use."""
+        if not population.network.stochastic:
+            return self.head.split(population.outputs(params, x))
+        seeds = torch.tensor([member.seed for member in population.members], device=population.device)
+        step = state.learner.step if use == LEARNING else -(len(USES) * state.step + use)
+        with torch.no_grad():
+            found = population.map(population.network, params, x, torch.stack([seeds, torch.full_like(seeds, step)], 1))
+        return self.head.split(found)
 
     def _due(self, step: int) -> list[Measure]:
         """The measures that look after so many frames; a target period is their task."""
