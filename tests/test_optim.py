@@ -15,7 +15,7 @@ from torch import nn
 
 from pliant.interventions import L2, Chain, Draw
 from pliant.network import Network
-from pliant.optim import SAM, SGD, UPGD, Adam, Muon, RMSProp, Shampoo, TorchOptimizer
+from pliant.optim import SAM, SGD, UPGD, Adam, Clipped, Muon, RMSProp, Shampoo, TorchOptimizer
 from pliant.optim.base import noise_generator
 from pliant.population import Member, Population
 from tests.reference import optimizers as naive
@@ -56,6 +56,7 @@ EVERY = {name: ours for name, (ours, _) in TORCH.items()} | {
     "UPGD": UPGD(lr=0.1, beta=0.9, sigma=0.0),
     "SAM": SAM(Adam(lr=0.01), rho=0.05),
     "Shampoo": Shampoo(lr=0.01, every=2),
+    "clipped": Clipped(Adam(lr=0.01), norm=0.5),
 }
 every = pytest.mark.parametrize("optimizer", EVERY.values(), ids=EVERY)
 
@@ -203,6 +204,27 @@ def test_adam_with_eps_root_equals_the_naive_transcription(betas, eps):
 def test_rmsprop_with_eps_root_equals_the_naive_transcription(centered, momentum):
     optimizer = RMSProp(lr=0.01, alpha=0.95, eps=1e-3, eps_root=1e-2, centered=centered, momentum=momentum)
     check_against(lambda w, grads: naive_rmsprop(w, grads, 0.01, 0.95, 1e-3, 1e-2, centered, momentum), optimizer)
+
+
+@pytest.mark.parametrize("norm", [0.05, 1.0, 1e6])
+def test_clipped_gradients_have_the_length_of_a_whole_network_at_most(norm):
+    params, moments = start(), RMSProp(lr=0.01).init(start())
+    for step in range(10):
+        grads = gradients(step)
+        length = math.sqrt(sum((g**2).sum().item() for g in grads.values()))
+        RMSProp(lr=0.01).update(params, {k: g * min(1.0, norm / length) for k, g in grads.items()}, moments)
+    found, clipped = start(), Clipped(RMSProp(lr=0.01), norm=norm)
+    moments = clipped.init(found)
+    for step in range(10):
+        clipped.update(found, gradients(step), moments)
+    for name, p in params.items():
+        torch.testing.assert_close(found[name], p, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("base", "norm"), [(Adam(), 0.0), (Adam(), math.nan), (0.1, 1.0)])
+def test_clipping_that_makes_no_sense_is_refused(base, norm):
+    with pytest.raises(ValueError, match=r"expected (norm|base) of Clipped to be"):
+        Clipped(base, norm)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])

@@ -18,9 +18,11 @@ class Keyed(nn.Module):
         salt: tells apart the layers of one network; give each its own.
 
     >>> layer = Keyed(salt=1)
-    >>> bits = torch.func.functional_call(layer, {"key": torch.tensor([7, 0])}, ((2, 3),))
-    >>> bits.shape, bits.dtype
-    (torch.Size([2, 3]), torch.int32)
+    >>> layer.draws
+    False
+    >>> layer.key = torch.tensor([7, 0])  # member seed and step
+    >>> layer.bits((2, 3)).dtype
+    torch.int32
     """
 
     key: Tensor
@@ -41,9 +43,6 @@ class Keyed(nn.Module):
         rows = torch.arange(math.prod(shape[:-1]), dtype=torch.int32, device=self.key.device).view(*shape[:-1], 1)
         columns = torch.arange(shape[-1], dtype=torch.int32, device=self.key.device)
         return _mix(_mix(rows ^ row) ^ _mix(columns ^ column))
-
-    def forward(self, shape: tuple[int, ...]) -> Tensor:
-        return self.bits(shape)
 
 
 def _words(key: Tensor, salt: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ a population stacked along a leading axis go through the same code.
 
 from pliant.optim.adam import Adam
 from pliant.optim.base import Moments, Optimizer
+from pliant.optim.clipped import Clipped
 from pliant.optim.muon import Muon
 from pliant.optim.rmsprop import RMSProp
 from pliant.optim.sam import SAM
@@ -14,4 +15,16 @@ from pliant.optim.shampoo import Shampoo
 from pliant.optim.torch_optimizer import TorchOptimizer
 from pliant.optim.upgd import UPGD
 
-__all__ = ["SAM", "SGD", "UPGD", "Adam", "Moments", "Muon", "Optimizer", "RMSProp", "Shampoo", "TorchOptimizer"]
+__all__ = [
+    "SAM",
+    "SGD",
+    "UPGD",
+    "Adam",
+    "Clipped",
+    "Moments",
+    "Muon",
+    "Optimizer",
+    "RMSProp",
+    "Shampoo",
+    "TorchOptimizer",
+]
