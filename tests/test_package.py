@@ -28,7 +28,7 @@ LAYERS = [  # each imports from those above it, and from itself; nets and data k
     {"plots", "reading"},
     {"poking", "unread"},
     {"network"},
-    {"optim", "heads"},
+    {"optim", "heads", "testing"},
     {"interventions", "diagnostics"},
     {"stacking"},
     {"members"},

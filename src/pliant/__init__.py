@@ -40,7 +40,7 @@ _PLACES = {
     "disentangle": "causes",
     "plasticity": "probe",
 }
-_PACKAGES = ("causes", "diagnostics", "heads", "interventions", "monitor", "nets", "optim", "probe")
+_PACKAGES = ("causes", "diagnostics", "heads", "interventions", "monitor", "nets", "optim", "probe", "testing")
 __all__ = sorted(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
