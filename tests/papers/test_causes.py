@@ -92,8 +92,28 @@ def test_claims_about_causes():
     assert verdicts(causes.CLAIMS, made(swapped, causes.PARTS)) == ["fails", "fails"]
     healthy = SHARES | {"none": (0.01, {"units": 0.8})}  # a share of nothing
     assert verdicts(causes.CLAIMS, made(healthy, causes.PARTS)) == ["inconclusive", "holds"]
-    assert "precondition not met: The plain" in check(causes.CLAIMS, made(healthy, causes.PARTS))[0].reason
+    probed = with_fresh(made(healthy, causes.PARTS), 0.9)
+    assert "precondition not met: The plain" in check(causes.CLAIMS, probed)[0].reason
     assert verdicts(causes.CLAIMS, made(SHARES, causes.PARTS, seeds=1)) == ["inconclusive"] * 2
+
+
+def with_fresh(results, learned):
+    """The results with the loss of fresh networks, which learn a share of the constant predictor's."""
+    for run in results.tables.values():
+        run["probe_fresh"] = (1 - learned) * run["probe_baseline"]
+    return results
+
+
+def test_no_verdict_where_fresh_networks_do_not_learn_the_probe():
+    for claims, shares in ((causes.CLAIMS, SHARES), (planted.CLAIMS, FOUND)):
+        parts = causes.PARTS if claims is causes.CLAIMS else planted.PARTS
+        known = check(claims, with_fresh(made(shares, parts), 0.9))
+        assert {one.verdict for one in known} == {"holds"}
+        unknown = check(claims, with_fresh(made(shares, parts), 0.1))
+        assert {one.verdict for one in unknown} == {"inconclusive"}
+        assert all("precondition not met: Fresh networks learn the probe" in one.reason for one in unknown)
+        older = check(claims, made(shares, parts))  # recorded before their loss was: they learned what was lost
+        assert {one.verdict for one in older} == {"holds"}
 
 
 def test_the_figure_stacks_what_each_mechanism_took():

@@ -106,6 +106,26 @@ def setup(settings: Settings) -> Setup:
     )
 
 
+def fresh_learn(*arms: str) -> Claim:
+    """That fresh networks learn the probe of these arms, whose networks are of one kind: a precondition of verdicts.
+
+    Where their loss was not recorded it is bounded: losses count up to the constant predictor's, so that fresh networks
+    learned at least what any arm lost against them.
+    """
+
+    def learned(results: Results) -> np.ndarray:
+        found = []
+        for arm in arms:
+            baseline = results.last(arm, "probe_baseline")
+            known = "probe_fresh" in results.columns()
+            part = baseline - results.last(arm, "probe_fresh") if known else results.last(arm, "lost")
+            found.append(part / baseline)
+        return np.max(found, axis=0)
+
+    text = "Fresh networks learn the probe: they lose a fifth of the constant predictor's loss."
+    return Claim(text, learned, threshold=1 - LEARNED, ours=True)
+
+
 CLAIMS = (
     Claim("Without an intervention, accuracy falls from the first task to the last.", fell("none")),
     Claim(
