@@ -84,7 +84,8 @@ def test_what_no_optimizer_holds_is_said_once_by_name_and_left_alone(change):
     assert len(said) == 1
     held = [p for p in model.parameters() if id(p) in old]
     torch.testing.assert_close(penalty, sum((p.square().sum() for p in held), start=penalty.new_zeros(())))
-    keeper.penalty()
+    keeper.penalty().backward()  # also where nothing is left that an optimizer holds
+    assert all(p.grad is None for p in model.parameters() if id(p) not in old)
 
 
 def test_a_parameter_group_that_is_added_counts_from_then_on():

@@ -126,7 +126,8 @@ class Keeper:
         self._begin()
         self._penalised = True
         if not (self._penalties.members and self._held.params):
-            return self._ground.like.new_zeros(())
+            nothing = self._ground.like.new_zeros(())  # can be differentiated where no optimizer holds what trains
+            return nothing.requires_grad_(bool(self._penalties.members and self._held.lacking))
         shown = self._forwards.latest
         for member in self._penalties.members.values():
             self._refuse_unseen(member, shown, "penalty")
