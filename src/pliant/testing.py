@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from pliant.adapter import bare
@@ -262,6 +261,8 @@ def _distribution(
     network: Network, tried: list[_Tried], weights: Masks, shared: Masks, draw: Callable[[Tensor], Any] | None
 ) -> Finding:
     """Draws of all copies beside as many of the initialisation."""
+    from scipy.stats import ks_2samp  # slow to import, and changes the filters of warnings
+
     odd, compared = [], 0
     if draw is None:
         begun = [network.fresh(seed) for seed in range(len(tried))]
