@@ -173,10 +173,8 @@ class Lines:
             )
         longest = max(lines, key=lambda line: line.measured, default=None)
         if longest is not None and len(longest.x) < longest.measured:
-            said.append(
-                f"“{self.title}” was measured at {longest.measured:,} points; drawn are {len(longest.x):,} of them, "
-                "the lowest and the highest of every stretch."
-            )
+            points = f"{longest.measured:,} points"
+            said.append(f"Of lines measured at {points}, the lowest and the highest of every stretch are drawn.")
         return said
 
     def grid(self, results: Results, look: Look) -> Grid:
