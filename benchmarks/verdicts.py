@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.stats import skew
 from torch import nn
 
 import pliant
@@ -99,10 +100,10 @@ def fresh(repetitions: int) -> None:
     print(f"fresh networks called lost: {share}, {dict(every)}")
 
 
-def aged(seeds: int) -> list[tuple[Network, Params, torch.Tensor, Training]]:
-    """Networks of swiss_cheese's plain arm at the end of a stream on digits, with inputs and the state of Adam."""
+def aged(seeds: int, arm: str = "none") -> list[tuple[Network, Params, torch.Tensor, Training]]:
+    """Networks of an arm of swiss_cheese at the end of a stream on digits, with inputs and the state of Adam."""
     settings = swiss_cheese.Settings(data="digits", num_examples=256, every=300, num_tasks=25, lr=3e-3, hidden=(64, 64))
-    trial = replace(swiss_cheese.setup(settings).arms["none"].trial, measures=())
+    trial = replace(swiss_cheese.setup(settings).arms[arm].trial, measures=())
     numbers = list(range(FIRST, FIRST + seeds))
     run = trial.start(numbers)
     for _ in run.rows:
@@ -125,19 +126,26 @@ def lost(networks: int) -> None:
 
 
 def cover(targets: int) -> None:
-    """How often the intervals of 3, 5 and 10 targets contain the mean of many, drawn with replacement."""
-    ((network, params, x, how),) = aged(1)
+    """How often the intervals of 3, 5 and 10 targets contain the mean of many, drawn with replacement, in two arms."""
+    for arm in ("none", "layer_norm"):
+        _cover(arm, targets)
+
+
+def _cover(arm: str, targets: int) -> None:
+    ((network, params, x, how),) = aged(1, arm)
     repairs = (Units(), Norm(), OutputLayer(), OptimizerState())
     causes = disentangled(network, params, x, how, RandomLabels(10), repairs=repairs, targets=targets, steps=200)
     parts = {repair.name: row for repair, row in zip(causes.repairs, causes.recovered, strict=True)}
     parts["unexplained"] = causes.lost - causes.recovered.sum(0)
-    print(causes)
     generator = np.random.default_rng(0)
+    print(f"arm {arm}: coverage of the 95 % intervals of 3, 5 and 10 of {targets} targets; what each mechanism took")
     for name, values in parts.items():
+        inside = []
         for few in (3, 5, 10):
             drawn = [interval(values[generator.integers(targets, size=few)]) for _ in range(4000)]
-            inside = np.mean([found.low <= values.mean() <= found.high for found in drawn])
-            print(f"{name}, {few} targets: {inside:.1%} of intervals cover")
+            inside.append(np.mean([found.low <= values.mean() <= found.high for found in drawn]))
+        covered = " ".join(f"{share:6.1%}" for share in inside)
+        print(f"{name:16} {covered}   {values.mean():+.3f} nats, skewness {skew(values):+.1f}", flush=True)
 
 
 def main() -> None:

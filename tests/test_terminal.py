@@ -80,6 +80,27 @@ def test_one_is_shown_with_all_that_is_known_of_it(
     assert f"unknown {call.split()[0][:-1]} 'Rdo'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("call", ["interventions ReDo", "diagnostics LinearizedAtUnitSize", "diagnostics Churn"])
+def test_what_is_known_of_one_fits_the_terminal(
+    call: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(call.split()) == 0
+    whole = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(call.split()) == 0
+    out = capsys.readouterr().out
+    assert out.split() == whole.split()  # the same words, none broken
+    examples = {line for line in whole.splitlines() if line.startswith((">>>", "..."))}
+    assert examples
+    assert examples <= set(out.splitlines())
+    prose = [line for line in out.partition(">>>")[0].splitlines() if " " in line.strip() and " import " not in line]
+    assert max(map(len, prose)) <= columns
+    assert "'float'" not in out
+    assert "<class" not in out
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_any_encoding_of_standard_output_works(encoding: str) -> None:
     code = "import sys; from pliant.terminal import *\nwith streams():\n for f in 'out', 'err':\n  "

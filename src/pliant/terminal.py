@@ -156,3 +156,34 @@ def filled(text: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(
         text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+
+
+def rewrapped(doc: str, width: int) -> list[str]:
+    """A docstring in lines of whole words; examples, and lines that begin one below the other, stay as they are.
+
+    >>> rewrapped("One two three.\\n\\nArgs:\\n    x: four five\\n        six.", 14)
+    ['One two three.', '', 'Args:', '    x: four', '        five', '        six.']
+    """
+    found: list[str] = []
+    for block in doc.split("\n\n"):
+        items: list[tuple[int, str]] = []  # each with its indent
+        for line in block.splitlines():
+            text = line.strip()
+            indent = len(line) - len(line.lstrip())
+            before, said = items[-1] if items else (-1, "")
+            goes_on = bool(items) and (indent > before or indent == before == 0) and not said.endswith((":", ">>>"))
+            if goes_on and not text.startswith(("- ", ">>> ", "... ")):
+                items[-1] = before, f"{said} {text}"
+            else:
+                items.append((indent, text))
+        if ">>> " in block:
+            found += block.splitlines()
+        else:
+            for indent, text in items:
+                first, rest = " " * indent, " " * (indent + 4 * (indent > 0))
+                found += textwrap.wrap(
+                    text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False,
+                    break_on_hyphens=False,
+                )  # fmt: skip
+        found.append("")
+    return found[:-1]

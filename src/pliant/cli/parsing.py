@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from pliant.terminal import paragraph
+from pliant.terminal import filled, paragraph, piped, rewrapped
 from pliant.words import unknown
 
 OK, FAILED, BAD_CALL, INTERRUPTED = 0, 1, 2, 130
@@ -102,10 +103,19 @@ def print_whole(console: Console, kind: type, facts: Mapping[str, str]) -> None:
     public = [place for place in ("pliant", *_packages(kind)) if hasattr(import_module(place), kind.__name__)]
     console.print(Text(kind.__name__, "bold"))
     print(f"  from {public[0]} import {kind.__name__}")
-    print(f"  {kind.__name__}{str(inspect.signature(kind)).removesuffix(' -> None')}")
+    call = f"{kind.__name__}({', '.join(map(_told, inspect.signature(kind).parameters.values()))})"
+    print("\n".join(filled(call, sys.maxsize if piped(console) else console.width, "  ")))
     for name, fact in facts.items():
         paragraph(console, f"{name}: {fact}", "  ", "dim")
-    print(f"\n{inspect.getdoc(kind)}\n")
+    told = inspect.getdoc(kind) or ""
+    print("", *(told.splitlines() if piped(console) else rewrapped(told, console.width)), "", sep="\n")
+
+
+def _told(parameter: inspect.Parameter) -> str:
+    """A parameter with its annotation, without the quotes of one that is text."""
+    kind = parameter.annotation
+    default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+    return f"{parameter.name}: {kind if isinstance(kind, str) else kind.__name__}{default}"
 
 
 def _packages(kind: type) -> list[str]:
