@@ -195,3 +195,23 @@ def test_samples_that_depend_on_each_other(model, x, message, probe):
 def test_statistics_of_the_batch_do_not_depend_on_its_order():
     standardised = nn.Sequential(perceptron(hidden=5), nn.BatchNorm1d(2, track_running_stats=False).double())
     assert measured(standardised).names == ("now",)
+
+
+class Drawing(nn.Module):
+    """A policy that draws its action."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2).double()
+
+    def forward(self, x):
+        mean = self.layer(x)
+        return mean + torch.randn_like(mean)
+
+
+@pytest.mark.parametrize("probe", [None, RandomLabels(2)], ids=["sines", "labels"])
+def test_what_draws_is_not_taken_for_samples_that_depend_on_each_other(probe):
+    stream = torch.get_rng_state()
+    with pytest.raises(ValueError, match="draws from the global random stream"):
+        measured(Drawing(), probe=probe)
+    torch.set_rng_state(stream)

@@ -67,18 +67,30 @@ def mixes_examples(network: Network) -> bool:
 @torch.no_grad()
 def mixed(network: Network, params: Params, x: Any) -> bool:
     """Whether, at these parameters, the outputs for examples depend on the rest of the batch, or on its order."""
+    stream = torch.get_rng_state()
     try:
         alone = network(params, _first(x))
     except (ValueError, RuntimeError, IndexError):  # torch: more than one value per channel; a node without its graph
         return True
     among = network(params, x)
+    if _drew(stream):
+        return False
     return not _same(alone, _first(among)) or ordered(network, params, x, among)
 
 
 @torch.no_grad()
 def ordered(network: Network, params: Params, x: Any, outputs: Any) -> bool:
     """Whether outputs change with the order of the examples: as those of nodes, to which edges refer by number."""
-    return not _same(network(params, _turned(x)), _turned(outputs))
+    stream = torch.get_rng_state()
+    turned = network(params, _turned(x))
+    return not _drew(stream) and not _same(turned, _turned(outputs))
+
+
+def _drew(stream: Tensor) -> bool:
+    """Whether the global stream is another by now, of a network that draws: refused elsewhere, and here put back."""
+    drew = not torch.equal(stream, torch.get_rng_state())
+    torch.set_rng_state(stream)
+    return drew
 
 
 def _generic(network: Network) -> tuple[Params, Any]:
