@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from pliant.report.index import index, write_index
+from pliant.report.keep import keep
 from pliant.report.listing import apart, print_runs, progress, runs
 from pliant.run.files import write_json
-from tests.report.stores import KNOWN, written
+from tests.report.stores import KNOWN, run, written
 from tests.report.synthetic import Settings, last, results
 from tests.report.test_page import Reader
 
@@ -136,6 +137,21 @@ def test_the_index_is_self_contained_and_names_no_folder(root: Path, text: str) 
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in text
     assert "default-src 'none'" in text
+
+
+def test_the_index_of_kept_runs_lies_where_their_pages_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not among the copies, which are committed."""
+    kept = keep(run(tmp_path / "trained"), tmp_path / "results").folder
+    there = {path for path in (tmp_path / "results").rglob("*")}
+    monkeypatch.chdir(tmp_path)
+    beside = Path("runs", "made", "up", kept.name, "report.html")
+    beside.parent.mkdir(parents=True)
+    beside.write_text("its page")
+    path = write_index(Path("results"))
+    assert path == Path("runs", "results.html")
+    assert set((tmp_path / "results").rglob("*")) == there
+    links = [str(a["href"]) for tag, a in Reader(path.read_text()).tags if tag == "a"]
+    assert (path.parent / next(link for link in links if not link.startswith("#"))).read_text() == "its page"
 
 
 def test_what_a_run_says_is_escaped(tmp_path: Path) -> None:

@@ -23,20 +23,21 @@ SCRIPT = Path(__file__).with_name("index.js")
 WORDS = {"holds": "hold", "fails": "fail", "inconclusive": "inconclusive"}
 
 
-def index(root: Path, known: Mapping[str, Experiment] | None = None) -> str:
-    """The index of all runs under `root` as HTML, to lie in `root`: the same store gives the same bytes.
+def index(root: Path, known: Mapping[str, Experiment] | None = None, pages: Path | None = None) -> str:
+    """The index of all runs under `root` as HTML, to lie in `pages`: the same store gives the same bytes.
 
     It loads nothing and names no folder of this machine. Its one script sorts tables; without it they stay as they are.
 
     Args:
         root: the store.
         known: experiments by id, of this package where it is not given.
+        pages: the folder that the pages of its runs lie below, `root` where it is not given.
     """
     known = experiments() if known is None else known
     listed = sorted(runs(root), key=lambda run: (run.experiment, _tier(run.tier)))
     sections = []
     for id, group in groupby(listed, key=lambda run: run.experiment):
-        rows = sorted((_row(root, run, known) for run in group), key=lambda row: row["order"])
+        rows = sorted((_row(root, run, known, pages or root) for run in group), key=lambda row: row["order"])
         title = known[id].title if id in known else "This version of pliant has no such experiment."
         sections.append(
             {"id": id, "title": title, "rows": rows, "headline": _headline(known[id]) if id in known else ""}
@@ -56,20 +57,22 @@ def index(root: Path, known: Mapping[str, Experiment] | None = None) -> str:
 
 
 def write_index(root: Path) -> Path:
-    """Writes the index into the store; returns where it is."""
-    path = root / "index.html"
+    """Writes the index into the store, or for one of kept runs, which are committed, below `runs`; returns where."""
     if not root.is_dir():
         raise ValueError(f"no store at {root}: choose its folder with --out")
-    path.write_text(index(root), encoding="utf-8")
+    kept = any(run.kept for run in runs(root))
+    path = Path("runs", f"{root.resolve().name}.html") if kept else root / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(index(root, pages=path.parent), encoding="utf-8")
     return path
 
 
-def _row(root: Path, run: Listed, known: Mapping[str, Experiment]) -> dict[str, Any]:
+def _row(root: Path, run: Listed, known: Mapping[str, Experiment], pages: Path) -> dict[str, Any]:
     """What the index says of a run; `problem` where its claims cannot be checked."""
     name = PurePath(run.path).name
     row: dict[str, Any] = {
         "name": name,
-        "link": f"{run.path}/report.html" if (root / run.path / "report.html").exists() else "",
+        "link": f"{run.path}/report.html" if (pages / run.path / "report.html").exists() else "",
         "changes": {},
         "data": text(run.settings.get("data", "")),
         "seeds": progress(run),

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Listed:
-    """A run's folder as it is found, `path` relative to the store; `done` counts complete cells (an arm and a seed)."""
+    """A run's folder as it is found, `path` relative to the store; `done` counts complete cells (an arm and a seed).
+
+    One that is `kept` is a copy, made by `pliant keep`.
+    """
 
     path: str
     experiment: str
@@ -32,6 +35,7 @@ class Listed:
     complete_seeds: int = 0
     commit: str = ""
     problem: str = ""
+    kept: bool = False
 
 
 def runs(root: Path) -> list[Listed]:
@@ -149,7 +153,7 @@ def _listed(folder: int, path: str) -> Listed | None:
             each = [sum(all(_there(folder, file) for file in cell) for cell in those) for those in _files(arms, seeds)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Listed(*about, problem=f"{RUN} is damaged")
-    return Listed(*about, arms, seeds, sum(each), each.count(len(arms)), str(commit))
+    return Listed(*about, arms, seeds, sum(each), each.count(len(arms)), str(commit), kept="cells" in run)
 
 
 @lru_cache(maxsize=64)
