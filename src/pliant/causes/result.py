@@ -85,6 +85,10 @@ class Causes:
 
         Their means sum to that of `gap`. A part is negative where the repair costs plasticity: clearing an optimizer's
         state that serves the network well, say; the rest is where the repaired network is better than a fresh one.
+
+        Student's intervals are for values without long tails. On real refits (`benchmarks/verdicts.py --cover`) 93 to
+        96 % of them cover for parts of a network's loss that matter, at 3 to 10 targets; less, down to 89.5 %, where a
+        part is next to nothing (0.01 of 2.2 nats) and one target in sixty lies five deviations out.
         """
         each = {repair.name: row for repair, row in zip(self.repairs, self.recovered, strict=True)}
         each[UNEXPLAINED] = self.lost - self.recovered.sum(0)
