@@ -22,9 +22,9 @@ MADE = {  # of the numbers of all arms and seeds, as they were when each had a f
     "lyle2023/fig1/laptop-8e9d11e0": "2bf7617a12e60379",
     "lyle2024/swiss_cheese/laptop-bf1d8a45": "7fe6481bb853780a",
     "lyle2024/swiss_cheese/laptop-f638ba68": "171a117b69c1d355",
-    "toolbox/causes/laptop-58ac4eff": "169fcdd802024362",
+    "toolbox/causes/laptop-29db99b4": "bff4daedf7fac260",
     "toolbox/cures/laptop-9f758c09": "14a3df483aaf15dd",
-    "toolbox/planted/laptop-abbddc7d": "7efb72b69b36d8e5",
+    "toolbox/planted/laptop-abbddc7d": "fdde45abc5d78043",
 }
 
 
