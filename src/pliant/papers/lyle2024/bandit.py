@@ -174,6 +174,8 @@ def setup(settings: Settings) -> Setup:
             f"L2 of {settings.l2:g} on all parameters, those of normalisers, too.",
             "Which loss spikes at a discount of 0 we do not know: claims are on that of training, looked at every "
             f"{settings.often} steps of its second half, and on the probe's, whose start a saturated softmax spoils.",
+            f"A spike is {SPIKE} times the median, as of P1's update norms: chosen after a pilot on seeds 100 and 101, "
+            "in which no loss rose by a whole nat, our first guess.",
             f"Probes: {settings.targets} targets, {settings.steps:,} steps, "
             f"{min(settings.examples, settings.num_images):,} examples, a fresh optimizer, all outputs.",
             f"Data: {settings.data} (P2: CIFAR-10), standardised.",
