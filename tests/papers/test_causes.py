@@ -160,6 +160,7 @@ def test_sentences_say_what_took_it_and_what_to_do():
     assert "lost 2.00 nats against" in one
     assert "Treat units with" in one
     assert "Keeping" not in one  # of one seed nobody knows
+    assert "(8 %), optimizer state -0.40 nats." in one  # yet the numbers sum to what was lost
     for table in results.tables.values():
         table["probe_fresh"] = np.where(np.isnan(table["lost"]), np.nan, 2.2)
     assert swiss_cheese._causes(results, "none") == (

@@ -171,6 +171,8 @@ def _causes(results: Results, arm: str) -> str:
         for bar in fall.bars
         if fall.percent.get(bar.name)
     ]
+    small = [bar for bar in fall.bars if not bar.part.high < 0 and round(bar.part.mean, fall.digits) < 0]
+    took += [f"{bar.name} -{fall.amount(bar.part.mean)}" for bar in small]  # with the remarks, all that sums to it
     said = [f"On new labels it lost {gap.mean:.2f} nats{ends} against fresh networks: {', '.join(took)}"]
     said += [*remarks(fall, MECHANISMS), "; ".join(treatment(fall, MECHANISMS))]
     return "\n".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
