@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 
 from pliant.cli import main
-from pliant.experiment import experiments
+from pliant.cli.train import _warn_without_effect
+from pliant.experiment import experiments, find
 from pliant.run import sinks
 from pliant.run.files import read_json
 from pliant.trials import Mechanisms
@@ -237,3 +239,24 @@ def test_an_unwritable_folder_is_named_before_training(tmp_path: Path, capsys: p
     (tmp_path / "file").write_text("")
     assert main(["run", "lyle2023/fig1", "--tier", "smoke", "--out", str(tmp_path / "file")]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("id", "changes", "idle"),
+    [
+        ("lyle2023/fig1", ["hidden=8,8", "net=cnn"], ["hidden"]),  # which the CNN has not
+        ("lyle2023/fig12", ["targets=2", "gamma=0.5"], ["targets"]),  # no probe there
+        ("lyle2023/fig5", ["bins=7"], ["bins"]),
+        ("lyle2024/kernels", ["lr=0.002"], []),
+        ("lyle2024/kernels", ["lr=0.001"], []),  # the tier's own
+    ],
+)
+def test_a_setting_without_effect_warns(id: str, changes: list[str], idle: list[str]) -> None:
+    experiment = find(id)
+    settings = experiment.settings("smoke", changes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _warn_without_effect(experiment, experiment.tiers["smoke"], settings, list(experiment.setup(settings).arms))
+    assert [str(one.message) for one in caught] == [
+        f"--set {key} has no effect on what is trained here" for key in idle
+    ]

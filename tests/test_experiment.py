@@ -167,8 +167,3 @@ def test_curves_skip_what_was_not_measured() -> None:
     steps, values = Results(tables).curve("a", "m")
     assert steps.tolist() == [2]
     assert values.tolist() == [[2.0], [3.0]]
-
-
-def test_a_setting_without_effect_warns() -> None:
-    with pytest.warns(UserWarning, match="--set hidden has no effect"):
-        find("lyle2023/fig1").settings("smoke", ["hidden=8,8", "net=cnn"])

@@ -6,7 +6,6 @@ import importlib
 import pkgutil
 import re
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -133,10 +132,7 @@ class Experiment:
             if key not in kinds:
                 raise ValueError(unknown("setting", key, [f.name for f in fields(settings)]))
             new[key] = _parse(key, kinds[key], text)
-        settings = replace(settings, **new)
-        for key in settings.without_effect(new) if hasattr(settings, "without_effect") else ():
-            warnings.warn(f"--set {key} has no effect with the other settings", stacklevel=2)
-        return settings
+        return replace(settings, **new)
 
 
 def experiments() -> dict[str, Experiment]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +19,7 @@ from rich.progress import BarColumn, TextColumn
 from pliant.cite import bibtex, references_used
 from pliant.cli.bar import live, span
 from pliant.cli.parsing import FAILED, INTERRUPTED, OK, Commands, as_json, command, out, selects
-from pliant.experiment import Setup, find
+from pliant.experiment import Experiment, Setup, find
 from pliant.own import one_line
 from pliant.run.store import Store
 from pliant.words import unknown
@@ -81,6 +83,7 @@ def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str
         if arm not in setup.arms:
             raise ValueError(unknown("arm", arm, list(setup.arms)))
         definition(setup.arms[arm])
+    _warn_without_effect(experiment, experiment.tiers[given.tier], settings, arms)
     if given.engine == "local":
         _check_device(given.device)
     if own:
@@ -92,6 +95,22 @@ def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str
         for arm in arms if ":" in getattr(settings, "net", "") else arms[:1]:
             setup.arms[arm].trial.start([0])
     return Store(given.out, experiment, given.tier, settings), setup, arms
+
+
+def _warn_without_effect(experiment: Experiment, usual: Any, settings: Any, arms: Sequence[str]) -> None:
+    """Warns of each setting that differs from its tier's, `usual`, though without it these arms were the same."""
+    from pliant.run.identity import definition
+
+    def trained(settings: Any) -> list[Any]:
+        made = experiment.setup(settings).arms
+        return [definition(made[arm]) if arm in made else None for arm in arms]
+
+    for field in fields(settings):
+        before = getattr(usual, field.name)
+        if getattr(settings, field.name) != before:
+            with suppress(ValueError):  # the other settings need it
+                if trained(replace(settings, **{field.name: before})) == trained(settings):
+                    warnings.warn(f"--set {field.name} has no effect on what is trained here", stacklevel=2)
 
 
 def _check_engine(given: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,10 +58,6 @@ class Memorisation:
     num_tasks: int = 30
     lr: float = 1e-3
     task: str = "random_labels"
-
-    def without_effect(self, changed: Collection[str]) -> list[str]:
-        """Which of the changed settings nothing reads."""
-        return ["hidden"] if "hidden" in changed and self.net != "mlp" else []
 
     def trial(self, measures: Sequence[Measure], *, standardize: bool = True) -> Supervised:
         """What all arms share: Adam, without interventions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -51,14 +51,6 @@ class Settings(Agents):
     targets: int = 2
     long: int = 2
     often: int = 5
-
-    def without_effect(self, changed: Collection[str]) -> list[str]:
-        """Which of the changed settings nothing reads."""
-        ours = {
-            "channels", "cnn_hidden", "resnet_width", "vit", "gamma", "epsilon", "bins", "shrink", "perturb",
-            "weight_decay",
-        }  # fmt: skip
-        return [key for key in changed if key in ours]
 
     def head(self, name: str) -> Head:
         if name == "scalar":

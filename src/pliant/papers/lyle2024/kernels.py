@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,9 +40,6 @@ class Settings(Memorisation):
     num_tasks: int = 20
     offset: float = 100.0
     looks: int = 4
-
-    def without_effect(self, changed: Collection[str]) -> list[str]:
-        return [*super().without_effect(changed), *(["task"] if "task" in changed else [])]
 
 
 def ntk(seen: Observation) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -24,9 +23,6 @@ CHANGES = {"reset": ("random_labels", "label reset"), "classes": ("permuted_clas
 @dataclass(frozen=True)
 class Settings(Memorisation):
     """Settings of linearized; the last of `hidden` is the layer whose units are counted."""
-
-    def without_effect(self, changed: Collection[str]) -> list[str]:
-        return [*super().without_effect(changed), *(["task"] if "task" in changed else [])]
 
 
 def name(function: str, change: str, normalised: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,9 +36,6 @@ class Settings(Memorisation):
     every: int = 400
     num_tasks: int = 4
     dense: int = 400
-
-    def without_effect(self, changed: Collection[str]) -> list[str]:
-        return [*super().without_effect(changed), *(["task"] if "task" in changed else [])]
 
 
 def moves(seen: Observation) -> Tensor:

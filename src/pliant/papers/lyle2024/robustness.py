@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,9 +30,6 @@ class Settings(Memorisation):
     num_tasks: int = 20
     l2: float = 1e-4
     offset: float = 16.0
-
-    def without_effect(self, changed: Collection[str]) -> list[str]:
-        return [*super().without_effect(changed), *(["task"] if "task" in changed else [])]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,9 +29,6 @@ class Settings(Memorisation):
     num_tasks: int = 20
     fractions: tuple[float, ...] = (0.01, 0.1, 0.5, 1.0)
     targets: int = 3
-
-    def without_effect(self, changed: Collection[str]) -> list[str]:
-        return [*super().without_effect(changed), *(["task"] if "task" in changed else [])]
 
 
 def name(fraction: float) -> str:
