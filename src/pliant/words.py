@@ -16,7 +16,7 @@ def unknown(what: str, got: str, known: Sequence[str]) -> str:
     """
     found = _nearest(got, known)
     hint = f": did you mean {found!r}?" if found else ""
-    return f"unknown {what} {got!r}{hint} ({', '.join(known)})"
+    return f"unknown {what} {got!r:.80}{hint} ({', '.join(known)})"
 
 
 def near(got: str, known: Sequence[str]) -> str:
@@ -31,7 +31,7 @@ def near(got: str, known: Sequence[str]) -> str:
 
 def _nearest(got: str, known: Sequence[str]) -> str | None:
     """The name that is most like it, whatever the case, or the only one that it is a part of; None if none is near."""
-    lower, short = {name.lower(): name for name in known}, got.lower()
+    lower, short = {name.lower(): name for name in known}, got[:80].lower()
     around = [name for name in lower if len(short) > 2 and short in name]
     found = around if len(around) == 1 else difflib.get_close_matches(short, lower, n=1, cutoff=0.65)
     return lower[found[0]] if found else None

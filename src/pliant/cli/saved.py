@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +21,7 @@ OPTIMIZER = ("optimizer", "optimizer_state_dict", "optimizer_states")  # the las
 POLICY = "policy.pth"  # what tells an archive of Stable-Baselines3
 SHARDS = "model.safetensors.index.json"
 EXPANDS = 10  # times; tensors in an archive do not compress by as much
+SMALL = 1 << 16  # bytes; names and pickles of structure may
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,13 @@ def _safetensors(path: Path, where: str) -> dict[str, Tensor]:
 def _loaded(file: Path | IO[bytes], where: str) -> Any:
     """The content of a file of torch; one with anything but tensors and plain values is never loaded."""
     try:
+        with zipfile.ZipFile(file) as archive:
+            _expand(archive, archive.namelist(), where)
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):
+        pass  # as torch wrote files once; or it is none, and torch says so
+    if not isinstance(file, Path):
+        file.seek(0)
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript archives, which are refused below
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -97,6 +105,13 @@ def _loaded(file: Path | IO[bytes], where: str) -> Any:
         raise ValueError(f"{where} cannot be read by torch: {line(error)}") from None
 
 
+def _expand(archive: zipfile.ZipFile, names: Sequence[str], where: str) -> None:
+    """`ValueError` where one of the files in an archive is many times as large as it is packed."""
+    for about in map(archive.getinfo, names):
+        if about.file_size > max(SMALL, EXPANDS * about.compress_size):
+            raise ValueError(f"{where}: {about.filename} expands more than {EXPANDS} times: refused")
+
+
 def _archive(path: Path, where: str) -> dict[str, Any] | None:
     """What an archive of Stable-Baselines3 holds: the policy and its optimizers, not the pickles beside them."""
     try:
@@ -105,11 +120,8 @@ def _archive(path: Path, where: str) -> dict[str, Any] | None:
             if POLICY not in members:
                 return None
             names = [POLICY, *sorted(name for name in members if name.endswith("optimizer.pth"))]
-            read = {}
-            for name in names:
-                if members[name].file_size > EXPANDS * max(members[name].compress_size, 1):
-                    raise ValueError(f"{where}: {name} expands more than {EXPANDS} times: refused")
-                read[name] = _loaded(io.BytesIO(archive.read(name)), f"{where}: {name}")
+            _expand(archive, names, where)
+            read = {name: _loaded(io.BytesIO(archive.read(name)), f"{where}: {name}") for name in names}
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError):
         return None  # it may be a file of torch
     return {"model": read.pop(POLICY), "optimizer_states": list(read.values())}

@@ -132,8 +132,10 @@ def _listed(folder: int, path: str) -> Listed | None:
         settings = _read(folder, SETTINGS)
         if settings is None:
             settings = run = _read(folder, RUN)
-        if settings is None or (run is not None and "settings" not in run):
+        if settings is None:
             return None
+        if run is not None and "settings" not in run:
+            return Listed(path, experiment, name.partition("-")[0], problem=f"{SETTINGS} is not there")
         id, tier, values = settings["experiment"], settings["tier"], settings["settings"]
         if not (isinstance(id, str) and isinstance(tier, str) and isinstance(values, dict)):
             raise ValueError("expected an experiment, a tier and settings")

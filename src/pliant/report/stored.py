@@ -209,7 +209,7 @@ def opened(folder: Path, known: Mapping[str, Experiment] | None = None) -> Store
     values = {name: _tuples(value) for name, value in written.items()}
     for name, value in values.items():
         if not _is(value, kinds[name]):
-            raise ValueError(f"{folder}: setting {name} is no {kinds[name]}, got {value!r}")
+            raise ValueError(f"{folder}: setting {name} is no {kinds[name]}, got {value!r:.80}")
     settings = type(default)(**{field.name: getattr(default, field.name) for field in fields(default)} | values)
     later = tuple(name for name in names if name not in written)
     return Stored(folder, experiment, tier, settings, run, later)

@@ -13,6 +13,7 @@ RENAMED = {  # columns of runs that were stored before mechanisms had one name e
     "lost/optimizer": "lost/optimizer state",
 }
 MOST_CELLS = 1 << 20
+LONGEST = 200  # bytes of an arm's name; with what stands before it a file system takes 255
 
 
 def asked(run: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -27,14 +28,16 @@ def asked(run: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def named(arm: Any) -> str:
-    """The name of an arm, which is a folder's, too; `ValueError` for one that would lead elsewhere."""
+    """The name of an arm, which is a folder's, too; `ValueError` for one that would lead elsewhere, or is too long."""
     if not isinstance(arm, str) or not arm or any(sign in arm for sign in "/\\\0"):
-        raise ValueError(f"expected the name of an arm, without slashes, got {arm!r}")
+        raise ValueError(f"expected the name of an arm, without slashes, got {arm!r:.80}")
+    if len(arm.encode("utf-8", "surrogatepass")) > LONGEST:
+        raise ValueError(f"expected the name of an arm, of at most {LONGEST} bytes, got {arm!r:.80}")
     return arm
 
 
 def natural(value: Any) -> int:
     """A whole number from 0 on; `ValueError` for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"expected a whole number from 0 on, got {value!r}")
+        raise ValueError(f"expected a whole number from 0 on, got {value!r:.80}")
     return value

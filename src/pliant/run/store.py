@@ -146,7 +146,7 @@ def described(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | Non
     kept = run if run is not None and "settings" in run else read_json(folder / SETTINGS)
     schema = (kept or {}).get("schema", 0)
     if not isinstance(schema, int):
-        raise ValueError(f"{folder} is damaged: expected a schema such as {SCHEMA}, got {schema!r}")
+        raise ValueError(f"{folder} is damaged: expected a schema such as {SCHEMA}, got {schema!r:.80}")
     if kept is not None and schema > SCHEMA:
         raise ValueError(
             f"{folder} was written by pliant {kept.get('pliant')} (schema {schema}), this is pliant "
