@@ -54,6 +54,8 @@ class Claim:
         given: preconditions, without which the claim would be vacuous.
         checklist: lines of the papers' checklist (`pliant.papers.checklist`) that the claim is evidence for.
         expected: the effect that the paper leads to expect, by which the number of seeds is chosen.
+        beside: lines of the checklist beside which the ledger shows a claim of ours that is no evidence for them: about
+            a stand-in, where what the paper ran is out of reach.
     """
 
     text: str
@@ -64,6 +66,7 @@ class Claim:
     given: tuple[Claim, ...] = ()
     checklist: tuple[int, ...] = ()
     expected: float | None = None
+    beside: tuple[int, ...] = ()
 
     @property
     def needs(self) -> str:

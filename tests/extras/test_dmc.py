@@ -9,18 +9,19 @@ import pytest
 
 from pliant.nets import MLP
 from pliant.optim import Adam
+from pliant.papers.lyle2024.dmc import TASKS
 from pliant.rl import DMC
 from pliant.trials import QLearning
 
 
 def story(emulator, episode: int, frames: int) -> list:
     generator, found = np.random.default_rng(episode), [(emulator.begin(episode), 0.0)]
-    action = generator.uniform(emulator.low, emulator.high)
+    action = generator.uniform(-1, 1, emulator.num_controls)
     for _ in range(frames):
         frame = emulator.frame(action)
         if frame.observation is not None:
             found.append((frame.observation, frame.reward))
-            action = generator.uniform(emulator.low, emulator.high)
+            action = generator.uniform(-1, 1, emulator.num_controls)
     return found
 
 
@@ -39,7 +40,7 @@ def test_an_episode_is_a_function_of_seed_number_and_actions_whatever_was_before
 def test_an_action_is_repeated_and_the_last_step_bootstraps() -> None:
     once, twice = DMC("walker_walk").emulator(0), DMC("walker_walk", repeat=3).emulator(0)
     np.testing.assert_array_equal(once.begin(0), twice.begin(0))
-    action = np.zeros(twice.low.shape)
+    action = np.zeros(twice.num_controls)
     decisions = 0
     for block in range(334):
         rewards = []
@@ -60,3 +61,9 @@ def test_unknown_tasks_are_told_their_nearest_match_and_agents_that_choose_actio
     trial = QLearning(DMC("cartpole_swingup"), partial(MLP, hidden=(8,)), Adam(1e-3), num_steps=100, begin=10)
     with pytest.raises(ValueError, match="expected a game with actions to choose from, got arrays of numbers: DMC"):
         trial.start([0])
+
+
+def test_the_tasks_of_the_experiment_are_those_of_the_benchmark() -> None:
+    from dm_control import suite
+
+    assert sorted(f"{domain}_{task}" for domain, task in suite.BENCHMARKING) == list(TASKS)

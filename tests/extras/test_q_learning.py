@@ -33,7 +33,7 @@ class Poles:
 
 
 class Still:
-    shape, scale, num_actions = (4,), 1.0, 2
+    shape, scale, num_actions, num_controls = (4,), 1.0, 2, 0
 
     def begin(self, episode: int) -> np.ndarray:
         return np.zeros(4, np.float32)

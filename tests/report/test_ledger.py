@@ -86,8 +86,19 @@ def test_each_verdict_comes_with_number_tier_seeds_data_and_commit(text: str) ->
 
 def test_lines_without_evidence_say_so(text: str) -> None:
     assert entry(text, 24).endswith("mean +34.7 %.* (no experiment yet)")
-    assert "| Paper 1 |    25 |        1 |         0 |              0 |           0 |                24 |" in text
-    assert "| Paper 2 |    21 |        0 |         1 |              0 |           0 |                20 |" in text
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "| Paper 1 | 25 | 1 | 0 | 0 | 0 | 0 | 24 |" in rows
+    assert "| Paper 2 | 21 | 0 | 1 | 0 | 0 | 0 | 20 |" in rows
+
+
+def test_a_stand_in_stands_beside_a_line_of_the_papers_and_gives_no_verdict_on_it(root: Path) -> None:
+    claims = tuple(replace(claim, beside=(24,)) for claim in SETUP.claims)
+    experiment = replace(KNOWN["made/up"], setup=lambda s: replace(SETUP, arms=arms(s.data), claims=claims))
+    said = entry(ledger(root, {"made/up": experiment}), 24)
+    assert "(no evidence at this scale) Beside it, claims of ours about a stand-in" in said
+    assert "- L2 ends above nothing. `made/up`, needs more than 0 - **holds**" in said
+    assert "Ours:" not in said
+    assert "beyond this list" not in ledger(root, {"made/up": experiment})
 
 
 def test_claims_beyond_the_list_and_runs_without_a_verdict_are_said(text: str) -> None:

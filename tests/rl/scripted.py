@@ -32,7 +32,7 @@ class Scripted:
 
 
 class ScriptedEmulator:
-    shape, scale, num_actions = (2,), 1.0, 3
+    shape, scale, num_actions, num_controls = (2,), 1.0, 3, 0
 
     def __init__(self, script: Scripted, seed: int):
         self.script, self.seed = script, seed

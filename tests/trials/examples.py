@@ -15,9 +15,10 @@ from pliant.interventions import L2, Chain, LayerNorm, ReDo, Reset, ShrinkAndPer
 from pliant.nets import MLP, Dueling
 from pliant.optim import SGD, Adam
 from pliant.probe import Sines
-from pliant.rl import Catch, Prioritised, RandomLabel, SparseReward, TrueLabel
+from pliant.rl import Catch, Prioritised, Push, RandomLabel, SparseReward, TrueLabel
 from pliant.tasks import Growing, OffsetNoise, RandomLabels
 from pliant.trials import (
+    SAC,
     ActionValues,
     Arrays,
     Fit,
@@ -149,6 +150,23 @@ EXAMPLES: dict[str, Trial] = {
         steps=3,
         prioritised=Prioritised(between=(20, 60)),
         measures=(ActionValues(When(every=20), 20, C51(-3.0, 3.0, 9)),),
+    ),
+    "SAC": SAC(
+        Push(6),
+        num_steps=70,
+        net=NET,
+        chain=Chain(LayerNorm(), ReDo(tau=0.1, every=10), Reset("last", event="reset")),
+        begin=40,
+        batch_size=8,
+        learn_period=2,
+        num_updates=3,
+        capacity=30,
+        reset_period=9,
+        measures=(
+            Numbers((DeadUnits(), RelativeUpdate(), GradientCovariance()), When(every=13, ends=False), examples=20),
+            ProbeLoss(Sines(), When(ends=False, at=(70,)), targets=2, steps=4, batch_size=10, examples=20, points=3),
+            Steps(When(every=9)),
+        ),
     ),
     "ValueLearning": ValueLearning(
         SparseReward(80),

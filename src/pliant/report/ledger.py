@@ -28,7 +28,8 @@ INTRODUCTION = (
     "says more than the claims below it test. Values of paper 2 come from close readings by others, some by eye: they "
     "are leads."
 )
-STATES = ("all hold", "some fail", "some undecided", "not run yet", "no experiment yet")
+SCALE = "beyond our scale"
+STATES = ("all hold", "some fail", "some undecided", "not run yet", SCALE, "no experiment yet")
 PAPERS = {"lyle2023": "Paper 1", "lyle2024": "Paper 2"}
 
 
@@ -85,14 +86,17 @@ def ledger(root: Path, known: Mapping[str, Experiment] | None = None) -> str:
     """All lines of the checklist with their evidence: the same results give the same text, at most 120 columns wide."""
     every, silent = evidence(root, known)
     by_line: dict[int, list[Evidence]] = {one.number: [] for one in CHECKLIST}
+    beside: dict[int, list[Evidence]] = {one.number: [] for one in CHECKLIST}
     for one in every:
         for number in _numbers(one):
             by_line[line(number).number].append(one)
-    parts = [_head(by_line)]
+        for number in one.claim.beside:
+            beside[line(number).number].append(one)
+    parts = [_head(by_line, beside)]
     for key, name in PAPERS.items():
         parts.append(f"## {name}: {cite.entry(key).title} ({cite.short(key)})\n")
-        parts += [_entry(one, by_line[one.number]) for one in CHECKLIST if one.paper == key]
-    beyond = [one for one in every if not _numbers(one)]
+        parts += [_entry(one, by_line[one.number], beside[one.number]) for one in CHECKLIST if one.paper == key]
+    beyond = [one for one in every if not _numbers(one) and not one.claim.beside]
     if beyond:
         parts.append("## Claims of our experiments beyond this list\n")
         parts.append("\n".join(map(_claim, beyond)) + "\n")
@@ -111,14 +115,16 @@ def write_ledger(root: Path, path: Path) -> Path:
     return path
 
 
-def standing(found: Iterable[Evidence]) -> str:
-    """Under which of `STATES` a line of the checklist is counted.
+def standing(found: Iterable[Evidence], beside: Sequence[Evidence] = ()) -> str:
+    """Under which of `STATES` a line of the checklist is counted, of which stand-ins show what is `beside` it.
 
     >>> standing([])
     'no experiment yet'
     """
     found = list(found)
     verdicts = [verdict.checked.verdict for one in found for verdict in one.verdicts]
+    if beside and not verdicts:
+        return SCALE
     if not found:
         return "no experiment yet"
     if not verdicts:
@@ -128,10 +134,10 @@ def standing(found: Iterable[Evidence]) -> str:
     return "all hold" if set(verdicts) == {"holds"} and all(one.verdicts for one in found) else "some undecided"
 
 
-def _head(by_line: Mapping[int, Sequence[Evidence]]) -> str:
+def _head(by_line: Mapping[int, Sequence[Evidence]], beside: Mapping[int, Sequence[Evidence]]) -> str:
     rows = []
     for key, name in PAPERS.items():
-        found = [standing(by_line[one.number]) for one in CHECKLIST if one.paper == key]
+        found = [standing(by_line[one.number], beside[one.number]) for one in CHECKLIST if one.paper == key]
         rows.append([name, str(len(found)), *(str(found.count(state)) for state in STATES)])
     total = [str(sum(int(row[at]) for row in rows)) for at in range(1, len(STATES) + 2)]
     table = markdown(Grid(["", "lines", *STATES], [*rows, ["both", *total]], "l" + "r" * (len(STATES) + 1)))
@@ -139,14 +145,21 @@ def _head(by_line: Mapping[int, Sequence[Evidence]]) -> str:
     return f"# What the papers claim, and what our runs say\n\n{intro}\n\n{table}"
 
 
-def _entry(said: Line, found: Sequence[Evidence]) -> str:
-    """A line of the checklist with its evidence."""
+def _entry(said: Line, found: Sequence[Evidence], beside: Sequence[Evidence]) -> str:
+    """A line of the checklist with its evidence, then what is no evidence for it but stands beside it."""
     value = said.value if said.value == "direction only" else f"paper: {said.value}"
     source = f"*{said.where[0].upper()}{said.where[1:]}; {escape_markdown(value)}.*"
     tally = counted([verdict.checked.verdict for one in found for verdict in one.verdicts])
-    state = f"**Ours: {tally}.**" if tally else f"({standing(found)})"
+    state = standing(found, beside).replace(SCALE, "no evidence at this scale")
+    state = f"**Ours: {tally}.**" if tally else f"({state})"
     head = _wrapped("", f"**{said.number}.** {escape_markdown(said.text)} {source} {state}")
-    return "\n".join([head, "", *map(_claim, found), ""] if found else [head, ""])
+    shown = [head, ""]
+    if found:
+        shown += [*map(_claim, found), ""]
+    if beside:
+        told = "Beside it, claims of ours about a stand-in, which are no evidence for it or against it:"
+        shown += [told, "", *map(_claim, beside), ""]
+    return "\n".join(shown)
 
 
 def _claim(one: Evidence) -> str:

@@ -1,7 +1,7 @@
 """Reinforcement learning: the classification MDPs of P1, games, replay, and targets of Q-learning over any head."""
 
-from pliant.rl.envs import DMC, Atari, Catch, Emulator, Environment, Frame, MinAtar
-from pliant.rl.episodes import Episodes
+from pliant.rl.envs import DMC, Atari, Catch, Emulator, Environment, Frame, MinAtar, Push
+from pliant.rl.episodes import Episodes, watched
 from pliant.rl.frames import Experience, FrameReplay
 from pliant.rl.mdp import ClassificationMDP, RandomLabel, SparseReward, TrueLabel, World
 from pliant.rl.priorities import Priorities, Prioritised
@@ -22,6 +22,7 @@ __all__ = [
     "MinAtar",
     "Priorities",
     "Prioritised",
+    "Push",
     "RandomLabel",
     "Replay",
     "SparseReward",
@@ -31,4 +32,5 @@ __all__ = [
     "largest_value",
     "picked",
     "td_target",
+    "watched",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ class Experience(NamedTuple):
 
     Attributes:
         x: observations, as they are kept, `(members, n, *shape)` with the channels of a stack side by side.
-        action: taken there.
+        action: taken there; `(members, n, controls)` where it is an array.
         reward: over n steps, in float64.
         discount: of what follows: gamma to the number of steps, 0 where a life or the game was lost on the way.
         following: observations after these steps; where the discount is 0 whatever lies there.
@@ -92,8 +92,9 @@ class FrameReplay:
         steps: int = 1,
         dtype: torch.dtype = torch.uint8,
         device: torch.device | str = "cpu",
+        controls: int = 0,
     ) -> FrameReplay:
-        """Room for `capacity` transitions of each member."""
+        """Room for `capacity` transitions of each member; `controls` numbers are an action, or it is one of several."""
         room = capacity + capacity // 64 + stack + steps + 16
 
         def made(kind: torch.dtype, *size: int) -> Tensor:
@@ -101,8 +102,8 @@ class FrameReplay:
 
         return cls(
             torch.zeros(members, room, *shape, dtype=dtype, device=device),
-            made(torch.int16, room), made(torch.float32, room), made(torch.bool, room), made(torch.bool, room),
-            made(torch.bool, room), made(torch.int64, capacity),
+            room_for_actions(members, room, controls), made(torch.float32, room), made(torch.bool, room),
+            made(torch.bool, room), made(torch.bool, room), made(torch.int64, capacity),
             [0] * members, [0] * members, [0] * members, [0] * members, stack, steps,
         )  # fmt: skip
 
@@ -116,7 +117,7 @@ class FrameReplay:
         """How many transitions of each member are there."""
         return np.array(self.items) - np.array(self.dropped)
 
-    def add(self, m: int, frame: Frame, action: int, first: bool) -> None:
+    def add(self, m: int, frame: Frame, action: Any, first: bool) -> None:
         """Adds what a member observed, and the transitions that this completes.
 
         Args:
@@ -158,8 +159,11 @@ class FrameReplay:
             discount = np.where(going, discount * gamma * self.alive.numpy()[members, at], discount)
             length += going
             going &= ~self.ended.numpy()[members, at]
-        action = self.action.numpy()[members, start % room].astype(np.int64)
-        action, reward, discount = (torch.from_numpy(v).to(self.frame.device) for v in (action, reward, discount))
+        action, reward, discount = (
+            torch.from_numpy(v).to(self.frame.device)
+            for v in (self.action.numpy()[members, start % room], reward, discount)
+        )
+        action = action if action.is_floating_point() else action.long()
         return Experience(self.states(start), action, reward, discount, self.states(start + length), item)
 
     def latest(self) -> Tensor:
@@ -195,3 +199,14 @@ class FrameReplay:
     def _oldest(self, m: int) -> int:
         """The oldest observation that the oldest transition may be made of."""
         return int(self.start.numpy()[m, self.dropped[m] % self.capacity]) - self.stack + 1
+
+
+def room_for_actions(members: int, size: int, controls: int) -> Tensor:
+    """Zeros for `size` actions of each member: numbers of actions, or arrays of `controls` numbers.
+
+    >>> room_for_actions(2, 5, 0).dtype, room_for_actions(2, 5, 3).shape
+    (torch.int16, torch.Size([2, 5, 3]))
+    """
+    if controls:
+        return torch.zeros(members, size, controls, dtype=torch.float32)
+    return torch.zeros(members, size, dtype=torch.int16)

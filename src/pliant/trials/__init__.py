@@ -4,10 +4,12 @@ from pliant.trials.base import Row, Run, Trial
 from pliant.trials.measures import Arrays, Fit, Measure, Mechanisms, Moment, Numbers, Steps, When
 from pliant.trials.probed import ProbeLoss
 from pliant.trials.q_learning import ActionValues, QLearning
+from pliant.trials.sac import SAC
 from pliant.trials.supervised import Supervised
 from pliant.trials.value import Policy, ValueLearning
 
 __all__ = [
+    "SAC",
     "ActionValues",
     "Arrays",
     "Fit",

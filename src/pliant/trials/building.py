@@ -35,6 +35,44 @@ def several(chain: object, measures: object) -> None:
         raise ValueError(f"expected a tuple of measures, got {got}: write measures=({got},)")
 
 
+def at_least_one(trial: object, *names: str) -> None:
+    """`ValueError` for a field, such as a count or a period, that is below 1.
+
+    >>> from pliant.optim import SGD
+    >>> at_least_one(SGD(lr=0.5), "lr")
+    Traceback (most recent call last):
+    ValueError: expected lr to be at least 1, got 0.5
+    """
+    for name in names:
+        if getattr(trial, name) < 1:
+            raise ValueError(f"expected {name} to be at least 1, got {getattr(trial, name)}")
+
+
+def shares(trial: object, *names: str) -> None:
+    """`ValueError` for a field that is not in [0, 1].
+
+    >>> from pliant.optim import SGD
+    >>> shares(SGD(lr=0.5), "lr")
+    """
+    for name in names:
+        if not 0 <= getattr(trial, name) <= 1:
+            raise ValueError(f"expected {name} in [0, 1], got {getattr(trial, name)}")
+
+
+def replayed(begin: int, num_steps: int, capacity: int, batch_size: int) -> None:
+    """`ValueError` where an agent would never learn, or its replay holds no batch.
+
+    >>> replayed(begin=10, num_steps=100, capacity=50, batch_size=8)
+    """
+    if not 0 < begin < num_steps:
+        raise ValueError(
+            f"expected begin to be at least 1 and below num_steps, {num_steps}, so that anything is learned, "
+            f"got {begin}"
+        )
+    if capacity < batch_size:
+        raise ValueError(f"expected a capacity that holds a batch of {batch_size}, got {capacity}")
+
+
 def built(
     net: Net,
     outputs: int,
@@ -43,24 +81,25 @@ def built(
     optimizer: Optimizer,
     loss: Loss,
     seeds: Sequence[int],
-    event: str,
+    events: tuple[str, ...],
     num_steps: int,
     device: str,
     dtype: torch.dtype,
 ) -> Population:
     """A population of networks, a member a seed, of which the first and all later draws are as `net` makes them.
 
-    Warns of interventions that wait for another event than `event`; `ValueError` where the network has other outputs.
+    Warns of interventions that wait for other events than `events`; `ValueError` where the network has other outputs.
     """
     shape = tuple(example.shape[1:])
 
     def build() -> nn.Module:
         return chain.build(net(shape, outputs), example)
 
-    if silent := sorted(chain.events - {event}):
+    if silent := sorted(chain.events - set(events)):
         waits = ", ".join(sorted(type(i).__name__ for i in chain if set(i.events) & set(silent)))
         names = ", ".join(map(repr, silent))
-        warnings.warn(f"{waits} waits for {names}, but this trial fires {event!r} only", stacklevel=4)
+        fires = f"{' and '.join(map(repr, events))} only" if events else "no events"
+        warnings.warn(f"{waits} waits for {names}, but this trial fires {fires}", stacklevel=4)
     module: nn.Module | Callable[[], nn.Module] = build
     if drawn_by_layers(lambda: net(shape, outputs)):  # then drawing one layer alone is right, and faster
         with seeded(0):

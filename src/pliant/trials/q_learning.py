@@ -27,10 +27,11 @@ from pliant.rl import (
     Prioritised,
     picked,
     td_target,
+    watched,
 )
 from pliant.rl.priorities import NUM_DRAWS
 from pliant.trials.base import Row, Run
-from pliant.trials.building import Net, built, several
+from pliant.trials.building import Net, at_least_one, built, replayed, several, shares
 from pliant.trials.measures import Measure, Moment, When, brief
 from pliant.trials.value import TARGET_UPDATE, Draws
 
@@ -146,21 +147,11 @@ class QLearning:
 
     def __post_init__(self) -> None:
         several(self.chain, self.measures)
-        for name in ("num_steps", "batch_size", "learn_period", "target_period", "stack", "steps", "decay"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
-        for name in ("gamma", "epsilon"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
+        at_least_one(self, "num_steps", "batch_size", "learn_period", "target_period", "stack", "steps", "decay")
+        shares(self, "gamma", "epsilon")
         if not isinstance(self.head, Head):
             raise ValueError(f"expected a head such as Scalar() or C51(-10.0, 10.0, 51), got {self.head!r}")
-        if not 0 < self.begin < self.num_steps:
-            raise ValueError(
-                f"expected begin to be at least 1 and below num_steps, {self.num_steps}, so that anything is learned, "
-                f"got {self.begin}"
-            )
-        if self.capacity < self.batch_size:
-            raise ValueError(f"expected a capacity that holds a batch of {self.batch_size}, got {self.capacity}")
+        replayed(self.begin, self.num_steps, self.capacity, self.batch_size)
 
     @property
     def refits(self) -> int:
@@ -188,7 +179,7 @@ class QLearning:
         example = torch.zeros(4, self.stack * shape[0], *shape[1:])
         population = built(
             self.net, actions * self.head.num_outputs, example, self.chain, self.optimizer, self.loss, seeds,
-            TARGET_UPDATE, (self.num_steps - self.begin) // self.learn_period, device, dtype,
+            (TARGET_UPDATE,), (self.num_steps - self.begin) // self.learn_period, device, dtype,
         )  # fmt: skip
         learner = population.init()
         state = QState(
@@ -259,12 +250,7 @@ class QLearning:
     def _play(self, emulators: list[Emulator], population: Population, state: QState, draws: Tensor) -> None:
         """A frame of every game; those that show something are added to the replay and asked for an action."""
         episodes, replay = state.episodes, state.replay
-        seen = episodes.play(emulators)
-        asked = [m for m, frame in enumerate(seen) if frame.observation is not None]
-        for m in asked:
-            taken = int(episodes.actions[m, episodes.decisions[m] - 1])
-            reward = seen[m].reward if self.clip is None else max(-self.clip, min(seen[m].reward, self.clip))
-            replay.add(m, seen[m]._replace(reward=reward), taken, episodes.first(m))
+        asked = watched(episodes, replay, emulators, self.clip)
         if not asked:
             return
         actions = emulators[0].num_actions

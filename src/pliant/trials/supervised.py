@@ -112,7 +112,7 @@ class Supervised:
         outputs = self._num_outputs(stream)
         example = stream.examples(0, most=4).x[0].to("cpu", torch.float32)
         return built(
-            self.net, outputs, example, self.chain, self.optimizer, self.loss, stream.seeds, SWITCH, self.num_steps,
+            self.net, outputs, example, self.chain, self.optimizer, self.loss, stream.seeds, (SWITCH,), self.num_steps,
             device, dtype,
         )  # fmt: skip
 

@@ -182,7 +182,7 @@ class ValueLearning:
         example = world.observe(image[:1, :1].expand(1, 4), torch.float32)[0].cpu()
         population = built(
             self._net, world.num_states * self.head.num_outputs, example, self.chain, self.optimizer, self.loss, seeds,
-            TARGET_UPDATE, self.num_steps, device, dtype,
+            (TARGET_UPDATE,), self.num_steps, device, dtype,
         )  # fmt: skip
         learner = population.init()
         state = ValueState(learner, {name: p.clone() for name, p in learner.params.items()}, replay, image)
@@ -353,19 +353,24 @@ class Policy:
 class Draws:
     """Uniform numbers in [0, 1) of every step, functions of (seed, purpose, step), made by the block.
 
+    With `normal` they are standard normal.
+
     >>> Draws([0, 1], "test", (3,)).at(120).shape
     torch.Size([2, 3])
     """
 
-    def __init__(self, seeds: Sequence[int], purpose: str, shape: tuple[int, ...], device: Any = "cpu"):
-        self.seeds, self.purpose, self.shape, self.device = list(seeds), purpose, shape, device
+    def __init__(
+        self, seeds: Sequence[int], purpose: str, shape: tuple[int, ...], device: Any = "cpu", normal: bool = False
+    ):
+        self.seeds, self.purpose, self.shape, self.device, self.normal = list(seeds), purpose, shape, device, normal
         self._block: tuple[int, Tensor] | None = None
 
     def at(self, step: int) -> Tensor:
         """`(members, *shape)`."""
         block, place = divmod(step, BLOCK)
         if self._block is None or self._block[0] != block:
-            numbers = [draw(seed, self.purpose, block).random((BLOCK, *self.shape)) for seed in self.seeds]
+            generators, size = [draw(seed, self.purpose, block) for seed in self.seeds], (BLOCK, *self.shape)
+            numbers = [g.standard_normal(size) if self.normal else g.random(size) for g in generators]
             self._block = block, torch.stack([torch.from_numpy(n) for n in numbers], 1).to(self.device)
         return self._block[1][place]
 

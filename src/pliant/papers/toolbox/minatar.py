@@ -7,16 +7,16 @@ from functools import partial
 
 import numpy as np
 
-from pliant.claims import Claim, Effect
+from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits, ParameterNorm
 from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.heads import C51, Head, Scalar
 from pliant.interventions import Chain, LayerNorm
 from pliant.nets import CNN
 from pliant.optim import Adam
+from pliant.papers.games import area, gain, rise
 from pliant.plots import Lines
 from pliant.probe import Sines
-from pliant.results import Results
 from pliant.rl import Catch, Environment, MinAtar
 from pliant.rl.envs.minatar import GAMES
 from pliant.trials import ActionValues, Numbers, ProbeLoss, QLearning, When
@@ -178,29 +178,6 @@ def setup(settings: Settings) -> Setup:
     )  # fmt: skip
 
 
-def area(arm: str) -> Effect:
-    """The mean return over the learning curve, above that of random actions, one a seed."""
-
-    def above(r: Results) -> np.ndarray:
-        _, values = r.curve(arm, "return")
-        return np.nanmean(values[:, 1:], axis=1) - values[:, 0]
-
-    return above
-
-
-def pooled(settings: Settings, agent: str) -> Effect:
-    """How much more area layer norm has, as a share of the plain agents' mean area in each game, over games."""
-
-    def gain(r: Results) -> np.ndarray:
-        shares = []
-        for game in settings.games:
-            plain = area(name(game, agent, "none"))(r)
-            shares.append((area(name(game, agent, "layer_norm"))(r) - plain) / np.mean(plain))
-        return np.mean(shares, axis=0)
-
-    return gain
-
-
 def claims(settings: Settings) -> tuple[Claim, ...]:
     """That agents learn, and what layer norm does to the area under their curves and to their probe."""
     found: list[Claim] = []
@@ -219,9 +196,10 @@ def claims(settings: Settings) -> tuple[Claim, ...]:
             Claim(
                 f"Layer norm raises the area under {AGENTS[agent]}'s curves, as a share of the plain agent's above "
                 "random actions, over games.",
-                pooled(settings, agent),
+                gain([(name(g, agent, "layer_norm"), name(g, agent, "none")) for g in settings.games]),
                 ours=True,
                 given=learns,
+                beside=(24,) if agent == "double_dqn" else (43,),
             ),
             Claim(
                 f"The probe loss of plain {AGENTS[agent]} rises by more than with layer norm, over games.",
@@ -233,14 +211,10 @@ def claims(settings: Settings) -> tuple[Claim, ...]:
                     axis=0,
                 ),
                 ours=True,
+                beside=(24,) if agent == "double_dqn" else (43,),
             ),
         ]
     return tuple(found)
-
-
-def rise(arm: str) -> Effect:
-    """How much the probe loss rose from the untrained network to the end."""
-    return lambda r: r.last(arm, "probe_loss") - r.first(arm, "probe_loss")
 
 
 EXPERIMENT = Experiment(

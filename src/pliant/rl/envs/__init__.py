@@ -5,5 +5,6 @@ from pliant.rl.envs.base import Emulator, Environment, Frame
 from pliant.rl.envs.catch import Catch
 from pliant.rl.envs.dmc import DMC
 from pliant.rl.envs.minatar import MinAtar
+from pliant.rl.envs.push import Push
 
-__all__ = ["DMC", "Atari", "Catch", "Emulator", "Environment", "Frame", "MinAtar"]
+__all__ = ["DMC", "Atari", "Catch", "Emulator", "Environment", "Frame", "MinAtar", "Push"]

@@ -66,7 +66,7 @@ class Atari:
 class AtariEmulator:
     """A game of Atari under way."""
 
-    scale = 255.0
+    scale, num_controls = 255.0, 0
 
     def __init__(self, settings: Atari, seed: int):
         package: Any = extra("ale_py", "atari", "Atari's games")

@@ -37,10 +37,11 @@ class Emulator(Protocol):
     Attributes:
         shape: of an observation, (channels, height, width) or (features,).
         scale: an observation is divided by it, to be the input of a network.
-        num_actions: how many actions there are; 0 where actions are arrays of numbers.
+        num_actions: how many actions there are to choose from; 0 where an action is an array of numbers.
+        num_controls: how many numbers, each in [-1, 1], an action is; 0 where actions are chosen.
 
     >>> class Nothing:
-    ...     shape, scale, num_actions = (1,), 1.0, 2
+    ...     shape, scale, num_actions, num_controls = (1,), 1.0, 2, 0
     ...     def begin(self, episode): return np.zeros(1, np.float32)
     ...     def frame(self, action): return Frame(np.zeros(1, np.float32), last=True)
     >>> emulator: Emulator = Nothing()
@@ -54,6 +55,9 @@ class Emulator(Protocol):
 
     @property
     def num_actions(self) -> int: ...
+
+    @property
+    def num_controls(self) -> int: ...
 
     def begin(self, episode: int) -> np.ndarray:
         """The first observation of an episode."""

@@ -50,7 +50,7 @@ class Catch:
 class CatchEmulator:
     """A game of `Catch` under way."""
 
-    scale, num_actions = 1.0, 3
+    scale, num_actions, num_controls = 1.0, 3, 0
 
     def __init__(self, settings: Catch, seed: int):
         self.shape, self._seed = (1, settings.rows, settings.columns), seed

@@ -18,9 +18,9 @@ STEPS = 1000  # of control, of every task of the suite
 class DMC:
     """A task of DeepMind Control, seen by its state.
 
-    The observation is all that the task shows, as one float32 array `(features,)`; an action is an array between
-    `low` and `high` of the emulator, held for `repeat` steps of control. An episode has 1,000 of them; its end is a
-    time limit, and values beyond count.
+    The observation is all that the task shows, as one float32 array `(features,)`; an action is an array of numbers in
+    [-1, 1], the ends of what the task allows, held for `repeat` steps of control. An episode has 1,000 of them; its
+    end is a time limit, and values beyond count.
 
     Args:
         task: domain and task, `"cartpole_swingup"` say.
@@ -64,7 +64,8 @@ class DMCEmulator:
             raise ValueError(unknown("task of DeepMind Control", settings.task, list(known)))
         self._env = suite.load(*known[settings.task], task_kwargs={"random": 0})
         bounds = self._env.action_spec()
-        self.low, self.high = bounds.minimum, bounds.maximum
+        self._centre, self._half = (bounds.maximum + bounds.minimum) / 2, (bounds.maximum - bounds.minimum) / 2
+        (self.num_controls,) = bounds.shape
         self._repeat, self._seed, self._taken = settings.repeat, seed, 0
         self._reward, self._discount = 0.0, 1.0
         self.shape = self.begin(0).shape
@@ -75,7 +76,7 @@ class DMCEmulator:
         return self._seen(self._env.reset())
 
     def frame(self, action: np.ndarray) -> Frame:
-        shown = self._env.step(action)
+        shown = self._env.step(self._centre + self._half * action)
         self._taken += 1
         self._reward += shown.reward
         self._discount *= shown.discount

@@ -64,7 +64,7 @@ class MinAtar:
 class MinAtarEmulator:
     """A game of MinAtar under way."""
 
-    scale = 1.0
+    scale, num_controls = 1.0, 0
 
     def __init__(self, settings: MinAtar, seed: int):
         made: Any = extra("minatar", "minatar", "MinAtar's games")

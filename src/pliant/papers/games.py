@@ -1,0 +1,54 @@
+"""Effects that claims about agents in games and in tasks of control share: areas under learning curves, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pliant.claims import Effect
+from pliant.results import Results
+
+
+def area(arm: str) -> Effect:
+    """The mean return over the learning curve, above that of random actions, one a seed.
+
+    >>> table = {"step": np.arange(3), "diverged_at": np.full(3, -1), "return": np.array([1.0, 2.0, 4.0])}
+    >>> area("a")(Results({("a", 0): table})).tolist()
+    [2.0]
+    """
+
+    def above(r: Results) -> np.ndarray:
+        _, values = r.curve(arm, "return")
+        return np.nanmean(values[:, 1:], axis=1) - values[:, 0]
+
+    return above
+
+
+def gain(pairs: Sequence[tuple[str, str]]) -> Effect:
+    """How much more area the first arm of each pair has, as a share of the second one's mean area, over pairs.
+
+    >>> low = {"step": np.arange(2), "diverged_at": np.full(2, -1), "return": np.array([1.0, 2.0])}
+    >>> high = {**low, "return": np.array([1.0, 2.5])}
+    >>> gain([("a", "b")])(Results({("a", 0): high, ("b", 0): low})).tolist()
+    [0.5]
+    """
+
+    def shares(r: Results) -> np.ndarray:
+        found = []
+        for changed, plain in pairs:
+            areas = area(plain)(r)
+            found.append((area(changed)(r) - areas) / np.mean(areas))
+        return np.mean(found, axis=0)
+
+    return shares
+
+
+def rise(arm: str, column: str = "probe_loss") -> Effect:
+    """How much a probe's loss rose from the untrained network to the end.
+
+    >>> table = {"step": np.arange(2), "diverged_at": np.full(2, -1), "probe_loss": np.array([0.5, 0.75])}
+    >>> rise("a")(Results({("a", 0): table})).tolist()
+    [0.25]
+    """
+    return lambda r: r.last(arm, column) - r.first(arm, column)
