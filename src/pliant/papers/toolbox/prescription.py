@@ -1,0 +1,376 @@
+"""Does acting on the answer help? Networks are aged and asked for causes, and trained anew with each of eight cures.
+
+The analysis, written down before the first attribution was computed:
+
+- The *loss* of a task is the mean over its course (so that what a reset forgets is paid for), on all examples of the
+  task, up to the constant predictor's, as a share of that. What an arm *loses* is that of the last three tasks less
+  that of the first; of a cured arm the smaller one of its own first loss and that without a cure is taken, so that a
+  cure gains nothing by a first task that is easier, or by spoiling it. The *gain* of a cure is what is lost without it
+  less what is lost with it. An agent has no tasks: its probe loss is compared, from the start to the end, and the
+  accuracy of its policy that the cure costs is taken off.
+- A situation counts where the network without a cure lost more than 0.1 of the constant predictor's loss on its probe.
+- *Advice* is the cure of the mechanism with the largest share in the mean over half of the seeds (even places, then odd
+  ones), the *best single cure* is that with the largest mean gain over the same half; both are scored on the other
+  half, and averaged over the two. Claims are about situations: one number each, a paired t test over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pliant.claims import Checked, Claim
+from pliant.experiment import Arm, Column, Experiment, Setup
+from pliant.papers.toolbox.situations import SITUATIONS, pair
+from pliant.plots import Cells
+from pliant.results import Results
+from pliant.words import unknown
+
+LOST = 0.1  # of the constant predictor's loss
+LAST = 3  # tasks at the end
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of prescription.
+
+    Args:
+        data: a data set's name.
+        hidden: widths of the hidden layers.
+        channels: of the CNN's convolutions.
+        num_examples: images a seed keeps.
+        batch_size: examples a step.
+        every: steps a task.
+        num_tasks: tasks.
+        target_period: of agents, optimizer steps between updates of the target network.
+        target_updates: of agents, how many of these periods.
+        targets: fresh targets of the probe.
+        steps: of each refit.
+        only: names of the situations; empty is all of them.
+    """
+
+    data: str = "digits"
+    hidden: tuple[int, ...] = (64, 64)
+    channels: tuple[int, ...] = (8, 16)
+    num_examples: int = 500
+    batch_size: int = 64
+    every: int = 200
+    num_tasks: int = 15
+    target_period: int = 50
+    target_updates: int = 60
+    targets: int = 3
+    steps: int = 300
+    only: tuple[str, ...] = ()
+
+
+def arm(situation: str, cure: str) -> str:
+    """The name of an arm.
+
+    >>> arm("gelu", "l2")
+    'gelu-l2'
+    """
+    return f"{situation}-{cure}"
+
+
+def setup(settings: Settings) -> Setup:
+    """Each situation without a cure, with each of eight, with those of two mechanisms, and with layer norm and L2."""
+    for name in settings.only:
+        if name not in SITUATIONS:
+            raise ValueError(unknown("situation", name, list(SITUATIONS)))
+    chosen = {name: s for name, s in SITUATIONS.items() if not settings.only or name in settings.only}
+    arms, cured = {}, {}
+    for name, situation in chosen.items():
+        for cure, treatment in situation.treatments(settings).items():
+            label = f"{situation.label}: {treatment.label}"
+            arms[arm(name, cure)] = Arm(label, situation.trial(settings, cure))
+        cured[name] = tuple(situation.cures(settings))
+    headings = tuple(dict.fromkeys(cure for cures in cured.values() for cure in cures))
+    return Setup(
+        arms=arms,
+        plots=(
+            Derived(
+                "lost", "loss of plasticity, and what took it [of the constant predictor's loss]", ("lost", *PARTS),
+                {s.label: tuple(_maybe(arm(n, "none"), m in s.mechanisms) for m in ("lost", *PARTS))
+                 for n, s in chosen.items()},
+                (-0.2, 1.0), ordered=True, derive=tuple(map(_part, ("lost", *PARTS.values()))),
+            ),
+            Derived(
+                "lost", "what a cure gives back [of the constant predictor's loss]",
+                tuple(HEADINGS[cure] for cure in headings),
+                {s.label: tuple(_maybe(arm(n, c), c in cured[n]) for c in headings) for n, s in chosen.items()},
+                (-0.5, 1.0), ordered=True, derive=(gain,) * len(headings),
+            ),
+            Derived(
+                "lost", "gain by advice, scored on seeds that it was not chosen on [of the constant predictor's loss]",
+                tuple(CHOICES),
+                {s.label: (arm(n, "none"),) * len(CHOICES) for n, s in chosen.items()},
+                (-0.5, 1.0), ordered=True, derive=tuple(map(_of_choice, CHOICES)),
+            ),
+        ),
+        table=(Column("lost on\nthe probe", "lost"),),
+        claims=claims(tuple(chosen)),
+        deviations=(
+            "An experiment of ours: no paper asks whether advice by attribution helps.",
+            "One strength a cure, those of toolbox/cures; none was tuned for a situation.",
+            "An agent's gain is that of its probe, less the accuracy of its policy that the cure costs: agents have no "
+            "sequence of tasks.",
+            f"Data: {settings.data}, standardised, {settings.num_examples} images a seed; nets of "
+            f"{' and '.join(map(str, settings.hidden))} units.",
+        ),
+    )  # fmt: skip
+
+
+PARTS = {
+    "units": "lost/units", "norm growth": "lost/norm growth", "output layer": "lost/output layer",
+    "target scale": "lost/target scale", "optimizer state": "lost/optimizer state", "unexplained": "lost/unexplained",
+}  # fmt: skip
+HEADINGS = {
+    "layer_norm": "layer norm", "nap": "NaP", "redo": "ReDo", "l2": "L2", "rescale": "norm rescaling",
+    "reset_last": "reset last layer", "optimizer_reset": "optimizer reset", "tuned": "tuned optimizer",
+    "shrink": "shrink and perturb", "bins": "HL-Gauss",
+}  # fmt: skip
+
+
+def _maybe(name: str, there: bool) -> str | None:
+    return name if there else None
+
+
+@dataclass(frozen=True)
+class Derived(Cells):
+    """Cells of numbers that are made of several columns or arms: `derive` has a function of results and arm a column.
+
+    >>> Derived("lost", "loss", ("lost",), {"ReLU": ("relu-none",)}, derive=(gain,)).columns()
+    ('lost',)
+    """
+
+    derive: Sequence[Callable[[Results, str], np.ndarray]] = ()
+
+    def _values(self, results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
+        def value(name: str | None, derive: Callable[[Results, str], np.ndarray]) -> np.ndarray:
+            needed = [] if name is None else [name, arm(_of(name), "none")]
+            if name is None or any(one not in results.arms for one in needed):
+                return np.array([np.nan])
+            return derive(results, name)
+
+        found = {
+            label: [value(name, derive) for name, derive in zip(names, self.derive, strict=True)]
+            for label, names in self.rows.items()
+        }
+        return list(found), found
+
+
+def _of(name: str) -> str:
+    """The situation of an arm."""
+    return name.partition("-")[0]
+
+
+def _part(column: str) -> Callable[[Results, str], np.ndarray]:
+    def part(results: Results, name: str) -> np.ndarray:
+        if column not in results.tables[name, results.seeds_of(name)[0]]:
+            return np.full(len(results.seeds_of(name)), np.nan)
+        return results.last(name, column) / results.last(name, "probe_baseline")
+
+    return part
+
+
+def losses(results: Results, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The loss of the first task and of the last ones, as shares of the constant predictor's, `(seeds,)` each."""
+    situation = SITUATIONS[_of(name)]
+    if situation.agent:
+        ends = [edge(name, "probe_loss") / edge(name, "probe_baseline") for edge in (results.first, results.last)]
+        first, last = (np.fmin(end, 1.0) for end in ends)
+        return first, last
+    results.last(name, situation.column)  # Missing, where it is
+    firsts, lasts = [], []
+    for seed in results.seeds_of(name):
+        table = results.tables[name, seed]
+        values, task = np.fmin(table[situation.column] / situation.constant, 1.0), table["task"]
+        firsts.append(values[task == 0].mean())
+        lasts.append(values[task > task.max() - LAST].mean())
+    return np.array(firsts), np.array(lasts)
+
+
+def gain(results: Results, name: str) -> np.ndarray:
+    """What a cure gives back, `(seeds,)`."""
+    none = arm(_of(name), "none")
+    (begun, end), (first, last) = losses(results, none), losses(results, name)
+    found = (end - begun) - (last - np.fmin(first, begun))
+    if SITUATIONS[_of(name)].agent:
+        found = found - np.fmax(0.0, results.last(none, "accuracy") - results.last(name, "accuracy"))
+    return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on half of the seeds of a situation: the cures of the two largest shares, and the best one."""
+
+    first: str
+    second: str
+    best: str
+
+
+def choose(results: Results, name: str, seeds: np.ndarray) -> Choice:
+    """The choice on some seeds, given by their places."""
+    situation = SITUATIONS[name]
+    shares = [results.last(arm(name, "none"), PARTS[m])[seeds] for m in situation.mechanisms]
+    order = np.argsort([-np.nan_to_num(np.nanmean(s), nan=-np.inf) for s in shares], kind="stable")
+    first, second = (situation.prescribed(situation.mechanisms[i]) for i in order[:2])
+    gains = {cure: gain(results, arm(name, cure))[seeds].mean() for cure in singles(name)}
+    return Choice(first, second, max(gains, key=lambda cure: gains[cure]))
+
+
+def singles(name: str) -> tuple[str, ...]:
+    """The eight cures of a situation."""
+    return tuple(SITUATIONS[name].cures(Settings()))
+
+
+def _advised(results: Results, name: str, choice: Choice) -> np.ndarray:
+    return gain(results, arm(name, choice.first))
+
+
+def _best(results: Results, name: str, choice: Choice) -> np.ndarray:
+    return gain(results, arm(name, choice.best))
+
+
+def _median(results: Results, name: str, choice: Choice) -> np.ndarray:
+    return np.median([gain(results, arm(name, c)) for c in singles(name) if c != choice.first], axis=0)
+
+
+def _two(results: Results, name: str, choice: Choice) -> np.ndarray:
+    """Both cures, in the order in which their mechanisms are listed."""
+    order = [SITUATIONS[name].prescribed(m) for m in SITUATIONS[name].mechanisms]
+    both = sorted((choice.first, choice.second), key=order.index)
+    return gain(results, arm(name, pair(*both)))
+
+
+def _fixed(results: Results, name: str, choice: Choice) -> np.ndarray:
+    return gain(results, arm(name, SITUATIONS[name].fixed))
+
+
+Scored = Callable[[Results, str, Choice], np.ndarray]
+CHOICES: dict[str, Scored] = {
+    "cure of the largest share": _advised,
+    "cures of the two largest": _two,
+    "best single cure": _best,
+    "median of the others": _median,
+    "layer norm + L2": _fixed,
+}
+
+
+def scored(results: Results, name: str, score: Scored) -> np.ndarray:
+    """The gain of every seed of a situation, by what was chosen on the half of the seeds that it is not in."""
+    places = np.arange(len(results.seeds_of(arm(name, "none"))))
+    found = np.full(len(places), np.nan)
+    for half in (0, 1):
+        chosen, other = places[places % 2 == half], places[places % 2 != half]
+        if len(chosen) and len(other):
+            found[other] = score(results, name, choose(results, name, chosen))[other]
+    return found
+
+
+def _of_choice(name: str) -> Callable[[Results, str], np.ndarray]:
+    return lambda results, none: scored(results, _of(none), CHOICES[name])
+
+
+def lost(results: Results, name: str) -> bool:
+    """Whether a situation counts."""
+    none = arm(name, "none")
+    return bool(np.nanmean(results.last(none, "lost") / results.last(none, "probe_baseline")) > LOST)
+
+
+@dataclass(frozen=True)
+class Across(Claim):
+    """A claim about situations: `effect` has one number for each that counts."""
+
+    def check(self, results: Results) -> Checked:
+        found = super().check(results)
+        said = {"one seed": "fewer than two situations lost plasticity", "a seed diverged": "one seed"}
+        return replace(found, reason=said.get(found.reason, found.reason))
+
+
+def claims(names: tuple[str, ...]) -> tuple[Claim, ...]:
+    """The claims about these situations."""
+
+    def across(one: Scored, other: Scored, part: float = 1.0) -> Callable[[Results], np.ndarray]:
+        def effect(results: Results) -> np.ndarray:
+            found = [
+                scored(results, name, one).mean() - part * scored(results, name, other).mean()
+                for name in names
+                if lost(results, name)
+            ]
+            return np.array(found or [np.nan])
+
+        return effect
+
+    def learned(results: Results) -> np.ndarray:
+        edges = [[results.last(arm(n, "none"), c) for c in ("probe_baseline", "probe_fresh")] for n in names]
+        return np.array([np.nanmean((baseline - fresh) / baseline) for baseline, fresh in edges])
+
+    fresh = Across("Fresh networks learn the probe: they lose a fifth of its loss.", learned, threshold=0.2, ours=True)
+    return (
+        Across(
+            "Across situations, the cure of the largest share gains more than the median of the other single cures.",
+            across(_advised, _median), ours=True, given=(fresh,),
+        ),
+        Across(
+            "The cure of the largest share gains at least 90 % of the best single cure's gain (what is beyond it).",
+            across(_advised, _best, 0.9), ours=True, given=(fresh,),
+        ),
+        Across(
+            "The cures of the two largest shares together gain more than that of the largest alone.",
+            across(_two, _advised), ours=True, given=(fresh,),
+        ),
+        Across(
+            "The cures of the two largest shares gain more than layer norm with L2 in every case.",
+            across(_two, _fixed), ours=True, given=(fresh,),
+        ),
+    )  # fmt: skip
+
+
+def sentences(results: Results) -> dict[str, str]:
+    """What was found in each situation, and what each cure gave back, in plain words."""
+    found = {}
+    for name in results.arms:
+        situation, cure = _of(name), name.partition("-")[2]
+        if arm(situation, "none") not in results.arms:
+            found[name] = "not compared: the arm without a cure was not run."
+        elif cure == "none":
+            found[name] = _summary(results, situation)
+        else:
+            found[name] = f"gave back {gain(results, name).mean():.2f} of the constant predictor's loss."
+    return found
+
+
+def _summary(results: Results, name: str) -> str:
+    none = arm(name, "none")
+    taken = np.nanmean(results.last(none, "lost") / results.last(none, "probe_baseline"))
+    begin = f"lost {taken:.2f} of the constant predictor's loss on its probe"
+    missing = [cure for cure in SITUATIONS[name].treatments(Settings()) if arm(name, cure) not in results.arms]
+    if not lost(results, name) or missing or len(results.seeds_of(none)) < 2:
+        return f"{begin}{'' if lost(results, name) else ', which is too little to count'}."
+    choices = choose(results, name, np.arange(len(results.seeds_of(none))))
+    gains = ", ".join(f"{said} {scored(results, name, score).mean():.2f}" for said, score in CHOICES.items())
+    return f"{begin}; advice over all seeds: {choices.first}, then {choices.second}; gains: {gains}."
+
+
+EXPERIMENT = Experiment(
+    id="toolbox/prescription",
+    title="Does acting on the causes help? The cure of the largest share, against all others",
+    figure="ours; a test of the advice",
+    references=("lyle2024", "lyle2023"),
+    tiers={
+        "smoke": Settings(
+            hidden=(16, 16), channels=(4, 4), num_examples=64, batch_size=32, every=8, num_tasks=3, target_period=5,
+            target_updates=2, targets=2, steps=4, only=("relu", "norm_offset"),
+        ),
+        "laptop": Settings(),
+        "paper": Settings(
+            data="mnist", hidden=(512, 512), channels=(64, 64), num_examples=10_000, batch_size=128, every=2000,
+            num_tasks=30, target_period=1000, target_updates=100, targets=10, steps=2000,
+        ),
+    },
+    setup=setup,
+    sentences=sentences,
+)  # fmt: skip
