@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -13,7 +13,9 @@ from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import half, number
 from pliant.plots.base import WIDTHS, Layout, Look, narrow
-from pliant.results import Results
+from pliant.results import Missing, Results
+
+Cell = str | Callable[[Results], np.ndarray] | None
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +31,7 @@ class Cells:
         title: what it is, with units.
         headings: of the columns.
         rows: the arms of each row by its label, None where there is no such arm; drawn in the order of the first, the
-            largest on top.
+            largest on top. In place of an arm, a function of the results gives the numbers, one a seed.
         limits: of the colours.
         of: the metric at the end of the first task or of the last, or its change between the two; without tasks, of the
             first and the last that was measured.
@@ -45,7 +47,7 @@ class Cells:
     column: str
     title: str
     headings: tuple[str, ...]
-    rows: Mapping[str, tuple[str | None, ...]]
+    rows: Mapping[str, tuple[Cell, ...]]
     limits: tuple[float, float] = (0.0, 1.0)
     of: Literal["first", "last", "change"] = "last"
     paper: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
@@ -125,7 +127,12 @@ class Cells:
     def _values(self, results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
         """The rows' labels in the order in which they are drawn, and the values of each over seeds."""
 
-        def value(arm: str | None) -> np.ndarray:
+        def value(arm: Cell) -> np.ndarray:
+            if callable(arm):
+                try:
+                    return np.asarray(arm(results), dtype=np.float64)
+                except Missing:
+                    return np.array([np.nan])
             if arm is None or arm not in results.arms:
                 return np.array([np.nan])
             ends = {"first": results.first, "last": results.last}

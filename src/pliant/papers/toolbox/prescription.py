@@ -16,8 +16,9 @@ The analysis, written down before the first attribution was computed:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.papers.toolbox.situations import SITUATIONS, pair
 from pliant.plots import Cells
 from pliant.results import Results
+from pliant.waterfall import UNEXPLAINED
 from pliant.words import unknown
 
 LOST = 0.1  # of the constant predictor's loss
@@ -57,7 +59,7 @@ class Settings:
     num_examples: int = 500
     batch_size: int = 64
     every: int = 200
-    num_tasks: int = 15
+    num_tasks: int = 25
     target_period: int = 50
     target_updates: int = 60
     targets: int = 3
@@ -87,26 +89,29 @@ def setup(settings: Settings) -> Setup:
             arms[arm(name, cure)] = Arm(label, situation.trial(settings, cure))
         cured[name] = tuple(situation.cures(settings))
     headings = tuple(dict.fromkeys(cure for cures in cured.values() for cure in cures))
+    taken, given, advised = {}, {}, {}
+    for name, situation in chosen.items():
+        parts = [m in (*situation.mechanisms, "lost", UNEXPLAINED) for m in TAKEN]
+        taken[situation.label] = tuple(
+            _part(arm(name, "none"), column) if there else None
+            for column, there in zip(TAKEN.values(), parts, strict=True)
+        )
+        given[situation.label] = tuple(
+            partial(gain, name=arm(name, cure)) if cure in cured[name] else None for cure in headings
+        )
+        advised[situation.label] = tuple(partial(scored, name=name, score=score) for score in CHOICES.values())
+    unit = "[of the constant predictor's loss]"
     return Setup(
         arms=arms,
         plots=(
-            Derived(
-                "lost", "loss of plasticity, and what took it [of the constant predictor's loss]", ("lost", *PARTS),
-                {s.label: tuple(_maybe(arm(n, "none"), m in s.mechanisms) for m in ("lost", *PARTS))
-                 for n, s in chosen.items()},
-                (-0.2, 1.0), ordered=True, derive=tuple(map(_part, ("lost", *PARTS.values()))),
+            Cells("lost", f"loss of plasticity, and what took it {unit}", tuple(TAKEN), taken, ordered=True),
+            Cells(
+                "lost", f"what a cure gives back {unit}", tuple(HEADINGS[cure] for cure in headings), given,
+                (-0.5, 1.0), ordered=True,
             ),
-            Derived(
-                "lost", "what a cure gives back [of the constant predictor's loss]",
-                tuple(HEADINGS[cure] for cure in headings),
-                {s.label: tuple(_maybe(arm(n, c), c in cured[n]) for c in headings) for n, s in chosen.items()},
-                (-0.5, 1.0), ordered=True, derive=(gain,) * len(headings),
-            ),
-            Derived(
-                "lost", "gain by advice, scored on seeds that it was not chosen on [of the constant predictor's loss]",
-                tuple(CHOICES),
-                {s.label: (arm(n, "none"),) * len(CHOICES) for n, s in chosen.items()},
-                (-0.5, 1.0), ordered=True, derive=tuple(map(_of_choice, CHOICES)),
+            Cells(
+                "lost", f"gain on seeds that were not chosen on {unit}", tuple(CHOICES), advised, (-0.5, 1.0),
+                ordered=True,
             ),
         ),
         table=(Column("lost on\nthe probe", "lost"),),
@@ -122,9 +127,10 @@ def setup(settings: Settings) -> Setup:
     )  # fmt: skip
 
 
-PARTS = {
-    "units": "lost/units", "norm growth": "lost/norm growth", "output layer": "lost/output layer",
-    "target scale": "lost/target scale", "optimizer state": "lost/optimizer state", "unexplained": "lost/unexplained",
+TAKEN = {
+    "lost": "lost", "units": "lost/units", "norm growth": "lost/norm growth", "output layer": "lost/output layer",
+    "target scale": "lost/target scale", "optimizer state": "lost/optimizer state",
+    UNEXPLAINED: f"lost/{UNEXPLAINED}",
 }  # fmt: skip
 HEADINGS = {
     "layer_norm": "layer norm", "nap": "NaP", "redo": "ReDo", "l2": "L2", "rescale": "norm rescaling",
@@ -133,46 +139,14 @@ HEADINGS = {
 }  # fmt: skip
 
 
-def _maybe(name: str, there: bool) -> str | None:
-    return name if there else None
-
-
-@dataclass(frozen=True)
-class Derived(Cells):
-    """Cells of numbers that are made of several columns or arms: `derive` has a function of results and arm a column.
-
-    >>> Derived("lost", "loss", ("lost",), {"ReLU": ("relu-none",)}, derive=(gain,)).columns()
-    ('lost',)
-    """
-
-    derive: Sequence[Callable[[Results, str], np.ndarray]] = ()
-
-    def _values(self, results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
-        def value(name: str | None, derive: Callable[[Results, str], np.ndarray]) -> np.ndarray:
-            needed = [] if name is None else [name, arm(_of(name), "none")]
-            if name is None or any(one not in results.arms for one in needed):
-                return np.array([np.nan])
-            return derive(results, name)
-
-        found = {
-            label: [value(name, derive) for name, derive in zip(names, self.derive, strict=True)]
-            for label, names in self.rows.items()
-        }
-        return list(found), found
-
-
 def _of(name: str) -> str:
     """The situation of an arm."""
     return name.partition("-")[0]
 
 
-def _part(column: str) -> Callable[[Results, str], np.ndarray]:
-    def part(results: Results, name: str) -> np.ndarray:
-        if column not in results.tables[name, results.seeds_of(name)[0]]:
-            return np.full(len(results.seeds_of(name)), np.nan)
-        return results.last(name, column) / results.last(name, "probe_baseline")
-
-    return part
+def _part(name: str, column: str) -> Callable[[Results], np.ndarray]:
+    """A column of an arm as a share of the constant predictor's loss."""
+    return lambda results: results.last(name, column) / results.last(name, "probe_baseline")
 
 
 def losses(results: Results, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +188,7 @@ class Choice:
 def choose(results: Results, name: str, seeds: np.ndarray) -> Choice:
     """The choice on some seeds, given by their places."""
     situation = SITUATIONS[name]
-    shares = [results.last(arm(name, "none"), PARTS[m])[seeds] for m in situation.mechanisms]
+    shares = [results.last(arm(name, "none"), TAKEN[m])[seeds] for m in situation.mechanisms]
     order = np.argsort([-np.nan_to_num(np.nanmean(s), nan=-np.inf) for s in shares], kind="stable")
     first, second = (situation.prescribed(situation.mechanisms[i]) for i in order[:2])
     gains = {cure: gain(results, arm(name, cure))[seeds].mean() for cure in singles(name)}
@@ -268,10 +242,6 @@ def scored(results: Results, name: str, score: Scored) -> np.ndarray:
         if len(chosen) and len(other):
             found[other] = score(results, name, choose(results, name, chosen))[other]
     return found
-
-
-def _of_choice(name: str) -> Callable[[Results, str], np.ndarray]:
-    return lambda results, none: scored(results, _of(none), CHOICES[name])
 
 
 def lost(results: Results, name: str) -> bool:

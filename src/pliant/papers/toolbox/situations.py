@@ -1,7 +1,8 @@
 """Situations in which networks lose plasticity for different reasons, eight cures of each, and which one is advised.
 
 This file is the protocol of `toolbox/prescription`: it was committed, with the analysis in its neighbour, before the
-first attribution in any of these situations was computed. Strengths are those of `toolbox/cures`.
+first attribution in any of these situations was computed. Strengths are those of `toolbox/cures`. Rates and lengths
+are such that networks without a cure lose the ability to learn (seed 100, losses alone).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Situation:
     """
 
     label: str
-    lr: float = 3e-3
+    lr: float = 1e-2
     stream: str = "half"
     net: str = "mlp"
     activation: type[nn.Module] = nn.ReLU
@@ -235,10 +236,9 @@ class Situation:
     def _task(self, sizes: Sizes) -> Task:
         shape = sizes.num_examples, sizes.batch_size, sizes.every, sizes.num_tasks
         if self.stream == "offset":
-            growing = OffsetNoise.growing(
-                30.0, num_examples=shape[0], batch_size=shape[1], every=shape[2], num_tasks=shape[3], outputs=10
+            return OffsetNoise.growing(
+                30.0, num_examples=shape[0], batch_size=shape[1], every=shape[2], num_tasks=shape[3]
             )
-            return growing
         if self.stream == "half":
             return Relabelled(*shape, fraction=0.5)
         return {"classes": PermutedClasses, "pixels": PermutedPixels}[self.stream](*shape)
@@ -269,19 +269,19 @@ def _both(one: Cure, other: Cure) -> Cure:
 
 SITUATIONS: Mapping[str, Situation] = {
     "relu": Situation("ReLU"),
-    "slow": Situation("ReLU, Adam 1e-3", lr=1e-3),
+    "slow": Situation("ReLU, Adam 3e-3", lr=3e-3),
     "gelu": Situation("GELU", activation=nn.GELU),
-    "tanh": Situation("tanh", activation=nn.Tanh),
-    "norm": Situation("layer norm", normed=True),
-    "norm_gelu": Situation("layer norm, GELU", activation=nn.GELU, normed=True),
+    "tanh": Situation("tanh, Adam 3e-2", lr=3e-2, activation=nn.Tanh),
+    "norm": Situation("layer norm, Adam 3e-2", lr=3e-2, normed=True),
+    "norm_gelu": Situation("layer norm, GELU", lr=2e-2, activation=nn.GELU, normed=True),
     "cnn": Situation("CNN", net="cnn"),
-    "rmsprop": Situation("RMSProp 1e-3", lr=1e-3, optimizer="rmsprop"),
+    "rmsprop": Situation("RMSProp 5e-3", lr=5e-3, optimizer="rmsprop"),
     "sgd": Situation("SGD with momentum", lr=0.1, optimizer="sgd"),
     "classes": Situation("classes renamed", stream="classes"),
     "pixels": Situation("pixels permuted", stream="pixels"),
-    "norm_pixels": Situation("pixels permuted, layer norm", stream="pixels", normed=True),
-    "offset": Situation("regression, growing mean", stream="offset"),
-    "norm_offset": Situation("regression, growing mean, layer norm", stream="offset", normed=True),
+    "norm_pixels": Situation("pixels permuted, layer norm", lr=3e-2, stream="pixels", normed=True),
+    "offset": Situation("regression, growing mean", lr=3e-3, stream="offset"),
+    "norm_offset": Situation("regression, growing mean, layer norm", lr=3e-3, stream="offset", normed=True),
     "agent": Situation("agent, true labels", lr=1e-3, stream="true"),
     "agent_random": Situation("agent, random labels", lr=1e-3, stream="random"),
 }
