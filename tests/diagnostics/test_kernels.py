@@ -1,5 +1,6 @@
 """Kernels of real networks: hand-computed, against a loop over examples, and what they refuse."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -52,6 +53,57 @@ def test_ntk_equals_whole_jacobians(name):
         assert found[f"{prefix}_condition"].item() == pytest.approx(naive.condition_number(kernel, 1e-5), rel=1e-4)
         assert found[f"{prefix}_top_share"].item() == pytest.approx(naive.top_share(kernel), rel=1e-9)
         assert found[f"{prefix}_uneven"].item() == pytest.approx(naive.uneven(kernel), rel=1e-6)
+
+
+def wide_net():
+    """An image of 12 x 12 from one of 12 x 12: 144 outputs and inputs."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 3, padding=1))
+
+
+def images(net, count):
+    x = torch.randn(count, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Observation({n: 2 * p.double() for n, p in net.fresh(0).items()}, network=net, x=x)
+
+
+def test_the_ntk_of_many_outputs_is_estimated_and_says_how_well():
+    seen = images(Network(wide_net().double()), 6)
+    exact = EmpiricalNTK(num_sums=144).measure(seen)
+    found = EmpiricalNTK().measure(seen)
+    assert found.keys() - exact.keys() == {"ntk_error"}
+    assert 0 < found["ntk_error"] < 0.1
+    assert all(found[name] == value for name, value in exact.items() if "ntk_sum" in name)
+    for name in ("ntk_rank", "ntk_top_share", "ntk_uneven"):
+        assert found[name].item() == pytest.approx(exact[name].item(), rel=0.1)
+        assert found[name] != exact[name]
+
+
+def test_the_error_of_the_estimated_ntk_is_its_distance_from_the_exact_one():
+    seen = images(Network(wide_net().double()), 4)
+    _, exact = naive.ntk(seen.network, seen.params, seen.x)
+
+    def function(params, one):
+        return seen.network(params, one[None]).flatten()
+
+    errors, distances = [], []
+    for seed in range(20):
+        _, trace, error = kernels.sampled_ntk(function, seen.params, seen.x, 144, 16, seed)
+        errors.append(error.item())
+        distances.append((trace - torch.tensor(exact)).norm().item() / trace.norm().item())
+    assert np.square(distances).mean() ** 0.5 == pytest.approx(np.square(errors).mean() ** 0.5, rel=0.25)
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 30], ids=["one sum at a time", "all at once"])
+def test_the_estimate_is_the_same_however_many_sums_are_differentiated_at_once(monkeypatch, at_once):
+    seen = images(Network(wide_net().double()), 3)
+    expected = EmpiricalNTK(num_sums=8).measure(seen)
+    monkeypatch.setattr(kernels, "AT_ONCE", at_once)
+    found = EmpiricalNTK(num_sums=8).measure(seen)
+    assert all(torch.allclose(found[name], value, rtol=1e-9) for name, value in expected.items())
+
+
+def test_one_sum_of_outputs_has_no_error():
+    with pytest.raises(ValueError, match="num_sums >= 2, for a standard error, got 1"):
+        EmpiricalNTK(num_sums=1)
 
 
 def test_one_example_twice_and_its_opposite():
@@ -138,6 +190,22 @@ def test_jacobian_of_a_linear_network_is_its_weight():
     assert found["jacobian_largest"].item() == pytest.approx(3)
     assert found["jacobian_smallest"].item() == pytest.approx(0.5)
     assert found["jacobian_gap"].item() == pytest.approx(((4 + 0 + 0.25) / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("outputs", [144, 300])
+def test_the_jacobian_of_many_singular_values_is_estimated(outputs):
+    """More inputs than outputs or not: against singular values of whole matrices."""
+    net = Network(wide_net().double() if outputs == 144 else nn.Linear(200, 300, dtype=torch.float64))
+    seen = images(net, 20)
+    seen = seen if outputs == 144 else seen._replace(x=torch.randn(20, 200, dtype=torch.float64))
+    found = InputOutputJacobian().measure(seen)
+    each = [torch.autograd.functional.jacobian(lambda x: seen.network(seen.params, x[None])[0], x) for x in seen.x[:16]]
+    s = torch.stack([torch.linalg.svdvals(j.reshape(outputs, -1)) for j in each])
+    assert found["jacobian_largest"].item() == pytest.approx(s[:, 0].mean().item(), rel=1e-3)
+    assert found["jacobian_gap"].item() == pytest.approx((s - 1).square().mean(1).sqrt().mean().item(), rel=0.05)
+    assert s[:, -1].mean() <= found["jacobian_smallest"] <= s.mean()
+    exact = InputOutputJacobian(steps=500).measure(seen)  # as many as there are singular values
+    assert exact["jacobian_smallest"].item() == pytest.approx(s[:, -1].mean().item(), rel=1e-3)
 
 
 def test_an_orthogonal_linear_network_is_an_isometry():

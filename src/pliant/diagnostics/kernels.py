@@ -26,7 +26,9 @@ class EmpiricalNTK(Diagnostic):
     - `uneven`: how far K is from a diagonal plus a constant; at 0 an update moves all other inputs by the same.
 
     See `pliant.functional.kernels`. It holds examples x parameters numbers, and runs a backward pass for each output.
-    Raises `ValueError` for a network with batch statistics.
+    With more outputs than `num_sums` (images, logits of every token), the trace kernel is estimated from that many
+    random sums of outputs, and `ntk_error` is its standard error as a share of its size. Raises `ValueError` for a
+    network with batch statistics.
 
     Source: Lyle et al. 2024, on batches of 64. Deviation: the scalars, `eps` and what is done with several outputs are
     ours; the paper does not say.
@@ -40,6 +42,7 @@ class EmpiricalNTK(Diagnostic):
     """
 
     eps: float = 1e-5
+    num_sums: int = 128
 
     needs: ClassVar[frozenset[str]] = frozenset({"network", "x"})
     cost: ClassVar[str] = "full"
@@ -49,12 +52,20 @@ class EmpiricalNTK(Diagnostic):
     )
     reference: ClassVar[str] = "lyle2024"
 
+    def __post_init__(self):
+        if self.num_sums < 2:
+            raise ValueError(f"expected num_sums >= 2, for a standard error, got {self.num_sums}")
+
     def measure(self, seen: Observation) -> dict[str, Tensor]:
         seen = widened(seen)
         function, x = outputs_of_one(seen), given(seen.x, "x")
         num_outputs = as_tensor(given(seen.network, "network")(seen.params, x))[0].numel()
-        total, trace = kernels.ntk(lambda p, one: function(p, *one), trained(seen), (x, seen.mask), num_outputs)
-        return self._numbers("ntk", trace) | self._numbers("ntk_sum", total)
+        of = (lambda p, one: function(p, *one)), trained(seen), (x, seen.mask), num_outputs
+        if num_outputs <= self.num_sums:
+            total, trace = kernels.ntk(*of)
+            return self._numbers("ntk", trace) | self._numbers("ntk_sum", total)
+        total, trace, error = kernels.sampled_ntk(*of, self.num_sums)
+        return self._numbers("ntk", trace) | self._numbers("ntk_sum", total) | {"ntk_error": error}
 
     def _numbers(self, name: str, kernel: Tensor) -> dict[str, Tensor]:
         s = ranks.singular_values(kernel)

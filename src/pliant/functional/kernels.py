@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad, vjp, vmap
 from torch.utils._pytree import tree_map
 
+from pliant.functional.spectra import signs
+
 Params = dict[str, Tensor]
+AT_ONCE = 1 << 24  # numbers in the gradients of several sums of outputs
 
 
 def per_example_gradients(function: Callable[..., Tensor], params: Params, *examples: Any) -> Params:
@@ -77,6 +80,39 @@ def ntk(function: Callable[..., Tensor], params: Params, x: Any, num_outputs: in
     for c in range(num_outputs):
         trace = trace + kernel(lambda outputs, c=c: outputs[c])
     return total, trace
+
+
+def sampled_ntk(
+    function: Callable[..., Tensor], params: Params, x: Any, num_outputs: int, num_sums: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`ntk` of a network with very many outputs: the kernel of their sum, an estimate of the trace kernel, its error.
+
+    The trace kernel is the mean of <grad v.f(x_i), grad v.f(x_j)> over random signs v, here over `num_sums` of them.
+    The error is the standard error of that mean, in Frobenius norm, as a share of its size. Arguments as in `ntk`;
+    several sums are differentiated at once where their gradients are small.
+
+    >>> def f(p, x):
+    ...     return p["w"] * x
+    >>> _, trace, error = sampled_ntk(f, {"w": torch.zeros(500)}, torch.tensor([[1.0], [3.0]]), 500, num_sums=2)
+    >>> trace.tolist(), error.item()  # each output has a parameter of its own, so that all sums agree
+    ([[500.0, 1500.0], [1500.0, 4500.0]], 0.0)
+    """
+    device = next(iter(params.values())).device
+
+    def gradients(sums: Tensor, example: Any) -> Params:
+        output, pull = vjp(lambda p: function(p, example), params)
+        return vmap(lambda v: pull(v)[0])(sums.to(output.dtype))
+
+    axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, x)
+    total = gram(per_example_gradients(lambda p, example: function(p, example).sum(), params, x))
+    mean, square = torch.zeros_like(total), torch.zeros_like(total[0, 0])
+    numbers = len(total) * sum(p.numel() for p in params.values())
+    for some in signs(num_sums, num_outputs, seed).to(device).split(max(1, AT_ONCE // numbers)):
+        each = vmap(gram, in_dims=1)(vmap(gradients, in_dims=(None, axes))(some, x))
+        mean, square = mean + each.sum(0) / num_sums, square + each.square().sum() / num_sums
+    size = mean.square().sum()
+    spread = (square - size).clamp(min=0) / (num_sums - 1)
+    return total, mean, (spread / torch.where(size == 0, 1.0, size)).sqrt()
 
 
 def cosines(kernel: Tensor) -> Tensor:

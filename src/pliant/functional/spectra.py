@@ -86,8 +86,17 @@ def rademacher(operator: Operator, count: int, seed: int) -> Tensor:
     >>> rademacher(Operator(lambda v: v, 4, torch.float32, torch.device("cpu")), count=2, seed=0).abs().sum()
     tensor(8.)
     """
-    signs = np.random.default_rng(seed).integers(0, 2, (count, operator.size), dtype=np.int8)
-    return torch.from_numpy(2 * signs - 1).to(operator.device, operator.dtype)
+    return signs(count, operator.size, seed).to(operator.device, operator.dtype)
+
+
+def signs(count: int, size: int, seed: int) -> Tensor:
+    """Random signs, `(count, size)`, int8, on the CPU: a function of `seed`.
+
+    >>> signs(2, 3, seed=0).shape
+    torch.Size([2, 3])
+    """
+    drawn = np.random.default_rng(seed).integers(0, 2, (count, size), dtype=np.int8)
+    return torch.from_numpy(2 * drawn - 1)
 
 
 def krylov(operator: Operator, start: Tensor, steps: int) -> Krylov:
@@ -294,11 +303,11 @@ def trace(operator: Operator, num_vectors: int = 10, seed: int = 0) -> Estimate:
     """
     if num_vectors < 2:
         raise ValueError(f"expected num_vectors >= 2, for a standard error, got {num_vectors}")
-    signs = rademacher(operator, 2 * num_vectors, seed)
-    sketched = torch.stack([*_products(operator, signs[: min(num_vectors, operator.size)])])
+    random = rademacher(operator, 2 * num_vectors, seed)
+    sketched = torch.stack([*_products(operator, random[: min(num_vectors, operator.size)])])
     basis, _ = torch.linalg.qr(sketched.mT)
     inside = _forms(operator, basis.mT).sum()
-    outside = signs[num_vectors:] - (signs[num_vectors:] @ basis) @ basis.mT
+    outside = random[num_vectors:] - (random[num_vectors:] @ basis) @ basis.mT
     samples = _forms(operator, outside)
     return Estimate(inside + samples.mean(), samples.std() / num_vectors**0.5)
 
