@@ -144,3 +144,36 @@ def test_hand_computed():
     net = Network(nn.Linear(1, 1, bias=False))
     seen = Observation(net.params(), network=net, x=torch.tensor([[1.0], [2.0], [3.0]]))
     assert Sharpness().measure(seen)["sharpness"].item() == pytest.approx(2 / 3 * 14)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 10)),
+        lambda: nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 10)),
+    ],
+    ids=["1,002 parameters", "1,114 parameters"],
+)
+def test_the_share_near_zero_is_as_far_off_as_its_docstring_says(make):
+    """Against eigenvalues of whole matrices; these two networks are the worst of five."""
+    torch.manual_seed(0)
+    net = Network(make().double())
+    params = net.params()
+    x = torch.randn(64, next(iter(params.values())).shape[1]).double()
+    seen = Observation(params, network=net, x=x, y=torch.randint(10, (64,)), loss=F.cross_entropy)
+    exact, found = {}, {}
+    for of in MATRICES:
+        operator = HessianSpectrum(of=of).operator(seen)
+        sizes = torch.linalg.eigvalsh(
+            torch.stack([operator.product(v) for v in torch.eye(operator.size).double()])
+        ).abs()
+        exact[of] = (sizes <= 0.01 * sizes.max()).double().mean().item()
+        for steps in (40, 80):
+            found[of, steps] = (
+                HessianSpectrum(of=of, steps=steps).measure(seen)[f"{prefix(of)}hessian_near_zero"].item()
+            )
+    for of, share in exact.items():
+        assert -0.07 <= found[of, 80] - share <= (0.02 if of in ("expected_perturbation", "gauss_newton") else 0.042)
+        assert found[of, 80] == pytest.approx(share, rel=0.265)
+        assert found[of, 40] - share <= 0.08
+    assert max(abs(found[of, 80] - share) for of, share in exact.items()) > 0.03  # the numbers are not generous
