@@ -80,7 +80,7 @@ def _estimated(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """By the spectrum of J J^T or J^T J, whichever is smaller."""
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
-        output, pull = vjp(function, x)
+        output, pull = vjp(function, x)[:2]
         push = vjp(lambda u: pull(u)[0], torch.zeros_like(output))[1]  # linear in u, so pulling it back is J
 
     def product(v: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def sampled_ntk(
     device = next(iter(params.values())).device
 
     def gradients(sums: Tensor, example: Any) -> Params:
-        output, pull = vjp(lambda p: function(p, example), params)
+        output, pull = vjp(lambda p: function(p, example), params)[:2]
         return vmap(lambda v: pull(v)[0])(sums.to(output.dtype))
 
     axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, x)
