@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from pliant.cli import main
-from pliant.cli.train import _warn_without_effect
 from pliant.experiment import experiments, find
 from pliant.run import sinks
 from pliant.run.files import read_json
+from pliant.study import _warn_without_effect
 from pliant.trials import Mechanisms
 from tests.waiting import until
 

@@ -42,6 +42,7 @@ LAYERS = [  # each imports from those above it, and from itself; nets and data k
     {"papers"},
     {"run", "cite"},
     {"report"},
+    {"study"},
     {"cli"},
     {"__main__"},
 ]

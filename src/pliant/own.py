@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class Named:
+    """A dataclass whose `path`, `package.module:name`, is code of somebody's own: that is part of what it defines."""
+
+    path: str
+
+
 @dataclass(frozen=True)
-class Built:
+class Built(Named):
     """A network as the function at `package.module:name` builds it: of (input shape, number of outputs), or of nothing.
 
     It is imported when it is first wanted, so that reading settings runs nothing. Raises `ValueError`, naming the

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 def run(given: argparse.Namespace, console: Console) -> int:
     if given.seeds < 2:
         raise ValueError(f"expected --seeds to be at least 2, for a spread, got {given.seeds}")
-    given.arms, given.engine, given.rerun, given.sink = None, "local", False, None
+    given.arms, given.engine, given.rerun, given.sink, given.add = None, "local", False, None, []
     given.out = Path(given.out) / "pilot"  # apart from runs that are reported
     for store, setup, arms in [prepared(given, id) for id in given.ids]:
         code = trained(store, setup, arms, given, FIRST)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -16,11 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 
-from pliant.cite import bibtex, references_used
 from pliant.cli.bar import live, span
 from pliant.cli.parsing import FAILED, INTERRUPTED, OK, Commands, as_json, command, out, selects
-from pliant.experiment import Experiment, Setup, find
-from pliant.own import one_line
+from pliant.experiment import Setup
 from pliant.run.store import Store
 from pliant.words import unknown
 
@@ -31,11 +27,14 @@ def add(commands: Commands) -> None:
         commands, "run", run, "train an experiment's arms and seeds; what is there already is kept",
         "pliant run lyle2024/swiss_cheese --tier laptop --seeds 5",
         "pliant run lyle2024/swiss_cheese --set data=mine.npz --set net=my_module:build",
+        "pliant run toolbox/cures --set data=mine.npz --set task=permuted_pixels --arms l2,redo --add my_module:MyCure",
         "pliant run my_study.py --tier smoke",
     )  # fmt: skip
     selects(made, "laptop", "an experiment, see `pliant list`, or a file with one")
     num_seeds(made)
-    made.add_argument("--arms", metavar="A,B", help="only these arms")
+    made.add_argument("--arms", metavar="A,B", help="only these arms, and what is added")
+    added = "a cure of your own beside those of toolbox/cures: a class, or a function of nothing (repeatable)"
+    made.add_argument("--add", action="append", default=[], metavar="MODULE:NAME", help=added)
     made.add_argument("--device", default="cpu", help="cpu or cuda")
     made.add_argument("--engine", default="local", metavar="local|ray", help="this machine's cores, or a Ray cluster")
     made.add_argument(
@@ -68,49 +67,11 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 def prepared(given: argparse.Namespace, id: str) -> tuple[Store, Setup, list[str]]:
     """Where an experiment's run goes, what it does and its arms; `ValueError` for whatever is wrong with the call."""
-    from pliant.run.identity import definition
+    from pliant.study import prepare
 
-    experiment = find(id)
-    settings = experiment.settings(given.tier, given.set)
-    own = id.endswith(".py")
-    with one_line(f"{id}: setup") if own else nullcontext():
-        setup = experiment.setup(settings)
-        if not isinstance(setup, Setup):
-            raise ValueError(f"expected a Setup, got {type(setup).__name__}: write return Setup(...)")
-        bibtex(references_used(experiment, setup))
-    arms = given.arms.split(",") if given.arms else list(setup.arms)
-    for arm in arms:
-        if arm not in setup.arms:
-            raise ValueError(unknown("arm", arm, list(setup.arms)))
-        definition(setup.arms[arm])
-    _warn_without_effect(experiment, experiment.tiers[given.tier], settings, arms)
-    if given.engine == "local":
-        _check_device(given.device)
-    if own:
-        from pliant.run.rehearse import rehearse  # draws
-
-        with one_line(id):
-            rehearse(experiment, setup, arms)
-    else:
-        for arm in arms if ":" in getattr(settings, "net", "") else arms[:1]:
-            setup.arms[arm].trial.start([0])
-    return Store(given.out, experiment, given.tier, settings), setup, arms
-
-
-def _warn_without_effect(experiment: Experiment, usual: Any, settings: Any, arms: Sequence[str]) -> None:
-    """Warns of each setting that differs from its tier's, `usual`, though without it these arms were the same."""
-    from pliant.run.identity import definition
-
-    def trained(settings: Any) -> list[Any]:
-        made = experiment.setup(settings).arms
-        return [definition(made[arm]) if arm in made else None for arm in arms]
-
-    for field in fields(settings):
-        before = getattr(usual, field.name)
-        if getattr(settings, field.name) != before:
-            with suppress(ValueError):  # the other settings need it
-                if trained(replace(settings, **{field.name: before})) == trained(settings):
-                    warnings.warn(f"--set {field.name} has no effect on what is trained here", stacklevel=2)
+    changes = [*given.set, *([f"add={','.join(given.add)}"] if given.add else [])]
+    arms = given.arms.split(",") if given.arms else []
+    return prepare(id, given.tier, changes, arms, given.out, given.device if given.engine == "local" else None)
 
 
 def _check_engine(given: argparse.Namespace) -> None:
@@ -131,15 +92,6 @@ def _check_sink(given: argparse.Namespace) -> None:
     if given.sink not in SINKS:
         raise ValueError(unknown("sink", given.sink, list(SINKS)))
     SINKS[given.sink]([], given.out / given.sink)  # says if it is not installed
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def _plan(given: argparse.Namespace, console: Console, chosen: list[tuple[Store, Setup, list[str]]]) -> int:

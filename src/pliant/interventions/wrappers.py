@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from pliant.interventions.base import Change, Draw, Intervention, Scaled, Seen, State, everything
 from pliant.network import Network, Params
 from pliant.optim import Moments
+from pliant.own import Named, function, one_line
 
 
 @dataclass(frozen=True)
@@ -189,3 +191,32 @@ class Scheduled(_Wrapper):
         """How much of the penalty counts at a step."""
         share = ((step - self.start + 1) / max(self.warmup, 1)).clamp(0, 1)
         return (share if self.stop is None else torch.where(step < self.stop, share, 0)).to(like.dtype)
+
+
+@dataclass(frozen=True)
+class Own(Named, _Wrapper):
+    """An intervention of somebody's own, at `package.module:name`: what the class or function there makes of nothing.
+
+    It is imported when it is first wanted, so that reading settings runs nothing. Raises `ValueError`, naming the
+    option `--add`, where it cannot be, and for what fails or is no intervention.
+
+    >>> Own("pliant.interventions:OptimizerReset").within
+    OptimizerReset(event='task_switch')
+    """
+
+    path: str
+
+    @cached_property
+    def within(self) -> Intervention:  # type: ignore[override]
+        with one_line(f"--add {self.path} fails when called; write a function of nothing that returns it"):
+            made = function(self.path, "--add ")()
+        if not isinstance(made, Intervention):
+            raise ValueError(
+                f"--add {self.path}: expected a class of interventions, or a function that returns one, got "
+                f"{type(made).__name__}"
+            )
+        return made
+
+    @property
+    def reference(self) -> str:  # type: ignore[override]
+        return ""

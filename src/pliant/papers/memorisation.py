@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from torch import nn
 
 from pliant.claims import Claim, Effect
+from pliant.data import Dataset
 from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
 from pliant.diagnostics.base import Diagnostic
 from pliant.experiment import Column
 from pliant.interventions import L2
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.optim import Adam
-from pliant.own import Built
+from pliant.own import Built, Named, function, one_line
 from pliant.tasks import Composite, PermutedClasses, PermutedPixels, RandomLabels, Task
+from pliant.tasks.base import Examples
 from pliant.trials import Fit, Measure, Numbers, Supervised
 from pliant.trials.supervised import Net
 from pliant.words import unknown
@@ -46,7 +48,8 @@ class Memorisation:
         num_tasks: tasks.
         lr: learning rate of Adam.
         task: random_labels, which are drawn again; permuted_pixels or permuted_classes, with the true labels;
-            composite, random labels and permuted pixels at once.
+            composite, random labels and permuted pixels at once; or `package.module:name`, a task of your own, made
+            with (num_examples, batch_size, every, num_tasks).
     """
 
     data: str = "mnist"
@@ -61,9 +64,10 @@ class Memorisation:
 
     def trial(self, measures: Sequence[Measure], *, standardize: bool = True) -> Supervised:
         """What all arms share: Adam, without interventions."""
-        if self.task not in TASKS:
-            raise ValueError(unknown("task", self.task, list(TASKS)))
-        task = TASKS[self.task](self.num_examples, self.batch_size, self.every, self.num_tasks)
+        sizes = self.num_examples, self.batch_size, self.every, self.num_tasks
+        if self.task not in TASKS and ":" not in self.task:
+            raise ValueError(unknown("task", self.task, [*TASKS, "package.module:name"]))
+        task = TASKS[self.task](*sizes) if self.task in TASKS else OwnTask(*sizes, path=self.task)
         adam = Adam(lr=self.lr)
         return Supervised(task, self.data, self.build(), adam, measures=tuple(measures), standardize=standardize)
 
@@ -76,6 +80,35 @@ class Memorisation:
         if ":" not in self.net:
             raise ValueError(unknown("net", self.net, [*NETS, "package.module:function"]))
         return Built(self.net)
+
+
+@dataclass(frozen=True)
+class OwnTask(Named, Task):
+    """A task of somebody's own, at `package.module:name`, made with the four sizes; imported when it is first wanted.
+
+    Raises `ValueError`, naming the setting, where it cannot be, and for what fails or is no task.
+
+    >>> OwnTask(4, 2, 10, 3, path="pliant.tasks:RandomLabels").within
+    RandomLabels(num_examples=4, batch_size=2, every=10, num_tasks=3, fraction=1.0)
+    """
+
+    path: str
+
+    @cached_property
+    def within(self) -> Task:
+        """The task."""
+        with one_line(f"--set task={self.path} fails when made"):
+            sizes = self.num_examples, self.batch_size, self.every, self.num_tasks
+            made = function(self.path, "--set task=")(*sizes)
+        if not isinstance(made, Task):
+            raise ValueError(f"--set task={self.path}: expected a pliant.tasks.Task, got {type(made).__name__}")
+        return made
+
+    def size(self, task: int) -> int:
+        return self.within.size(task)
+
+    def examples(self, data: Dataset, seed: int, task: int, previous: Examples | None = None) -> Examples:
+        return self.within.examples(data, seed, task, previous)
 
 
 def whole(strength: float) -> L2:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pliant.experiment import Arm
-from pliant.own import Built
+from pliant.own import Named
 
 ELSEWHERE = {
     "cli",
@@ -135,7 +135,7 @@ def _text(value: Any, named: set[str]) -> str:
         case Mapping():
             pairs = sorted((_text(k, named), _text(v, named)) for k, v in value.items())
             return f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
-    if isinstance(value, Built):
+    if isinstance(value, Named):
         named.add(value.path.partition(":")[0])
     if is_dataclass(value) and type(value).__dataclass_params__.frozen:  # type: ignore[attr-defined]
         told = (f"{name}={text}" for name, text in _fields(value, named).items())

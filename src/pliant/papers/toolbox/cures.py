@@ -48,6 +48,7 @@ from pliant.interventions.contrib import (
     SelectiveReinit,
     SelfNormalizedResets,
 )
+from pliant.interventions.wrappers import Own
 from pliant.optim import SAM, UPGD, Adam, Optimizer
 from pliant.papers.memorisation import Memorisation, above, fell, fits, looks, table
 from pliant.plots import Cells
@@ -60,11 +61,14 @@ class Settings(Memorisation):
 
     Args:
         only: names of the cures that are compared; empty is all of them.
+        add: cures of your own beside them, each `package.module:name`, a class of interventions or a function of
+            nothing that returns one.
     """
 
     every: int = 300
     num_tasks: int = 11
     only: tuple[str, ...] = ()
+    add: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,12 @@ def setup(settings: Settings) -> Setup:
         if name not in known:
             raise ValueError(unknown("cure", name, list(known)))
     chosen = [cure for cure in known.values() if not settings.only or cure.name in settings.only]
+    for path in settings.add:
+        name = path.partition(":")[2]
+        if not name or name.lower() in {cure.name for cure in chosen}:
+            got = "which has no name after a colon" if not name else "whose name another cure has"
+            raise ValueError(f"expected add to be package.module:name, of a name of its own, got {path!r}, {got}")
+        chosen.append(Cure(name.lower(), name, (Own(path),), Adam(lr=settings.lr)))
     trial = settings.trial(looks())
     arms, rows = {}, {}
     for cure in chosen:
