@@ -15,7 +15,7 @@ from pliant.interventions import L2, Chain, LayerNorm, ReDo, Reset, ShrinkAndPer
 from pliant.nets import MLP, Dueling
 from pliant.optim import SGD, Adam
 from pliant.probe import Sines
-from pliant.rl import Catch, Prioritised, Push, RandomLabel, SparseReward, TrueLabel
+from pliant.rl import Catch, Evaluation, Prioritised, Push, RandomLabel, SparseReward, TrueLabel
 from pliant.tasks import Growing, OffsetNoise, RandomLabels
 from pliant.trials import (
     SAC,
@@ -138,7 +138,7 @@ EXAMPLES: dict[str, Trial] = {
         partial(Dueling, bins=9, channels=(3,), hidden=6, kernels=(3,), strides=(1,)),
         Adam(1e-3),
         num_steps=66,
-        chain=Chain(LayerNorm()),
+        chain=Chain(LayerNorm(), Reset("value.*", event="reset")),
         head=C51(-3.0, 3.0, 9),
         begin=40,
         epsilon=0.0,
@@ -148,7 +148,10 @@ EXAMPLES: dict[str, Trial] = {
         target_period=12,
         capacity=40,
         steps=3,
+        num_updates=2,
         prioritised=Prioritised(between=(20, 60)),
+        reset_period=7,
+        evaluation=Evaluation(every=33, frames=10, epsilon=0.2),
         measures=(ActionValues(When(every=20), 20, C51(-3.0, 3.0, 9)),),
     ),
     "SAC": SAC(
@@ -162,6 +165,7 @@ EXAMPLES: dict[str, Trial] = {
         num_updates=3,
         capacity=30,
         reset_period=9,
+        evaluation=Evaluation(every=35, frames=15),
         measures=(
             Numbers((DeadUnits(), RelativeUpdate(), GradientCovariance()), When(every=13, ends=False), examples=20),
             ProbeLoss(Sines(), When(ends=False, at=(70,)), targets=2, steps=4, batch_size=10, examples=20, points=3),

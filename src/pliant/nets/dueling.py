@@ -51,35 +51,16 @@ class Dueling(nn.Module):
         noisy: bool = True,
     ):
         super().__init__()
-        check_shape(shape)
         check_size("bins", bins)
         check_size("hidden", hidden)
-        for name, sizes in {"channels": channels, "kernels": kernels, "strides": strides}.items():
-            check_sizes(name, sizes)
-        if not len(channels) == len(kernels) == len(strides):
-            raise ValueError(
-                "expected one kernel and one stride for each convolution, got "
-                f"{len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides"
-            )
         if outputs < 1 or outputs % bins:
             raise ValueError(f"expected outputs to be actions times bins, {bins}, got {outputs}")
-        height, width = shape[1:]
-        for kernel, stride in zip(kernels, strides, strict=True):
-            if kernel > min(height, width):
-                raise ValueError(
-                    f"expected images no smaller than the kernels, but a kernel of {kernel} x {kernel} gets {height} x "
-                    f"{width} from images of shape {tuple(shape)}: take smaller kernels= or strides="
-                )
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        convs, features = convolutions(shape, channels, kernels, strides)
 
         def linear(m: int, n: int, salt: int, bias: bool = True) -> nn.Module:
             return NoisyLinear(m, n, bias=bias, salt=salt) if noisy else nn.Linear(m, n, bias=bias)
 
-        self.bins, features = bins, channels[-1] * height * width
-        self.convs = nn.ModuleList(
-            nn.Conv2d(m, n, k, s)
-            for (m, n), k, s in zip(pairwise((shape[0], *channels)), kernels, strides, strict=True)
-        )
+        self.bins, self.convs = bins, convs
         self.activations = nn.ModuleList(nn.ReLU() for _ in (*channels, "value", "advantage"))
         self.value_hidden, self.advantage_hidden = linear(features, hidden, 0), linear(features, hidden, 1)
         self.value, self.advantage = linear(hidden, bins, 2), linear(hidden, outputs, 3, bias=False)
@@ -92,3 +73,32 @@ class Dueling(nn.Module):
         value = self.value(value(self.value_hidden(x))).unsqueeze(1)
         advantage = self.advantage(advantage(self.advantage_hidden(x))).unflatten(1, (-1, self.bins))
         return (value + advantage - advantage.mean(1, keepdim=True)).flatten(1)
+
+
+def convolutions(
+    shape: Sequence[int], channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int]
+) -> tuple[nn.ModuleList, int]:
+    """Convolutions without padding, and how many numbers the last one gives; `ValueError` for what does not fit.
+
+    >>> convolutions((4, 84, 84), (32, 64, 64), (8, 4, 3), (4, 2, 1))[1]
+    3136
+    """
+    check_shape(shape)
+    for name, sizes in {"channels": channels, "kernels": kernels, "strides": strides}.items():
+        check_sizes(name, sizes)
+    if not len(channels) == len(kernels) == len(strides):
+        raise ValueError(
+            "expected one kernel and one stride for each convolution, got "
+            f"{len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides"
+        )
+    height, width = shape[1:]
+    for kernel, stride in zip(kernels, strides, strict=True):
+        if kernel > min(height, width):
+            raise ValueError(
+                f"expected images no smaller than the kernels, but a kernel of {kernel} x {kernel} gets {height} x "
+                f"{width} from images of shape {tuple(shape)}: take smaller kernels= or strides="
+            )
+        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    sizes = pairwise((shape[0], *channels))
+    made = nn.ModuleList(nn.Conv2d(m, n, k, s) for (m, n), k, s in zip(sizes, kernels, strides, strict=True))
+    return made, channels[-1] * height * width

@@ -10,8 +10,10 @@ from pliant.claims import Effect
 from pliant.results import Results
 
 
-def area(arm: str) -> Effect:
+def area(arm: str, column: str = "return") -> Effect:
     """The mean return over the learning curve, above that of random actions, one a seed.
+
+    With `column="score"`, of evaluations, above that of the untrained network.
 
     >>> table = {"step": np.arange(3), "diverged_at": np.full(3, -1), "return": np.array([1.0, 2.0, 4.0])}
     >>> area("a")(Results({("a", 0): table})).tolist()
@@ -19,13 +21,13 @@ def area(arm: str) -> Effect:
     """
 
     def above(r: Results) -> np.ndarray:
-        _, values = r.curve(arm, "return")
+        _, values = r.curve(arm, column)
         return np.nanmean(values[:, 1:], axis=1) - values[:, 0]
 
     return above
 
 
-def gain(pairs: Sequence[tuple[str, str]]) -> Effect:
+def gain(pairs: Sequence[tuple[str, str]], column: str = "return") -> Effect:
     """How much more area the first arm of each pair has, as a share of the second one's mean area, over pairs.
 
     >>> low = {"step": np.arange(2), "diverged_at": np.full(2, -1), "return": np.array([1.0, 2.0])}
@@ -37,8 +39,8 @@ def gain(pairs: Sequence[tuple[str, str]]) -> Effect:
     def shares(r: Results) -> np.ndarray:
         found = []
         for changed, plain in pairs:
-            areas = area(plain)(r)
-            found.append((area(changed)(r) - areas) / np.mean(areas))
+            areas = area(plain, column)(r)
+            found.append((area(changed, column)(r) - areas) / np.mean(areas))
         return np.mean(found, axis=0)
 
     return shares

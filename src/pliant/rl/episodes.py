@@ -84,6 +84,10 @@ class Episodes:
             for _ in range(frames - 1):
                 decided += emulator.frame(self._action(m, decided)).observation is not None
 
+    def cut(self) -> None:
+        """Every game goes on with a new episode; those under way are over, and count nowhere."""
+        self.frames[:] = [0] * len(self.frames)
+
     def mean_return(self) -> Tensor:
         """The mean return of the latest 100 episodes that ended, NaN where none did, `(members,)`."""
         there = zip(self.returns, self.ended, strict=True)

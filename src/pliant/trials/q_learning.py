@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,10 +21,13 @@ from pliant.rl import (
     Emulator,
     Environment,
     Episodes,
+    Evaluation,
     Experience,
     FrameReplay,
+    Phases,
     Priorities,
     Prioritised,
+    evaluators,
     picked,
     td_target,
     watched,
@@ -36,16 +39,19 @@ from pliant.trials.measures import Measure, Moment, When, brief
 from pliant.trials.value import TARGET_UPDATE, Draws
 
 # What a forward pass is for: each has noise of its own, and that of learning is the noise of the update.
+RESET = "reset"
 USES = LEARNING, ACTING, TARGETS, CHOOSING = range(4)
+EVALUATING = 1 << 40  # counts of noise from here on
 
 
 @dataclass
 class QState:
     """All that changes: the networks that learn, their target networks, the games, and what was lived through.
 
-    `priorities` are of transitions, where they are drawn by them. `step` counts frames; `loss` is that of the latest
-    update, NaN before the first; `looked_at` the latest step at which measures looked, -1 before the first;
-    `diverged_at` the frame at which each member lost its finite loss, -1 while it has.
+    `priorities` are of transitions, where they are drawn by them; `phases` those of evaluation, if any. `step` counts
+    frames of training; `loss` is that of the latest update, NaN before the first; `looked_at` the latest step at which
+    measures looked, -1 before the first; `diverged_at` the frame at which each member lost its finite loss, -1 while it
+    has.
     """
 
     learner: PopulationState
@@ -55,6 +61,7 @@ class QState:
     priorities: Priorities | None
     loss: Tensor
     diverged_at: list[int]
+    phases: Phases | None = None
     step: int = 0
     looked_at: int = -1
 
@@ -67,6 +74,8 @@ class QLearning:
     is added to the replay, and an action chosen where the game asks for one; if `begin` frames have passed, an update
     is made at every `learn_period`-th frame, and then at every `target_period`-th the target network becomes a copy of
     the one that learns, and the event "target_update" is fired, in the target network too, with the same draws.
+    `num_updates` are made at once; with a `reset_period`, the event "reset" is fired every so many frames after
+    `begin`, likewise.
 
     Actions are random with a probability of 1 up to frame `begin`, which falls to `epsilon` over `decay` frames;
     otherwise the best one, any of several with probability alike. An update moves the outputs for the actions taken
@@ -80,7 +89,7 @@ class QLearning:
     A row is made at frame `begin`, before the first update, and wherever a measure is due after that. It has `return`,
     the mean return of the latest 100 episodes; `episodes`, how many ended; `updates` and `target_updates`; and, after
     the first, `batch_loss` of the latest update. Measures look at transitions of the replay, with `action` and
-    `target`.
+    `target`. With an `evaluation`, `score` has rows of its own, the first before training.
 
     Args:
         env: the game, such as `pliant.rl.MinAtar("breakout")`.
@@ -97,12 +106,15 @@ class QLearning:
         decay: frames over which it falls from 1.
         batch_size: transitions an update.
         learn_period: frames between updates.
+        num_updates: updates at each of these frames.
         target_period: frames between updates of the target network.
         capacity: transitions a seed that the replay holds.
         stack: observations that are one state.
         steps: n, of n-step returns.
         prioritised: how transitions are drawn, and losses weighted, by what was lost on each; None for uniformly.
         clip: rewards are clipped to [-clip, clip], for learning alone; None for as they are.
+        reset_period: frames between events "reset"; None for none.
+        evaluation: when agents are evaluated, and for how long; None for never.
         measures: what is measured, and when.
         together: seeds that are trained as one population.
 
@@ -136,18 +148,22 @@ class QLearning:
     decay: int = 20_000
     batch_size: int = 32
     learn_period: int = 1
+    num_updates: int = 1
     target_period: int = 1000
     capacity: int = 100_000
     stack: int = 1
     steps: int = 1
     prioritised: Prioritised | None = None
     clip: float | None = None
+    reset_period: int | None = None
+    evaluation: Evaluation | None = None
     measures: tuple[Measure, ...] = ()
     together: int = 5
 
     def __post_init__(self) -> None:
         several(self.chain, self.measures)
         at_least_one(self, "num_steps", "batch_size", "learn_period", "target_period", "stack", "steps", "decay")
+        at_least_one(self, "num_updates", *(["reset_period"] if self.reset_period is not None else []))
         shares(self, "gamma", "epsilon")
         if not isinstance(self.head, Head):
             raise ValueError(f"expected a head such as Scalar() or C51(-10.0, 10.0, 51), got {self.head!r}")
@@ -161,13 +177,14 @@ class QLearning:
     def brief(self) -> QLearning:
         """The frames of one update, all measures at work, each refit a step."""
         begin = min(self.begin, 64)
-        return replace(
-            self, begin=begin, num_steps=begin + self.learn_period, measures=tuple(map(brief, self.measures))
-        )
+        steps = begin + self.learn_period
+        evaluation = self.evaluation and replace(self.evaluation, every=steps, frames=4)
+        measures = tuple(map(brief, self.measures))
+        return replace(self, begin=begin, num_steps=steps, num_updates=1, evaluation=evaluation, measures=measures)
 
     def soon(self) -> QLearning:
         """The same, which learns and acts by its values after a few frames and measures nothing: to time it."""
-        return replace(self, begin=min(self.begin, 64), decay=1, measures=())
+        return replace(self, begin=min(self.begin, 64), decay=1, evaluation=None, measures=())
 
     def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
         """The population before its first frame; `ValueError` for what does not fit together."""
@@ -179,7 +196,8 @@ class QLearning:
         example = torch.zeros(4, self.stack * shape[0], *shape[1:])
         population = built(
             self.net, actions * self.head.num_outputs, example, self.chain, self.optimizer, self.loss, seeds,
-            (TARGET_UPDATE,), (self.num_steps - self.begin) // self.learn_period, device, dtype,
+            (TARGET_UPDATE, RESET) if self.reset_period else (TARGET_UPDATE,),
+            (self.num_steps - self.begin) // self.learn_period * self.num_updates, device, dtype,
         )  # fmt: skip
         learner = population.init()
         state = QState(
@@ -191,6 +209,8 @@ class QLearning:
             torch.full((len(seeds),), math.nan, dtype=dtype, device=device),
             [-1] * len(seeds),
         )
+        if self.evaluation:
+            state.phases = Phases.none(emulators[0], self.env.limit, len(seeds), self.stack, kind, device)
         nothing = torch.zeros(len(seeds), self.batch_size, *example.shape[1:], dtype=dtype, device=device)
         action = torch.zeros(nothing.shape[:2], dtype=torch.int64, device=device)
         target = self.head.encode(torch.zeros(action.shape, dtype=dtype, device=device))
@@ -225,7 +245,13 @@ class QLearning:
         behaviour, batches = Draws(seeds, "behaviour", (3,)), Draws(seeds, "batch", (self.batch_size, NUM_DRAWS))
         scale = emulators[0].scale
         state.episodes.bring_back(emulators)
-        while state.step < self.num_steps:
+        phases, judged = state.phases, evaluators(self.env, seeds, state.phases)
+        while True:
+            if phases and self.evaluation and phases.due(self.evaluation, state.step):
+                act = self._act(population, state, scale)
+                yield from phases.rows(self.evaluation, judged, state.episodes, act)
+            if state.step == self.num_steps:
+                return
             frame = state.step
             if frame == self.begin and state.looked_at < 0:
                 state.looked_at = frame
@@ -234,12 +260,15 @@ class QLearning:
             due = self._due(frame + 1)
             before: Params = {}
             if frame >= self.begin and frame % self.learn_period == 0:
-                if due:
-                    before = {name: p.clone() for name, p in state.learner.params.items()}
-                self._learn(population, state, batches.at(frame), scale)
+                for count in range(frame * self.num_updates, (frame + 1) * self.num_updates):
+                    if due:
+                        before = {name: p.clone() for name, p in state.learner.params.items()}
+                    self._learn(population, state, batches.at(count), scale, count)
             if frame >= self.begin and frame % self.target_period == 0:
                 write(state.target, state.learner.params)
                 population.fire(state.learner, TARGET_UPDATE, tied=(state.target,))
+            if self.reset_period and frame > self.begin and (frame - self.begin) % self.reset_period == 0:
+                population.fire(state.learner, RESET, tied=(state.target,))
             state.step += 1
             if not due:
                 yield {}
@@ -257,27 +286,47 @@ class QLearning:
         chosen = (draws[:, 0] * actions).long()
         explore = draws[:, 1] < self.explore(state.step)
         if not explore[asked].all():
-            values = self._values(population, state, emulators[0].scale).cpu()
+            key = self._key(ACTING, state.step * self.num_updates)
+            values = self._values(population, state, replay.latest(), emulators[0].scale, key)
             chosen = torch.where(explore, chosen, one_of_the_best(values, draws[:, 2]))
         for m in asked:
             episodes.decide(m, int(chosen[m]))
 
-    def _values(self, population: Population, state: QState, scale: float) -> Tensor:
-        """The value of every action where each member is now, `(members, actions)`."""
-        x = self._inputs(population, state.replay.latest()[:, None], scale)
-        return self.head.value(self._outputs(population, state, state.learner.params, x, ACTING))[:, 0]
+    def _act(self, population: Population, state: QState, scale: float) -> Callable[[int], Tensor]:
+        """What chooses actions in evaluations."""
+        phases, settings = state.phases, self.evaluation
+        assert phases is not None
+        assert settings is not None
+        draws = Draws([member.seed for member in population.members], "evaluating", (3,))
 
-    def _learn(self, population: Population, state: QState, draws: Tensor, scale: float) -> None:
-        """One update of every member on a batch of its own."""
+        def act(frame: int) -> Tensor:
+            uniform, key = draws.at(frame), self._key(ACTING, EVALUATING + frame)
+            values = self._values(population, state, phases.latest.latest(), scale, key)
+            random = (uniform[:, 0] * values.shape[1]).long()
+            return torch.where(uniform[:, 1] < settings.epsilon, random, one_of_the_best(values, uniform[:, 2]))
+
+        return act
+
+    def _values(self, population: Population, state: QState, seen: Tensor, scale: float, key: int) -> Tensor:
+        """The value of every action in states that were seen, `(members, actions)`, on the host."""
+        x = self._inputs(population, seen[:, None], scale)
+        return self.head.value(self._outputs(population, state.learner.params, x, key))[:, 0].cpu()
+
+    def _key(self, use: int, count: int) -> int:
+        """What noise is a function of beside the seed: below 0, as that of learning counts updates."""
+        return -(len(USES) * count + use)
+
+    def _learn(self, population: Population, state: QState, draws: Tensor, scale: float, count: int) -> None:
+        """One update of every member on a batch of its own, the so manieth in all."""
         if not state.replay.size.all():
             raise ValueError(f"expected a transition of every seed by frame {state.step}: write a larger begin")
         if self.prioritised is None or state.priorities is None:
             batch = state.replay.take(state.replay.uniform(draws[..., 1].numpy()), self.gamma)
-            state.loss.copy_(population.step(state.learner, *self._batch(population, state, batch, scale)))
+            state.loss.copy_(population.step(state.learner, *self._batch(population, state, batch, scale, count)))
         else:
             item, weight = state.priorities.sample(state.replay, draws.numpy(), self.prioritised)
-            x, y = self._batch(population, state, state.replay.take(item, self.gamma), scale)
-            outputs = self._outputs(population, state, state.learner.params, x, LEARNING)
+            x, y = self._batch(population, state, state.replay.take(item, self.gamma), scale, count)
+            outputs = self._outputs(population, state.learner.params, x, state.learner.step)
             lost = self.head.losses(picked(outputs, y["action"]), y["target"])
             state.priorities.set(item, lost.double().cpu().numpy(), self.prioritised)
             y["weight"] = torch.from_numpy(weight).to(x)
@@ -287,12 +336,14 @@ class QLearning:
                 state.diverged_at[m] = state.step
 
     def _batch(
-        self, population: Population, state: QState, batch: Experience, scale: float
+        self, population: Population, state: QState, batch: Experience, scale: float, count: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Inputs and targets of transitions."""
         x_next = self._inputs(population, batch.following, scale)
-        following = self._outputs(population, state, state.target, x_next, TARGETS)
-        chooser = self._outputs(population, state, state.learner.params, x_next, CHOOSING) if self.double else None
+        following = self._outputs(population, state.target, x_next, self._key(TARGETS, count))
+        chooser = None
+        if self.double:
+            chooser = self._outputs(population, state.learner.params, x_next, self._key(CHOOSING, count))
         reward, discount = batch.reward.to(following.dtype), batch.discount.to(following.dtype)
         target = td_target(self.head, reward, discount, following, chooser)
         return self._inputs(population, batch.x, scale), {"action": batch.action, "target": target}
@@ -302,14 +353,13 @@ class QLearning:
         x = observed.to(population.dtype or torch.float32)
         return x if scale == 1.0 else x / scale
 
-    def _outputs(self, population: Population, state: QState, params: Params, x: Tensor, use: int) -> Tensor:
-        """`(members, n, actions, outputs of the head)`, without gradients; noise is drawn anew for each use."""
+    def _outputs(self, population: Population, params: Params, x: Tensor, key: int) -> Tensor:
+        """`(members, n, actions, outputs of the head)`, without gradients; noise is a function of seed and key."""
         if not population.network.stochastic:
             return self.head.split(population.outputs(params, x))
         seeds = torch.tensor([member.seed for member in population.members], device=population.device)
-        step = state.learner.step if use == LEARNING else -(len(USES) * state.step + use)
         with torch.no_grad():
-            found = population.map(population.network, params, x, torch.stack([seeds, torch.full_like(seeds, step)], 1))
+            found = population.map(population.network, params, x, torch.stack([seeds, torch.full_like(seeds, key)], 1))
         return self.head.split(found)
 
     def _due(self, step: int) -> list[Measure]:
@@ -334,7 +384,8 @@ class QLearning:
         for size in dict.fromkeys(measure.examples for measure in due):
             drawn = [draw(member.seed, "look", state.step).random(size) for member in population.members]
             draws = torch.stack([torch.from_numpy(numbers) for numbers in drawn]).numpy()
-            x, y = self._batch(population, state, state.replay.take(state.replay.uniform(draws), self.gamma), scale)
+            drawn = state.replay.take(state.replay.uniform(draws), self.gamma)
+            x, y = self._batch(population, state, drawn, scale, state.step * self.num_updates)
             for measure in due:
                 if measure.examples == size:
                     row |= measure(population, state.learner, x, y, update)

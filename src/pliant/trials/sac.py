@@ -18,7 +18,17 @@ from pliant.nets import MLP
 from pliant.network import Network, Params
 from pliant.optim import Adam, Moments, Optimizer
 from pliant.population import Population, PopulationState
-from pliant.rl import Emulator, Environment, Episodes, Experience, FrameReplay, watched
+from pliant.rl import (
+    Emulator,
+    Environment,
+    Episodes,
+    Evaluation,
+    Experience,
+    FrameReplay,
+    Phases,
+    evaluators,
+    watched,
+)
 from pliant.stacking import at
 from pliant.trials.base import Row, Run
 from pliant.trials.building import Net, at_least_one, built, replayed, several, shares
@@ -50,6 +60,7 @@ class SACState:
     replay: FrameReplay
     loss: Tensor
     diverged_at: list[int]
+    phases: Phases | None = None
     step: int = 0
     looked_at: int = -1
 
@@ -75,7 +86,8 @@ class SAC:
     A row is made at frame `begin`, before the first update, and wherever a measure is due after that. It has `return`,
     the mean return of the latest 100 episodes; `episodes`, how many ended; `updates`; `alpha`, the temperature; and,
     after the first, `batch_loss` of the critics, the mean of both. Measures look at the actor, as `actor/...`, and at
-    both critics, whose mean is `critic/...`.
+    both critics, whose mean is `critic/...`. With an `evaluation`, `score` has rows of its own, the first before
+    training; the actions there are tanh of the mean of u, without noise.
 
     Args:
         env: the task, such as `pliant.rl.DMC("walker_walk", repeat=2)`.
@@ -96,6 +108,7 @@ class SAC:
         target_entropy: of actions; None for minus the number of controls.
         log_std: the least and the largest logarithm of a standard deviation.
         reset_period: frames between events "reset"; None for none.
+        evaluation: when agents are evaluated, and for how long; None for never.
         measures: what is measured, and when.
         together: seeds that are trained as one population.
 
@@ -133,6 +146,7 @@ class SAC:
     target_entropy: float | None = None
     log_std: tuple[float, float] = (-20.0, 2.0)
     reset_period: int | None = None
+    evaluation: Evaluation | None = None
     measures: tuple[Measure, ...] = ()
     together: int = 5
 
@@ -159,11 +173,13 @@ class SAC:
         """The frames of one update, all measures at work, each refit a step."""
         begin = min(self.begin, 64)
         measures = tuple(map(brief, self.measures))
-        return replace(self, begin=begin, num_steps=begin + self.learn_period, num_updates=1, measures=measures)
+        steps = begin + self.learn_period
+        evaluation = self.evaluation and replace(self.evaluation, every=steps, frames=4)
+        return replace(self, begin=begin, num_steps=steps, num_updates=1, evaluation=evaluation, measures=measures)
 
     def soon(self) -> SAC:
         """The same, which learns after a few frames and measures nothing: to time it."""
-        return replace(self, begin=min(self.begin, 64), measures=())
+        return replace(self, begin=min(self.begin, 64), evaluation=None, measures=())
 
     def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
         """The agents before their first frame; `ValueError` for what does not fit together."""
@@ -199,6 +215,9 @@ class SAC:
             torch.full((len(seeds),), math.nan, dtype=dtype, device=device),
             [-1] * len(seeds),
         )  # fmt: skip
+        if self.evaluation:
+            kind = torch.float32
+            state.phases = Phases.none(emulators[0], self.env.limit, len(seeds), 1, kind, device)
         agents = Agents(self, actor, critics, state)
         size = (len(seeds), self.batch_size)
         numbers = {"dtype": dtype, "device": device}
@@ -214,7 +233,12 @@ class SAC:
         noises = Draws(seeds, "noise", (2 * self.batch_size, controls), normal=True)
         state = agents.state
         state.episodes.bring_back(emulators)
-        while state.step < self.num_steps:
+        phases, judged = state.phases, evaluators(self.env, seeds, state.phases)
+        while True:
+            if phases and self.evaluation and phases.due(self.evaluation, state.step):
+                yield from phases.rows(self.evaluation, judged, state.episodes, agents.best)
+            if state.step == self.num_steps:
+                return
             frame = state.step
             if frame == self.begin and state.looked_at < 0:
                 state.looked_at = frame
@@ -261,6 +285,14 @@ class Agents:
         outputs = self.actor.outputs(self.state.actor.params, x)
         action, _ = squashed(outputs, noise[:, None].to(x), self.settings.log_std)
         return action[:, 0].cpu().nan_to_num()  # an actor that diverged holds still
+
+    @torch.no_grad()
+    def best(self, frame: int) -> Tensor:
+        """An action of each agent where it is in its evaluation, without noise."""
+        assert self.state.phases is not None
+        x = self._numbers(self.state.phases.latest.latest()[:, None])
+        mean, _ = self.actor.outputs(self.state.actor.params, x).chunk(2, -1)
+        return mean[:, 0].tanh().cpu().nan_to_num()
 
     def update(self, draws: Tensor, noise: Tensor) -> None:
         """One update on transitions that `draws` picks, `(members, n)`, with `noise`, `(members, 2 n, controls)`."""
