@@ -225,6 +225,47 @@ def test_a_file_is_a_module_under_its_own_name(tmp_path: Path, monkeypatch: pyte
         module(tmp_path / "my-study.py")
 
 
+NET = """
+from torch import nn
+
+def build(shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, outputs))
+"""
+
+
+def test_results_from_other_arrays_or_another_net_are_not_taken_as_the_same(
+    folder: Path, refused: Callable[..., str]
+) -> None:
+    (folder / "my_module.py").write_text(NET)
+    sets = {"data": "mine.npz", "net": "my_module:build", "num_examples": "16", "batch_size": "8", "every": "4"}
+    options = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    call = ["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--arms", "none", *options]
+    assert (ran := pliant(folder, *call, "--seeds", "1")).returncode == 0, ran.stderr
+    recorded = json.loads(next(folder.rglob("cell.json")).read_text())["files"]
+    assert sorted(recorded) == ["mine.npz", "my_module:build"]
+    for name, told in (("mine.npz", "mine.npz is another file"), ("my_module.py", "my_module:build is another file")):
+        before = (folder / name).read_bytes()
+        if name == "mine.npz":
+            np.savez(folder / name, x=np.ones((20, 3), np.float32), y=np.arange(20) % 2)
+        else:
+            (folder / name).write_text(NET.replace("8", "9"))
+        for seeds in ("1", "2"):  # with a second seed, too, none is trained beside the first
+            said = refused(folder, *call, "--seeds", seeds)
+            assert f"is of another definition ({told}): undo that edit, take another --out, or pliant run" in said
+            assert said.endswith("--rerun")
+        (folder / name).write_bytes(before)
+    assert (ran := pliant(folder, *call, "--seeds", "1")).returncode == 0, ran.stderr
+    assert "1 of 1 packs were there already" in ran.stderr
+
+
+def test_a_study_that_was_edited_is_told_of_and_its_results_are_kept(folder: Path) -> None:
+    assert (ran := pliant(folder, "run", "my_study.py", "--seeds", "1", "--arms", "plain")).returncode == 0, ran.stderr
+    (folder / "my_study.py").write_text(STUDY + "\n# another word\n")
+    ran = pliant(folder, "run", "my_study.py", "--seeds", "1", "--arms", "plain")
+    assert ran.returncode == 0
+    assert "results are kept from before my_study was edited" in ran.stderr
+
+
 def test_functions_are_called_with_what_they_take() -> None:
     assert Built("pliant.nets:MLP")((1, 2, 2), 3)(torch.ones(5, 1, 2, 2)).shape == (5, 3)
     assert not Built("torch.nn:Identity").sized

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 import traceback
@@ -81,6 +82,20 @@ def function(path: str, option: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{option}{path}: expected a function, got {type(found).__name__}")
     return found
+
+
+def file_of(module: str) -> str | None:
+    """The file of a module, of the working directory, too; None where there is none. It is not run.
+
+    >>> file_of("pliant.own").rpartition("/")[2]
+    'own.py'
+    """
+    _on_path(Path.cwd())
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return None if spec is None else spec.origin
 
 
 def module(path: Path) -> ModuleType:

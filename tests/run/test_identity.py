@@ -22,7 +22,8 @@ from pliant.experiment import Arm, experiments
 from pliant.interventions import L2, Chain, LayerNorm, ReDo
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam
-from pliant.run.identity import canonical, code, definition, differences, parts
+from pliant.own import Built
+from pliant.run.identity import canonical, code, definition, differences, edited, files, parts
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
 NESTED = st.recursive(
@@ -125,6 +126,22 @@ def test_defaults_of_factories_count_and_numbers_of_numpy_are_numbers() -> None:
 def test_folders_of_this_machine_define_nothing() -> None:
     assert canonical("/home/someone/mine.npz") == canonical(Path("/elsewhere/mine.npz")) == "'mine.npz'"
     assert canonical("mnist") == "'mnist'"
+
+
+def test_files_of_the_users_are_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_net.py").write_text("raise SystemExit  # reading a source does not run it\n")
+    (tmp_path / "mine.npz").write_bytes(b"1")
+    net = Built("my_net:build")
+    first = files((net, "mine.npz", MLP, torch.nn.functional.relu, "none.npz", doubled))
+    assert sorted(first) == ["mine.npz", "my_net:build", __name__]
+    assert files(str(tmp_path / "mine.npz")) == {"mine.npz": first["mine.npz"]}
+    (tmp_path / "mine.npz").write_bytes(b"2")
+    assert edited(first, files((net, "mine.npz"))) == ["mine.npz"]
+    (tmp_path / "my_net.py").write_text("")
+    assert edited(first, files((net, "mine.npz"))) == ["mine.npz", "my_net:build"]
+    assert edited(None, files(net)) == edited({}, files(net)) == []
 
 
 def test_what_has_no_import_path_is_refused() -> None:

@@ -233,7 +233,7 @@ def test_an_interrupted_training_equals_an_uninterrupted_one_bitwise(
         chain = Chain(L2(1e-3), ShrinkAndPerturb(0.9, 0.1), WeightNormRescale())
         made = replace(made, optimizer=RMSProp(1e-3, centered=True), chain=chain)
     whole = train(made, seeds).tables
-    checkpoint = Checkpoint(tmp_path / "c.safetensors", conditions("cpu", seeds, {}, ""))
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", conditions("cpu", seeds, {}, {}, ""))
     for stop in (50, 100):
         with pytest.raises(Interrupted):
             train(made, seeds, checkpoint=checkpoint, on_progress=interrupted_at(stop))
@@ -248,7 +248,8 @@ def test_an_interrupted_training_equals_an_uninterrupted_one_bitwise(
 
 def stopped_checkpoint(folder: Path) -> tuple[Supervised, Checkpoint]:
     made = trial(Settings(every=60))
-    checkpoint = Checkpoint(folder / "c.safetensors", conditions("cpu", [0], {"optimizer": "SGD(lr=0.1)"}, "1"))
+    about = conditions("cpu", [0], {"optimizer": "SGD(lr=0.1)"}, {"mine.npz": "1f"}, "1")
+    checkpoint = Checkpoint(folder / "c.safetensors", about)
     with pytest.raises(Interrupted):
         train(made, [0], checkpoint=checkpoint, on_progress=interrupted_at(50))
     return made, checkpoint
@@ -260,6 +261,7 @@ def test_a_resume_under_other_conditions_is_refused_with_what_to_do(tmp_path: Pa
     with pytest.raises(ValueError, match=r"with threads .*, here it is 7, .* or start this pack over with rm "):
         train(made, [0], checkpoint=other)
     for name, value, told in (
+        ("files", {"mine.npz": "2e"}, r"made from other files \(mine.npz\), and one curve has one source"),
         (
             "definition",
             {"optimizer": "SGD(lr=0.2)"},

@@ -16,7 +16,7 @@ from pliant.claims import Checked, check
 from pliant.experiment import Arm, Experiment, Setup, experiments, find
 from pliant.results import Results
 from pliant.run.cells import Cells, Facts, cells
-from pliant.run.identity import Definition, definition, differences
+from pliant.run.identity import Definition, defines, definition, differences, edited
 from pliant.run.names import RUN, SETTINGS, asked
 from pliant.run.store import Store, described, folder_name, latest
 from pliant.words import unknown
@@ -95,7 +95,13 @@ class Stored:
     def definitions(self) -> dict[str, Definition | None]:
         """What was trained as each arm, as its cells say; None where they were stored before that was recorded."""
         found: dict[str, Definition | None] = {}
+        first: dict[str, dict[str, str]] = {}
         for (arm, seed), facts in self.cells.items():
+            read = facts.get("files")
+            read = {str(name): str(value) for name, value in read.items()} if isinstance(read, dict) else {}
+            if other := [name for name in edited(read, first.setdefault(arm, read)) if defines(name)]:
+                told = f"an arm {arm} that was trained from different {other[0]:.80} (seed {seed})"
+                raise ValueError(f"{self.folder} has {told}: --rerun it")
             recorded = facts.get("definition")
             made = {str(name): str(value) for name, value in recorded.items()} if isinstance(recorded, dict) else None
             if found.setdefault(arm, made) != made:

@@ -19,7 +19,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from pliant.run.files import write_bytes
-from pliant.run.identity import Definition, differences
+from pliant.run.identity import Definition, differences, edited
 
 SECONDS = 5.0  # of training that a killed process may lose, where checkpoints are cheap
 SHARE = 100.0  # seconds of training for each second of writing checkpoints, at least
@@ -71,6 +71,9 @@ class Checkpoint:
         if name == "definition":
             told = "; ".join(differences(was, here)) if isinstance(was, dict) else "it is not recorded"
             return f"of another definition ({told}), and one curve has one: undo that edit, or {over}"
+        if name == "files":
+            told = ", ".join(edited(was, here)) or "they are not recorded"
+            return f"from other files ({told}), and one curve has one source: undo that edit, or {over}"
         if name == "code":
             return f"by other code, so going on might not give the same numbers: go back to that code, or {over}"
         return (
@@ -132,10 +135,12 @@ class Pace:
         self.last = self.kept
 
 
-def conditions(device: str, seeds: Sequence[int], trained: Definition, code: str) -> dict[str, Any]:
+def conditions(
+    device: str, seeds: Sequence[int], trained: Definition, files: dict[str, str], code: str
+) -> dict[str, Any]:
     """What must not change between two parts of one training."""
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "device": device}
-    return {**machine, "pack": list(seeds), "definition": trained, "code": code}
+    return {**machine, "pack": list(seeds), "definition": trained, "files": files, "code": code}
 
 
 def _digest(tensors: dict[str, Tensor], facts: str) -> str:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from pliant.experiment import Arm
-from pliant.own import Named
+from pliant.own import Built, Named, file_of
 
 ELSEWHERE = {
     "cli",
@@ -100,6 +101,35 @@ def code(value: Any) -> str:
     return found.hexdigest()
 
 
+def files(value: Any) -> dict[str, str]:
+    """Checksums of the user's own files that a canonical form names, by that name: arrays, and modules' sources.
+
+    A network given by name is called as it is given, `my_module:build`. Neither pliant nor installed packages are in
+    it, nor what a module imports.
+
+    >>> files(("digits", Built("pliant.nets:MLP")))
+    {}
+    """
+    named: set[str] = set()
+    _text(value, named)
+    paths = {name: path for name in sorted(named) if (path := _source(name)) is not None and not _installed(path)}
+    return {_short(name): hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+
+
+def edited(stored: Any, here: Mapping[str, str]) -> list[str]:
+    """The names of files that are not what they were, of those that both times were known.
+
+    >>> edited({"mine.npz": "1f", "study": "2e"}, {"mine.npz": "1f", "study": "3d", "net:build": "4c"})
+    ['study']
+    """
+    return [name for name, was in stored.items() if here.get(name, was) != was] if isinstance(stored, dict) else []
+
+
+def defines(name: str) -> bool:
+    """Whether all that a file holds is trained: arrays and networks given by name, but not a study with its claims."""
+    return ":" in name or name.endswith(".npz")
+
+
 def _text(value: Any, named: set[str]) -> str:
     match value:
         case None | bool() | int() | float() | complex() | bytes() if not isinstance(value, (Enum, np.generic)):
@@ -107,6 +137,7 @@ def _text(value: Any, named: set[str]) -> str:
         case Enum() | type() | FunctionType() | BuiltinFunctionType():
             return _path(type(value), named) + f".{value.name}" if isinstance(value, Enum) else _path(value, named)
         case str():
+            named.update({value} if value.endswith(".npz") else ())
             return repr(PurePath(value).name if PurePath(value).is_absolute() else str(value))
         case PurePath():
             return repr(value.name if value.is_absolute() else value.as_posix())
@@ -136,7 +167,7 @@ def _text(value: Any, named: set[str]) -> str:
             pairs = sorted((_text(k, named), _text(v, named)) for k, v in value.items())
             return f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
     if isinstance(value, Named):
-        named.add(value.path.partition(":")[0])
+        named.add(value.path)
     if is_dataclass(value) and type(value).__dataclass_params__.frozen:  # type: ignore[attr-defined]
         told = (f"{name}={text}" for name, text in _fields(value, named).items())
         return f"{_path(type(value), named)}({', '.join(told)})"
@@ -181,10 +212,25 @@ def _place(module: str) -> str:
     return ".".join(steps[:2] if steps[0] == "pliant" and steps[1:2] != ["papers"] else steps)
 
 
-def _source(module: str) -> Path | None:
-    """The file of an imported module, where it has one."""
+def _source(name: str) -> Path | None:
+    """The file of arrays, or of a module, imported or given with a function (`module:name`), where there is one."""
+    if name.endswith(".npz"):
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    module, colon, _ = name.partition(":")
     try:
-        found = inspect.getsourcefile(sys.modules[module])
+        path = file_of(module) if colon else inspect.getsourcefile(sys.modules[module])
     except (KeyError, TypeError):
         return None
-    return Path(found) if found is not None and Path(found).is_file() else None
+    return Path(path) if path is not None and Path(path).is_file() else None
+
+
+def _installed(path: Path) -> bool:
+    """Whether a file is pliant's, Python's or an installed package's."""
+    theirs = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    places = [PACKAGE, *map(Path, theirs)]
+    return any(path.resolve().is_relative_to(place.resolve()) for place in places)
+
+
+def _short(name: str) -> str:
+    return PurePath(name).name if PurePath(name).is_absolute() else name

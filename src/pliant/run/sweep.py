@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from pliant.experiment import Setup
 from pliant.run.cells import Facts
-from pliant.run.identity import code, definition, differences
+from pliant.run.identity import code, defines, definition, differences, edited, files
 from pliant.run.memory import give_back, keep_freed
 from pliant.run.store import Store, commit
 from pliant.run.train import Interrupted, seconds_per_step, train
@@ -170,9 +170,9 @@ def sweep(
     """
     store.prepare()
     packs = plan(setup, arms, num_seeds, first)
-    kept = {} if rerun else {p: cells for p in packs if (cells := store.complete(p.arm, p.seeds)) is not None}
-    for pack, cells in kept.items():
-        _check_definition(store, setup, pack, cells)
+    there = {} if rerun else {p: cells for p in packs if (cells := _there(store, p))}
+    _check_same(store, setup, there)
+    kept = {pack: list(cells.values()) for pack, cells in there.items() if len(cells) == len(pack.seeds)}
     _warn_of_other_commits([cell for cells in kept.values() for cell in cells])
     store.begin(arms, range(first, first + num_seeds), device)
     trials = {pack: setup.arms[pack.arm].trial for pack in packs}
@@ -295,17 +295,38 @@ def _interrupt(*_: Any) -> None:
     raise Interrupted
 
 
-def _check_definition(store: Store, setup: Setup, pack: Pack, cells: list[Facts]) -> None:
-    """`ValueError` where cells were trained as something else than this arm is; those of before say nothing."""
-    here = definition(setup.arms[pack.arm])
-    for seed, cell in zip(pack.seeds, cells, strict=True):
-        told = differences(cell["definition"], here) if isinstance(cell.get("definition"), dict) else []
-        if told:
-            num_seeds = max(pack.seeds) + 1
-            raise ValueError(
-                f"arm {pack.arm} seed {seed} in {store.folder} is of another definition ({'; '.join(told)}): undo that "
-                f"edit, take another --out, or {store.command([pack.arm], num_seeds, '--rerun')}"
-            )
+def _there(store: Store, pack: Pack) -> dict[int, Facts]:
+    """The seeds of a pack that are there, and how they were made."""
+    return {seed: found[0] for seed in pack.seeds if (found := store.complete(pack.arm, [seed])) is not None}
+
+
+def _check_same(store: Store, setup: Setup, there: dict[Pack, dict[int, Facts]]) -> None:
+    """`ValueError` where cells were trained as something else than their arm is, or from other arrays.
+
+    A study that was edited is warned of: that may have been its claims. Cells of before say nothing.
+    """
+    here = {arm: (definition(setup.arms[arm]), files(setup.arms[arm].trial)) for arm in {pack.arm for pack in there}}
+    studies = set()
+    for pack, cells in there.items():
+        defined, read = here[pack.arm]
+        for seed, cell in cells.items():
+            told = differences(cell["definition"], defined) if isinstance(cell.get("definition"), dict) else []
+            other = edited(cell.get("files"), read)
+            told += [f"{name} is another file" for name in other if defines(name)]
+            studies |= {name for name in other if not defines(name)}
+            if told:
+                again = store.command([pack.arm], max(pack.seeds) + 1, "--rerun")
+                raise ValueError(
+                    f"arm {pack.arm} seed {seed} in {store.folder} is of another definition ({'; '.join(told)}): undo "
+                    f"that edit, take another --out, or {again}"
+                )
+    if studies:
+        names = ", ".join(sorted(studies))
+        warnings.warn(
+            f"results are kept from before {names} was edited; if that changes what is trained, --rerun makes them "
+            "anew",
+            stacklevel=3,
+        )
 
 
 def _warn_of_other_commits(cells: list[dict[str, Any]]) -> None:
@@ -399,8 +420,8 @@ def train_pack(
         setup = store.experiment.setup(store.settings)
         arm = setup.arms[pack.arm]
         clock = _Clock(Taken(arm.trial.num_steps, arm.trial.refits))
-        trained = definition(arm)
-        checkpoint = Checkpoint(path, conditions(device, seeds, trained, code(arm.trial)))
+        trained, read = definition(arm), files(arm.trial)
+        checkpoint = Checkpoint(path, conditions(device, seeds, trained, read, code(arm.trial)))
         if rerun:
             checkpoint.discard()
         start = time.perf_counter()
@@ -414,7 +435,8 @@ def train_pack(
         refitted.set(between_refits)
         done = train(arm.trial, seeds, device=device, checkpoint=checkpoint, pace=pace, on_progress=between_steps)
         spent = {"mode": done.mode, "threads": torch.get_num_threads(), "total_seconds": time.perf_counter() - start}
-        made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "definition": trained}
+        made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit()}
+        made |= {"definition": trained, "files": read}
         store.write(pack.arm, done.tables, {**spent, **made}, rerun=rerun)
         checkpoint.discard()
 
