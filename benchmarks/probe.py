@@ -18,7 +18,7 @@ from torch import nn
 import pliant
 from pliant.network import Network
 from pliant.optim import Adam
-from pliant.probe import RandomLabels, Start, Training, refit
+from pliant.probe import FreshLabels, Start, Training, refit
 
 EXAMPLES, BATCH, TARGETS, ROUNDS = 1000, 128, 10, 5
 BUDGETS = (100, 500)  # steps of a refit
@@ -47,7 +47,7 @@ def looped(params: dict, x: torch.Tensor, labels: list[torch.Tensor], steps: int
 
 def main() -> None:
     torch.manual_seed(0)
-    network, probe, x = Network(make), RandomLabels(10), torch.randn(EXAMPLES, 784)
+    network, probe, x = Network(make), FreshLabels(10), torch.randn(EXAMPLES, 784)
     params = network.fresh(0)
     labels = [probe.targets(network, params, x, seed) for seed in range(TARGETS)]
     starts = [Start(params, y) for y in labels]

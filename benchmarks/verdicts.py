@@ -30,7 +30,7 @@ from pliant.nets import CNN, MLP
 from pliant.network import Network, Params
 from pliant.optim import SGD, Adam, RMSProp
 from pliant.papers.lyle2024 import swiss_cheese
-from pliant.probe import RandomLabels, Sines, Training
+from pliant.probe import FreshLabels, Sines, Training
 from pliant.stacking import at
 
 FIRST = 100  # seed
@@ -86,7 +86,7 @@ def fresh(repetitions: int) -> None:
     for name, (make, optimizer) in ARCHITECTURES.items():
         found: Counter[str] = Counter()
         for repetition in range(repetitions):
-            probe, outputs = (RandomLabels(10), 10) if repetition % 2 == 0 else (Sines(), 1)
+            probe, outputs = (FreshLabels(10), 10) if repetition % 2 == 0 else (Sines(), 1)
             torch.manual_seed(FIRST + repetition)
             made = pliant.plasticity(
                 make(outputs), fresh=partial(make, outputs), inputs=batch(), optimizer=optimizer, probe=probe,
@@ -121,7 +121,7 @@ def lost(networks: int) -> None:
     """Verdicts of aged networks."""
     found: Counter[str] = Counter()
     for seed, (network, params, x, how) in enumerate(aged(networks), FIRST):
-        found[disentangled(network, params, x, how, RandomLabels(10), repairs=(), seed=seed).verdict] += 1
+        found[disentangled(network, params, x, how, FreshLabels(10), repairs=(), seed=seed).verdict] += 1
     print(f"aged networks called lost: {found['lost']} of {networks} (goal: at least 95 %), {dict(found)}")
 
 
@@ -134,7 +134,7 @@ def cover(targets: int) -> None:
 def _cover(arm: str, targets: int) -> None:
     ((network, params, x, how),) = aged(1, arm)
     repairs = (Units(), Norm(), OutputLayer(), OptimizerState())
-    causes = disentangled(network, params, x, how, RandomLabels(10), repairs=repairs, targets=targets, steps=200)
+    causes = disentangled(network, params, x, how, FreshLabels(10), repairs=repairs, targets=targets, steps=200)
     parts = {repair.name: row for repair, row in zip(causes.repairs, causes.recovered, strict=True)}
     parts["unexplained"] = causes.lost - causes.recovered.sum(0)
     generator = np.random.default_rng(0)

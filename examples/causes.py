@@ -5,7 +5,7 @@ from torch import nn
 
 import pliant
 from pliant.data import load
-from pliant.probe import RandomLabels
+from pliant.probe import FreshLabels
 
 digits = load("digits")
 x = digits.standardize(torch.tensor(digits.x_train[:256])).flatten(1)
@@ -28,6 +28,6 @@ for task in range(10):
     print(f"task {task}: accuracy {(model(x).argmax(1) == labels).float().mean():.2f}")
 
 report = pliant.disentangle(
-    model, fresh=make_model, inputs=x, optimizer=optimizer, probe=RandomLabels(10), targets=3, steps=200, batch_size=64
+    model, fresh=make_model, inputs=x, optimizer=optimizer, probe=FreshLabels(10), targets=3, steps=200, batch_size=64
 )
 print(report)

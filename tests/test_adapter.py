@@ -19,7 +19,7 @@ from pliant.diagnostics import PredictiveEntropy
 from pliant.interventions import Activation, FeatureNormPenalty
 from pliant.interventions._nonlinearities import nonlinearity_calls
 from pliant.optim import SGD
-from pliant.probe import RandomLabels
+from pliant.probe import FreshLabels
 from tests.models import MODELS, TWINS, Agent, Caching, Statement, after_a_call, assert_same, check_contract, normal
 
 VECTORS = normal(20, 4)
@@ -95,7 +95,7 @@ def test_interventions_and_diagnostics_are_those_of_the_twin(make, x):
     assert repr(rows[0]) == repr(rows[1])
     assert rows[0]["linearized"] < 1
     found = [
-        pliant.disentangle(net, inputs=x, optimizer=SGD(0.1), probe=RandomLabels(2), targets=2, steps=2)
+        pliant.disentangle(net, inputs=x, optimizer=SGD(0.1), probe=FreshLabels(2), targets=2, steps=2)
         for net in (plain, inplace)
     ]
     assert repr(found[0].to_dict()) == repr(found[1].to_dict())
@@ -165,7 +165,7 @@ def test_hooks_of_others_are_never_called(kind):
     y = torch.zeros(20, dtype=torch.long)
     optimizer = torch.optim.Adam(model.parameters())
     Monitor(model, (VECTORS, y), loss=F.cross_entropy)(0)
-    settings = {"inputs": VECTORS, "optimizer": optimizer, "probe": RandomLabels(2), "targets": 2, "steps": 2}
+    settings = {"inputs": VECTORS, "optimizer": optimizer, "probe": FreshLabels(2), "targets": 2, "steps": 2}
     pliant.plasticity(model, **settings)
     pliant.disentangle(model, **settings)
     built = LayerNorm().build(model, example=VECTORS)
@@ -242,7 +242,7 @@ class WithForward(nn.Module):
 def test_an_agent_without_forward_is_probed_by_a_function():
     agent = Agent()
     x = normal(20, 4)
-    settings = {"inputs": x, "probe": RandomLabels(2), "targets": 2, "steps": 5}
+    settings = {"inputs": x, "probe": FreshLabels(2), "targets": 2, "steps": 5}
     for ask in (pliant.plasticity, pliant.disentangle):
         found = ask(agent, optimizer=SGD(0.1), call=actor, **settings)
         other = ask(agent.actor, optimizer=SGD(0.1), **settings)

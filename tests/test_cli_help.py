@@ -44,9 +44,9 @@ def test_public_names_are_listed_completed_and_explained() -> None:
 
 
 def test_names_that_a_new_process_has_not_imported_are_found() -> None:
-    code = "import pliant; print('probe' in dir(pliant), pliant.probe.RandomLabels(10))"
+    code = "import pliant; print('probe' in dir(pliant), pliant.probe.FreshLabels(10))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == ["True", "RandomLabels(classes=10)"]
+    assert ran.stdout.split() == ["True", "FreshLabels(classes=10)"]
 
 
 def test_the_version_is_told_without_torch() -> None:

@@ -156,7 +156,7 @@ def test_all_tables_fit_80_columns(here: Path, capsys: pytest.CaptureFixture[str
     assert re.search(r"lost \d\.\d\d nats \S+ \S+ against fresh networks: units \d+ %", said)
     for part in ("units at dead dormant", "hessian_largest", "ntk_rank", "unexplained", "treat units with: "):
         assert part in said, part
-    assert "probe: RandomLabels(classes=10), with Adam, lr=0.01 without state: there is none in the file" in said
+    assert "probe: FreshLabels(classes=10), with Adam, lr=0.01 without state: there is none in the file" in said
     assert (tmp_path / "causes.html").read_text().startswith("<!doctype html>")
 
 

@@ -12,7 +12,7 @@ from pliant.diagnostics import DeadUnits, ParameterNorm
 from pliant.interventions import L2, Chain, LayerNorm, Reset
 from pliant.interventions import GradientNormPenalty as Penalty
 from pliant.monitor import JSONL
-from pliant.probe import RandomLabels
+from pliant.probe import FreshLabels
 
 X, Y = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 4
 
@@ -44,7 +44,7 @@ def attach(*members, **settings):
 
 def probed(measure=pliant.plasticity, **settings):
     model = net()
-    given = {"inputs": X, "optimizer": torch.optim.Adam(model.parameters()), "probe": RandomLabels(4), "steps": 2}
+    given = {"inputs": X, "optimizer": torch.optim.Adam(model.parameters()), "probe": FreshLabels(4), "steps": 2}
     return measure(model, **{**given, "targets": 2, **settings})
 
 
@@ -100,7 +100,7 @@ KEEPER = {
 }  # fmt: skip
 PROBE = {
     "the name of a probe": (lambda: probed(probe="labels"), r"got 'labels': write probe=Sines\(\)"),
-    "the class of a probe": (lambda: probed(probe=RandomLabels), "expected a probe such as Sines"),
+    "the class of a probe": (lambda: probed(probe=FreshLabels), "expected a probe such as Sines"),
     "half a target": (lambda: probed(targets=2.5), "expected at least 2 targets, for an interval, got 2.5"),
     "half a step": (lambda: probed(steps=2.5), "steps of a refit to be at least 1, got 2.5: write a whole number"),
     "a width": (lambda: probed(inputs=X[:, :3]), "the model cannot be called on the inputs: mat1 and mat2"),

@@ -13,7 +13,7 @@ from pliant.functional.shapley import orders, prefixes
 from pliant.interventions import Draw
 from pliant.network import Network
 from pliant.optim import Adam
-from pliant.probe import Plasticity, RandomLabels, Sines, Training, plasticity
+from pliant.probe import FreshLabels, Plasticity, Sines, Training, plasticity
 from pliant.probe.draws import number
 from pliant.sites import Inputs
 from tests.probe.setting import assert_same, inputs, perceptron, snapshot, trained
@@ -268,7 +268,7 @@ def test_kinds_of_models():
     assert json.dumps(compiled.to_dict()) == json.dumps(asked(model).to_dict())
     noisy = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 2)).double()
     before = snapshot(noisy)
-    assert len(asked(noisy, purify=True, probe=RandomLabels(2)).values) == 8
+    assert len(asked(noisy, purify=True, probe=FreshLabels(2)).values) == 8
     assert_same(snapshot(noisy), before)
 
 
@@ -312,7 +312,7 @@ REFUSED = {
     "batch norm": (lambda: nn.Sequential(perceptron(), nn.BatchNorm1d(2).double()), {}, "track_running_stats=False"),
     "NaN": (broken, {}, "expected finite outputs, got NaN or infinity from 'the model'"),
     "tuple": (Active, {}, "got tuple: write call=lambda model, x: ... with the part to probe"),
-    "tuple, labels": (Active, {"probe": RandomLabels(2)}, "got tuple"),
+    "tuple, labels": (Active, {"probe": FreshLabels(2)}, "got tuple"),
     "no nonlinearity": (lambda: Linear().double(), {}, "no nonlinearity was seen in Linear"),
     "another architecture": (perceptron, {"fresh": lambda: perceptron(hidden=7)}, "expected the same architecture"),
     "amsgrad": (perceptron, {"optimizer": lambda m: torch.optim.Adam(m.parameters(), amsgrad=True)}, "amsgrad"),

@@ -17,7 +17,7 @@ from pliant.interventions import Draw
 from pliant.nets import MLP, ViT
 from pliant.network import Network
 from pliant.optim import Adam
-from pliant.probe import RandomLabels
+from pliant.probe import FreshLabels
 from tests.test_units import NatureCNN, Residual
 
 MOVED = 1e-4
@@ -243,7 +243,7 @@ def test_disentangle_says_what_was_left_alone():
     network, params, x = planted(*NETS["gated, ReLU"][:2])
     network.module.load_state_dict(params)
     causes = disentangle(
-        network.module, inputs=x[:64], optimizer=Adam(1e-2), probe=RandomLabels(2), targets=2, steps=2,
+        network.module, inputs=x[:64], optimizer=Adam(1e-2), probe=FreshLabels(2), targets=2, steps=2,
         repairs=(Units(), Norm()),
     )  # fmt: skip
     assert causes.idle == ("units",)

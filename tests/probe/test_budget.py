@@ -12,12 +12,12 @@ import pliant
 from pliant.data import load
 from pliant.network import Network
 from pliant.optim import SGD, Adam
-from pliant.probe import RandomLabels, Start, Training, budget, plasticity, refit, training
+from pliant.probe import FreshLabels, Start, Training, budget, plasticity, refit, training
 from pliant.probe.budget import BUDGETS, CONTROLS, SHARE, chosen
 from pliant.probe.draws import draw, number
 from tests.probe.setting import inputs, perceptron
 
-LABELS = RandomLabels(2)
+LABELS = FreshLabels(2)
 
 
 def asked(optimizer, steps=None):
@@ -160,7 +160,7 @@ DEAD = {
 
 
 @pytest.mark.parametrize(("make", "steps"), DEAD.values(), ids=DEAD)
-@pytest.mark.parametrize("probe", [RandomLabels(10), None], ids=["labels", "sines"])
+@pytest.mark.parametrize("probe", [FreshLabels(10), None], ids=["labels", "sines"])
 def test_a_network_whose_every_unit_is_dead_is_never_healthy(small, make, steps, probe):
     model, x = dead()
     how = {"inputs": x, "optimizer": make(model.parameters()), "probe": probe, "targets": 3, "steps": steps}
@@ -178,7 +178,7 @@ def test_a_network_whose_every_unit_is_dead_is_never_healthy(small, make, steps,
 
 def test_the_line_that_is_written_leads_to_a_verdict():
     model, x = dead()
-    how = {"inputs": x, "probe": RandomLabels(10), "targets": 3, "batch_size": 64}
+    how = {"inputs": x, "probe": FreshLabels(10), "targets": 3, "batch_size": 64}
     first = plasticity(model, optimizer=Adam(1e-3), steps=20, **how)
     assert first.verdict("now") == "cannot tell"
     advice = first.instead("now")
@@ -189,6 +189,6 @@ def test_the_line_that_is_written_leads_to_a_verdict():
 def test_the_pace_of_a_dead_network_stands_beside_its_final_loss():
     model, x = dead()
     found = plasticity(
-        model, inputs=x, optimizer=Adam(3e-3), probe=RandomLabels(10), targets=3, steps=100, batch_size=64
+        model, inputs=x, optimizer=Adam(3e-3), probe=FreshLabels(10), targets=3, steps=100, batch_size=64
     )
     assert found.increase("now", "area").low > 0

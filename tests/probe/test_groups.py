@@ -11,7 +11,7 @@ import pliant
 from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network
 from pliant.optim import Adam
-from pliant.probe import RandomLabels, Sines, Start, plasticity, training
+from pliant.probe import FreshLabels, Sines, Start, plasticity, training
 from tests.probe.setting import assert_same, inputs, perceptron, snapshot
 from tests.probe.test_refit import batches, fitted
 from tests.reference import probe as naive
@@ -130,7 +130,7 @@ def test_it_is_measured_and_disentangled(split):
     optimizers = split(list(model.parameters()))
     stepped(model, optimizers, x)
     before = snapshot(model)
-    settings = {"inputs": x, "optimizer": optimizers, "probe": RandomLabels(3), "targets": 2, "steps": 5}
+    settings = {"inputs": x, "optimizer": optimizers, "probe": FreshLabels(3), "targets": 2, "steps": 5}
     assert plasticity(model, **settings).names == ("now",)
     assert np.isfinite(pliant.disentangle(model, **settings).probed.final("now")).all()
     assert_same(snapshot(model), before)

@@ -13,7 +13,7 @@ from torch import nn
 from pliant.heads import TwoHot
 from pliant.network import Network
 from pliant.optim import SGD, Adam
-from pliant.probe import Plasticity, RandomLabels, Sines, Start, Training, plasticity, refit
+from pliant.probe import FreshLabels, Plasticity, Sines, Start, Training, plasticity, refit
 from pliant.probe.draws import draw, number
 from pliant.sites import Inputs
 from tests.probe.setting import assert_same, inputs, perceptron, snapshot, trained
@@ -221,7 +221,7 @@ def test_actions_that_do_not_fit(actions):
 
 def test_labels_have_no_actions():
     with pytest.raises(ValueError, match="expected one action a sample"):
-        measured(perceptron(), probe=RandomLabels(2), actions=torch.zeros(24))
+        measured(perceptron(), probe=FreshLabels(2), actions=torch.zeros(24))
 
 
 def test_diverged_refits_are_counted():
@@ -309,7 +309,7 @@ def test_integer_inputs():
     x = torch.randint(12, (24, 2), generator=torch.Generator().manual_seed(0))
     found = measured(Words(), x)
     assert (found.final("now") < found.initial("now")).all()
-    wanted = measured(Words(), x, probe=RandomLabels(2), fresh=Words)
+    wanted = measured(Words(), x, probe=FreshLabels(2), fresh=Words)
     assert wanted.unit == "nats"
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from pliant import disentangle, plasticity
 from pliant.network import Network
 from pliant.optim import SGD, Adam
-from pliant.probe import Probe, RandomLabels, Sines, Start, Training, refit
+from pliant.probe import FreshLabels, Probe, Sines, Start, Training, refit
 from pliant.probe.padding import Masked
 
 LENGTHS = torch.tensor([5, 2, 3, 4, 1, 5, 2, 3])
@@ -27,7 +27,7 @@ def padded(value):
     return torch.where(MASK[..., None], draws(8, 5, 4), value)
 
 
-@pytest.mark.parametrize("probe", [RandomLabels(3), Sines(frequency=3.0)], ids=["labels", "sines"])
+@pytest.mark.parametrize("probe", [FreshLabels(3), Sines(frequency=3.0)], ids=["labels", "sines"])
 @pytest.mark.parametrize("measure", [plasticity, disentangle])
 def test_the_content_of_padding_changes_nothing(probe, measure):
     torch.manual_seed(0)
@@ -47,14 +47,14 @@ def test_units_that_are_dead_but_for_padding_are_dead():
     model = tagger()
     with torch.no_grad():
         model[0].weight[0], model[0].bias[0] = torch.tensor([1.0, 0, 0, 0]), -20.0
-    how = {"optimizer": SGD(0.1), "probe": RandomLabels(3), "targets": 2, "steps": 2}
+    how = {"optimizer": SGD(0.1), "probe": FreshLabels(3), "targets": 2, "steps": 2}
     left_out = disentangle(model, inputs=padded(50.0), mask=MASK, **how)
     with_padding = disentangle(model, inputs=padded(50.0), **how)
     assert left_out.evidence["units"]["dead"] == pytest.approx(1 / 12)
     assert with_padding.evidence["units"]["dead"] == 0
 
 
-@pytest.mark.parametrize("probe", [RandomLabels(3), Sines(frequency=3.0, offset=0.5)], ids=["labels", "sines"])
+@pytest.mark.parametrize("probe", [FreshLabels(3), Sines(frequency=3.0, offset=0.5)], ids=["labels", "sines"])
 def test_a_masked_loss_is_the_mean_over_tokens(probe):
     network, x = Network(tagger()), padded(7.0)
     params = network.fresh(1)
@@ -97,7 +97,7 @@ def test_what_cannot_leave_padding_out_says_so():
     with pytest.raises(ValueError, match=r"says the loss of every token.*got Own: write its method each"):
         plasticity(tagger(), probe=Own(), mask=MASK, **how)
     with pytest.raises(ValueError, match=r"expected a boolean mask of shape \(batch, tokens\)"):
-        plasticity(tagger(), probe=RandomLabels(3), mask=MASK[:, :3], **how)
+        plasticity(tagger(), probe=FreshLabels(3), mask=MASK[:, :3], **how)
     pooled = nn.Sequential(nn.Flatten(), nn.Linear(20, 6), nn.ReLU(), nn.Linear(6, 3))
     with pytest.warns(UserWarning, match="mask= has no effect: Sequential gives no output for each token"):
-        plasticity(pooled, probe=RandomLabels(3), mask=MASK, **how)
+        plasticity(pooled, probe=FreshLabels(3), mask=MASK, **how)

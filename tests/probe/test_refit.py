@@ -12,7 +12,7 @@ from torch import nn
 from pliant.heads import HLGauss, TwoHot
 from pliant.network import Network
 from pliant.optim import SGD, Adam
-from pliant.probe import RandomLabels, Sines, Start, Training, refit, training
+from pliant.probe import FreshLabels, Sines, Start, Training, refit, training
 from tests.probe.setting import assert_same, inputs, perceptron, starts_of, trained
 from tests.reference import probe as naive
 
@@ -195,7 +195,7 @@ def test_only_the_curves_asked_for_are_scored_on_the_way(monkeypatch):
 
 def test_labels_are_memorised():
     network, x = Network(perceptron(outputs=3, hidden=64)), inputs()
-    probe = RandomLabels(3)
+    probe = FreshLabels(3)
     starts = [Start(*pair) for pair in starts_of(network, probe, x, range(2))]
     found = fitted(network, starts, x, Training(Adam(3e-2)), probe, steps=200, batch_size=24)
     assert (found.scores[:, -1] < 0.1).all()

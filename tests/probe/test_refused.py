@@ -6,7 +6,7 @@ from torch import nn
 
 from pliant.heads import TwoHot
 from pliant.optim import Adam
-from pliant.probe import RandomLabels, Sines
+from pliant.probe import FreshLabels, Sines
 from pliant.sites import Inputs
 from tests.probe.setting import assert_same, inputs, perceptron, snapshot, trained
 from tests.probe.test_measure import adam, measured
@@ -43,8 +43,8 @@ REFUSED = {
         perceptron, {"checkpoints": {"bad": broken().state_dict()}}, "got NaN or infinity from 'bad'"
     ),
     "tuple": (Pair, {}, "expected one tensor as the network's output, got tuple: write call=lambda"),
-    "tuple, labels": (Pair, {"probe": RandomLabels(2)}, r"expected logits \(samples, 2\).* got tuple"),
-    "classes": (perceptron, {"probe": RandomLabels(3)}, r"expected logits \(samples, 3\)"),
+    "tuple, labels": (Pair, {"probe": FreshLabels(2)}, r"expected logits \(samples, 2\).* got tuple"),
+    "classes": (perceptron, {"probe": FreshLabels(3)}, r"expected logits \(samples, 3\)"),
     "another architecture": (
         perceptron, {"fresh": lambda: perceptron(hidden=7)},
         r"expected the same architecture, got the model with \(6,\) where a fresh network has \(7,\) \(0.bias\)",
@@ -186,7 +186,7 @@ RING = torch.stack([torch.arange(24), (torch.arange(24) + 9) % 24], 1)
     ],
     ids=["as many edges as nodes", "among the first nodes", "edges in the module", "a small graph", "capacity"],
 )  # fmt: skip
-@pytest.mark.parametrize("probe", [None, RandomLabels(2)], ids=["sines", "labels"])
+@pytest.mark.parametrize("probe", [None, FreshLabels(2)], ids=["sines", "labels"])
 def test_samples_that_depend_on_each_other(model, x, message, probe):
     with pytest.raises(ValueError, match=message):
         measured(model(), x, probe=probe)
@@ -209,7 +209,7 @@ class Drawing(nn.Module):
         return mean + torch.randn_like(mean)
 
 
-@pytest.mark.parametrize("probe", [None, RandomLabels(2)], ids=["sines", "labels"])
+@pytest.mark.parametrize("probe", [None, FreshLabels(2)], ids=["sines", "labels"])
 def test_what_draws_is_not_taken_for_samples_that_depend_on_each_other(probe):
     stream = torch.get_rng_state()
     with pytest.raises(ValueError, match="draws from the global random stream"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from pliant.heads import HLGauss, TwoHot
 from pliant.network import Network
-from pliant.probe import RandomLabels, Sines
+from pliant.probe import FreshLabels, Sines
 from pliant.probe import targets as module
 from tests.probe.setting import inputs, perceptron
 from tests.reference import probe as naive
@@ -73,7 +73,7 @@ def test_heads_minimise_their_own_loss_and_report_squared_errors_of_values(head)
 
 
 def test_random_labels_depend_on_the_seed_alone_and_are_uniform():
-    probe, x = RandomLabels(5), torch.zeros(5000, 3)
+    probe, x = FreshLabels(5), torch.zeros(5000, 3)
     y = probe.targets(Network(nn.Linear(3, 5)), {}, x, seed=0)
     assert torch.equal(y, probe.targets(Network(nn.Linear(3, 7)), {}, x + 1, seed=0))
     assert not torch.equal(y, probe.targets(Network(nn.Linear(3, 5)), {}, x, seed=1))
@@ -85,7 +85,7 @@ def test_random_labels_depend_on_the_seed_alone_and_are_uniform():
 
 
 def test_labels_are_scored_by_the_cross_entropy_of_torch():
-    probe, output = RandomLabels(3), torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(0)).double()
+    probe, output = FreshLabels(3), torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(0)).double()
     y, output = torch.arange(200).reshape(50, 4) % 3, 30 * output.requires_grad_()
     losses = probe.loss(output, y), F.cross_entropy(output.flatten(0, 1), y.flatten())
     torch.testing.assert_close(*losses, rtol=1e-14, atol=0)
@@ -95,14 +95,14 @@ def test_labels_are_scored_by_the_cross_entropy_of_torch():
 
 def test_labels_want_one_logit_a_class():
     with pytest.raises(ValueError, match=r"expected logits \(samples, 3\) as the network's output, got \(4, 2\)"):
-        RandomLabels(3).loss(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))
+        FreshLabels(3).loss(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))
     with pytest.raises(ValueError, match="at least 2, got 1"):
-        RandomLabels(1)
+        FreshLabels(1)
 
 
 def test_every_token_of_a_sequence_has_a_label():
     layers = nn.Embedding(9, 4), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)
-    network, probe = Network(nn.Sequential(*layers)), RandomLabels(3)
+    network, probe = Network(nn.Sequential(*layers)), FreshLabels(3)
     ids = torch.randint(9, (16, 5), generator=torch.Generator().manual_seed(0))
     y = probe.targets(network, network.params(), ids, seed=0)
     assert y.shape == (16, 5)
@@ -139,7 +139,7 @@ def test_a_tuple_is_refused_with_the_line_to_write():
     with pytest.raises(ValueError, match="got tuple: write call=lambda model, x: "):
         Sines().targets(network, network.params(), inputs(dtype=torch.float32), seed=0)
     with pytest.raises(ValueError, match="got tuple"):
-        RandomLabels(2).loss((torch.zeros(4, 2),), torch.zeros(4, dtype=torch.long))
+        FreshLabels(2).loss((torch.zeros(4, 2),), torch.zeros(4, dtype=torch.long))
 
 
 def test_outputs_in_parts_are_those_in_one(monkeypatch):
@@ -160,5 +160,5 @@ def test_sines_of_a_head_that_begins_at_zero_are_refused():
         return model
 
     network, x = Network(beginning_at_zero), inputs()
-    with pytest.raises(ValueError, match=r"one output for all of them.*probe=RandomLabels\(classes\)"):
+    with pytest.raises(ValueError, match=r"one output for all of them.*probe=FreshLabels\(classes\)"):
         Sines().targets(network, Network(perceptron()).params(), x, seed=7)

@@ -23,6 +23,7 @@ from pliant.interventions import L2, Chain, LayerNorm, ReDo
 from pliant.nets import MLP
 from pliant.optim import SGD, Adam
 from pliant.own import Built
+from pliant.probe import FreshLabels
 from pliant.run.identity import canonical, code, definition, differences, edited, files, parts
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
@@ -174,6 +175,17 @@ def test_what_is_trained_is_told_by_part() -> None:
     )
     raw = Arm("L2", replace(trial, standardize=False))
     assert differences(found, definition(raw)) == ["standardize the default, here False"]
+
+
+def test_what_was_stored_under_a_former_name_is_the_same() -> None:
+    stored = {"measures": "(pliant.trials.Causes(probe=pliant.probe.RandomLabels(classes=10)),)"}
+    here = {"measures": "(pliant.trials.Causes(probe=pliant.probe.FreshLabels(classes=10)),)"}
+    assert differences(stored, here) == []
+    assert (
+        differences({"task": "pliant.tasks.RandomLabels(every=1)"}, {"task": "pliant.tasks.RandomLabels(every=1)"})
+        == []
+    )
+    assert canonical(FreshLabels(10)) == "pliant.probe.FreshLabels(classes=10)"
 
 
 def test_every_arm_of_every_experiment_has_a_definition_of_its_own() -> None:

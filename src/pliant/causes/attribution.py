@@ -81,11 +81,11 @@ def disentangle(
     Source: ours; the question is P2's title, the probe P1's.
 
     >>> from pliant.optim import Adam
-    >>> from pliant.probe import RandomLabels
+    >>> from pliant.probe import FreshLabels
     >>> _ = torch.manual_seed(1)  # one fresh network in ten has a unit that is linear on 32 inputs
     >>> model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2))
     >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
-    >>> causes = disentangle(model, inputs=x, optimizer=Adam(1e-2), probe=RandomLabels(2), targets=3, steps=20)
+    >>> causes = disentangle(model, inputs=x, optimizer=Adam(1e-2), probe=FreshLabels(2), targets=3, steps=20)
     >>> [repair.name for repair in causes.repairs], causes.idle
     (['norm growth', 'output layer', 'target scale'], ('units', 'optimizer state'))
     """

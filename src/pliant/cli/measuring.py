@@ -24,7 +24,7 @@ from pliant.diagnostics import Diagnostic, DormantUnits, registered
 from pliant.functional import norms, ranks
 from pliant.monitor.subject import Subject
 from pliant.own import function
-from pliant.probe import Probe, RandomLabels, Sines
+from pliant.probe import FreshLabels, Probe, Sines
 
 LEAST = 16  # samples of a batch
 FEW = 64  # samples for what holds samples x parameters numbers, as P2 measures its kernels
@@ -208,7 +208,7 @@ def probe(of: Batch, given: argparse.Namespace) -> Probe:
         return Sines()
     if of.output.shape[-1] < 2:
         raise ValueError(f"--probe labels needs 2 outputs or more, got {of.output.shape[-1]}: write --probe sines")
-    return RandomLabels(of.output.shape[-1])
+    return FreshLabels(of.output.shape[-1])
 
 
 def causes(

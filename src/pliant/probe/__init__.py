@@ -4,12 +4,12 @@ from pliant.probe.measure import plasticity
 from pliant.probe.refit import Refits, Start, refit
 from pliant.probe.result import Plasticity
 from pliant.probe.settings import Training, training
-from pliant.probe.targets import Probe, RandomLabels, Sines
+from pliant.probe.targets import FreshLabels, Probe, Sines
 
 __all__ = [
+    "FreshLabels",
     "Plasticity",
     "Probe",
-    "RandomLabels",
     "Refits",
     "Sines",
     "Start",

@@ -90,10 +90,10 @@ def plasticity(
     carried, which outputs are fitted and how large batches are.
 
     >>> from pliant.optim import Adam
-    >>> from pliant.probe import RandomLabels
+    >>> from pliant.probe import FreshLabels
     >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
     >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
-    >>> found = plasticity(model, inputs=x, optimizer=Adam(1e-2), probe=RandomLabels(2), targets=3, steps=20)
+    >>> found = plasticity(model, inputs=x, optimizer=Adam(1e-2), probe=FreshLabels(2), targets=3, steps=20)
     >>> found.curves["fresh"].shape
     (3, 11)
     """
@@ -139,7 +139,7 @@ def checked(probe: Probe | None, targets: int) -> Probe:
     if not isinstance(targets, Integral) or targets < 2:
         raise ValueError(f"expected at least 2 targets, for an interval, got {targets!r}")
     if not (probe is None or isinstance(probe, Probe)):
-        raise ValueError(f"expected a probe such as Sines() or RandomLabels(10), got {probe!r}: write probe=Sines()")
+        raise ValueError(f"expected a probe such as Sines() or FreshLabels(10), got {probe!r}: write probe=Sines()")
     return probe or Sines()
 
 

@@ -97,10 +97,10 @@ def refit(
 
     >>> from torch import nn
     >>> from pliant.optim import Adam
-    >>> from pliant.probe import RandomLabels
+    >>> from pliant.probe import FreshLabels
     >>> network = Network(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)))
     >>> x, params = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), network.fresh(0)
-    >>> probe = RandomLabels(2)
+    >>> probe = FreshLabels(2)
     >>> starts = [Start(params, probe.targets(network, params, x, seed)) for seed in range(3)]
     >>> found = refit(network, probe, starts, x, Training(Adam(1e-2)), steps=50, batch_size=16)
     >>> found.scores.shape, bool((found.scores[:, -1] < found.scores[:, 0]).all())

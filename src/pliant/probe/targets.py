@@ -26,7 +26,7 @@ class Probe(ABC):
 
     `score` is what is reported, in `unit`; `baseline` is the score of the best constant predictor.
 
-    >>> probe = RandomLabels(10)
+    >>> probe = FreshLabels(10)
     >>> round(probe.baseline(torch.zeros(5, dtype=torch.long)), 3), probe.unit
     (2.303, 'nats')
     """
@@ -111,7 +111,7 @@ class Sines(Probe):
         if len(drawn_values) > 1 and bool((drawn_values == drawn_values[0]).all()):
             raise ValueError(
                 "expected a fresh network to tell inputs apart, got one output for all of them, whose sines are "
-                "constant (a head that begins at 0?): write probe=RandomLabels(classes), or fresh=make_model with "
+                "constant (a head that begins at 0?): write probe=FreshLabels(classes), or fresh=make_model with "
                 "another head"
             )
         waves = torch.sin(self.frequency * drawn_values)
@@ -159,7 +159,7 @@ class Sines(Probe):
 
 
 @dataclass(frozen=True)
-class RandomLabels(Probe):
+class FreshLabels(Probe):
     """Uniformly random labels, to be memorised: cross-entropy in nats; the baseline is ln(classes).
 
     One label for every output `(..., classes)`: of a network that answers for each token, every token has its own.
@@ -168,7 +168,7 @@ class RandomLabels(Probe):
         classes: how many; the network's outputs are their logits.
 
     >>> from torch import nn
-    >>> RandomLabels(10).targets(Network(nn.Linear(2, 10)), {}, torch.ones(4, 2), seed=0)
+    >>> FreshLabels(10).targets(Network(nn.Linear(2, 10)), {}, torch.ones(4, 2), seed=0)
     tensor([4, 9, 3, 0])
 
     Source: P2 section 3.1, whose tasks these are.
@@ -181,7 +181,7 @@ class RandomLabels(Probe):
 
     def __post_init__(self) -> None:
         if self.classes < 2:
-            raise ValueError(f"expected classes of RandomLabels to be at least 2, got {self.classes!r}")
+            raise ValueError(f"expected classes of FreshLabels to be at least 2, got {self.classes!r}")
 
     def targets(self, network: Network, params: Params, x: Any, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ from pliant.claims import Checked, check
 from pliant.experiment import Arm, Experiment, Setup, experiments, find
 from pliant.results import Results
 from pliant.run.cells import Cells, Facts, cells
-from pliant.run.identity import Definition, defines, definition, differences, edited
+from pliant.run.identity import Definition, defines, definition, differences, edited, renamed
 from pliant.run.names import RUN, SETTINGS, asked
 from pliant.run.store import Store, described, folder_name, latest
 from pliant.words import unknown
@@ -103,7 +103,7 @@ class Stored:
                 told = f"an arm {arm} that was trained from different {other[0]:.80} (seed {seed})"
                 raise ValueError(f"{self.folder} has {told}: --rerun it")
             recorded = facts.get("definition")
-            made = {str(name): str(value) for name, value in recorded.items()} if isinstance(recorded, dict) else None
+            made = renamed({str(n): str(text) for n, text in recorded.items()}) if isinstance(recorded, dict) else None
             if found.setdefault(arm, made) != made:
                 raise ValueError(f"{self.folder} has an arm {arm} of several definitions (seed {seed}): --rerun it")
         return found

@@ -32,6 +32,7 @@ ELSEWHERE = {
     "trackers.py",
 }  # trains nothing
 PACKAGE = Path(__file__).parents[1]
+FORMERLY = {"pliant.probe.RandomLabels(": "pliant.probe.FreshLabels("}  # names in definitions that were stored before
 
 Definition = dict[str, str]
 """The parts of a definition by name, each in canonical form; parts that are as by default are left out."""
@@ -81,9 +82,22 @@ def differences(stored: Mapping[str, str], here: Mapping[str, str]) -> list[str]
     >>> differences({"optimizer": "SGD(lr=0.1)", "net": "MLP"}, {"optimizer": "SGD(lr=0.2)", "net": "MLP"})
     ['optimizer SGD(lr=0.1), here SGD(lr=0.2)']
     """
+    stored = renamed(stored)
     names = sorted({*stored, *here})
     told = [(name, stored.get(name, "the default"), here.get(name, "the default")) for name in names]
     return [f"{name} {was}, here {now}" for name, was, now in told if was != now]
+
+
+def renamed(stored: Mapping[str, str]) -> Definition:
+    """A stored definition with what was renamed since under its name of now.
+
+    >>> renamed({"probe": "pliant.probe.RandomLabels(classes=10)"})
+    {'probe': 'pliant.probe.FreshLabels(classes=10)'}
+    """
+    told = dict(stored)
+    for was, now in FORMERLY.items():
+        told = {name: text.replace(was, now) for name, text in told.items()}
+    return told
 
 
 def code(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pliant.probe import RandomLabels
+from pliant.probe import FreshLabels
 from tests.extras.zoo.network import Net
 
 from tests.extras.zoo.timm_alone import timm  # isort: skip
@@ -109,6 +109,6 @@ def images(size: int) -> Callable[[], torch.Tensor]:
 
 
 NETWORKS = {
-    name: Net(make, images(LARGER.get(name, 32)), whole=name in IN_PLACE.keys() - SCALED_ONLY, probe=RandomLabels(5))
+    name: Net(make, images(LARGER.get(name, 32)), whole=name in IN_PLACE.keys() - SCALED_ONLY, probe=FreshLabels(5))
     for name, make in {**IN_PLACE, **OTHERS}.items()
 }

@@ -11,7 +11,7 @@ from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
 from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.papers.memorisation import Memorisation, above, fell
 from pliant.plots import Lines, Trend
-from pliant.probe import RandomLabels as FreshLabels
+from pliant.probe import FreshLabels
 from pliant.results import Results
 from pliant.tasks import RandomLabels
 from pliant.trials import Fit, Mechanisms, Numbers, When

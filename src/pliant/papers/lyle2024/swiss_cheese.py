@@ -22,7 +22,7 @@ from pliant.functional.statistics import interval
 from pliant.interventions import L2, Chain, LayerNorm
 from pliant.papers.memorisation import Memorisation, above, complementary, fell, fits, keeps, looks, table, whole
 from pliant.plots import Lines, Waterfalls
-from pliant.probe import RandomLabels
+from pliant.probe import FreshLabels
 from pliant.probe.result import LEARNED, MARGIN
 from pliant.results import Results
 from pliant.trials import Mechanisms, When
@@ -55,7 +55,7 @@ def mechanisms(settings: Probed) -> Mechanisms:
     """Random labels for the same images, and the four mechanisms that a classifier has."""
     tasks = np.linspace(0, settings.num_tasks, settings.checkpoints + 1)[1:].round().astype(int) - 1
     return Mechanisms(
-        RandomLabels(10),
+        FreshLabels(10),
         repairs=MECHANISMS,
         when=When(tasks=tuple(map(int, tasks))),
         targets=settings.targets,
