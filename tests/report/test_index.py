@@ -154,6 +154,17 @@ def test_the_index_of_kept_runs_lies_where_their_pages_do(tmp_path: Path, monkey
     assert (path.parent / next(link for link in links if not link.startswith("#"))).read_text() == "its page"
 
 
+def test_the_index_lies_where_it_is_asked_for_and_links_what_lies_below(tmp_path: Path) -> None:
+    folder = run(root := tmp_path / "all" / "runs").folder
+    (folder / "report.html").write_text("its page")
+    for to, linked in ((tmp_path / "all" / "index.html", True), (tmp_path / "new" / "else" / "index.html", False)):
+        assert write_index(root, to) == to
+        links = [str(a["href"]) for tag, a in Reader(to.read_text()).tags if tag == "a"]
+        pages = [link for link in links if not link.startswith("#")]
+        assert [(to.parent / page).read_text() for page in pages] == ["its page"] * linked
+    assert not (root / "index.html").exists()
+
+
 def test_what_a_run_says_is_escaped(tmp_path: Path) -> None:
     written(tmp_path, Settings(data="<script>alert(1)</script>"))
     text = index(tmp_path, KNOWN)

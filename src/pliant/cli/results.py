@@ -35,7 +35,9 @@ def add(commands: Commands) -> None:
         "pliant report --index",
     )  # fmt: skip
     selects(made, None, RUN, nargs="*")
-    made.add_argument("--to", type=Path, metavar="FILE", help="the page; default: beside the run, or below runs/")
+    made.add_argument(
+        "--to", type=Path, metavar="FILE", help="the page; default: beside the run or in OUT, of kept runs below runs/"
+    )
     made.add_argument("--index", action="store_true", help="write an index page over all runs instead")
 
     about = "write one figure of a run as a file for a paper: PDF, SVG or PNG"
@@ -123,7 +125,7 @@ def report(given: argparse.Namespace, console: Console) -> int:
     if given.index:
         from pliant.report.index import write_index
 
-        print(write_index(given.out))
+        print(write_index(given.out, given.to))
         return OK
     if not given.ids:
         raise ValueError("expected an experiment, got none: pliant report ID, or pliant report --index")

@@ -23,8 +23,10 @@ SCRIPT = Path(__file__).with_name("index.js")
 WORDS = {"holds": "hold", "fails": "fail", "inconclusive": "inconclusive"}
 
 
-def index(root: Path, known: Mapping[str, Experiment] | None = None, pages: Path | None = None) -> str:
-    """The index of all runs under `root` as HTML, to lie in `pages`: the same store gives the same bytes.
+def index(
+    root: Path, known: Mapping[str, Experiment] | None = None, pages: Path | None = None, above: Path | None = None
+) -> str:
+    """The index of all runs under `root` as HTML, to lie in `above`: the same store gives the same bytes.
 
     It loads nothing and names no folder of this machine. Its one script sorts tables; without it they stay as they are.
 
@@ -32,12 +34,15 @@ def index(root: Path, known: Mapping[str, Experiment] | None = None, pages: Path
         root: the store.
         known: experiments by id, of this package where it is not given.
         pages: the folder that the pages of its runs lie below, `root` where it is not given.
+        above: the folder of the index, `pages` where it is not given; pages that are not below it are not linked.
     """
+    pages = pages or root
+    above = above or pages
     known = experiments() if known is None else known
     listed = sorted(runs(root), key=lambda run: (run.experiment, _tier(run.tier)))
     sections = []
     for id, group in groupby(listed, key=lambda run: run.experiment):
-        rows = sorted((_row(root, run, known, pages or root) for run in group), key=lambda row: row["order"])
+        rows = sorted((_row(root, run, known, pages, above) for run in group), key=lambda row: row["order"])
         title = known[id].title if id in known else "This version of pliant has no such experiment."
         sections.append(
             {"id": id, "title": title, "rows": rows, "headline": _headline(known[id]) if id in known else ""}
@@ -56,23 +61,24 @@ def index(root: Path, known: Mapping[str, Experiment] | None = None, pages: Path
     )
 
 
-def write_index(root: Path) -> Path:
-    """Writes the index into the store, or for one of kept runs, which are committed, below `runs`; returns where."""
+def write_index(root: Path, to: Path | None = None) -> Path:
+    """Writes the index; returns where: `to`, else in the store, of kept runs, which are committed, below `runs`."""
     if not root.is_dir():
         raise ValueError(f"no store at {root}: choose its folder with --out")
     kept = any(run.kept for run in runs(root))
-    path = Path("runs", f"{root.resolve().name}.html") if kept else root / "index.html"
+    pages = Path("runs") if kept else root
+    path = to or pages / (f"{root.resolve().name}.html" if kept else "index.html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(index(root, pages=path.parent), encoding="utf-8")
+    path.write_text(index(root, pages=pages, above=path.parent), encoding="utf-8")
     return path
 
 
-def _row(root: Path, run: Listed, known: Mapping[str, Experiment], pages: Path) -> dict[str, Any]:
+def _row(root: Path, run: Listed, known: Mapping[str, Experiment], pages: Path, above: Path) -> dict[str, Any]:
     """What the index says of a run; `problem` where its claims cannot be checked."""
     name = PurePath(run.path).name
     row: dict[str, Any] = {
         "name": name,
-        "link": f"{run.path}/report.html" if (pages / run.path / "report.html").exists() else "",
+        "link": _link(pages / run.path / "report.html", above),
         "changes": {},
         "data": text(run.settings.get("data", "")),
         "seeds": progress(run),
@@ -105,6 +111,12 @@ def _row(root: Path, run: Listed, known: Mapping[str, Experiment], pages: Path) 
     row["score"] = f"{row['tally']['holds'] / total - row['tally']['fails'] / total / 1000:.6f}" if total else "-1"
     row["order"] = (_tier(run.tier), len(row["changes"]), str(row["changes"]), run.path)
     return row
+
+
+def _link(page: Path, above: Path) -> str:
+    """How a page is called from a folder; empty where it is not there, or not below."""
+    there = page.exists() and page.resolve().is_relative_to(above.resolve())
+    return page.resolve().relative_to(above.resolve()).as_posix() if there else ""
 
 
 def _headline(experiment: Experiment) -> str:
