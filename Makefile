@@ -21,6 +21,7 @@ test-slow: .venv/installed
 
 test-faults: .venv/installed
 	$(BIN)/python tests/faults/kill.py --kills 100
+	$(BIN)/python tests/faults/lost.py --kills 10
 	$(BIN)/python -m pytest -m slow tests/test_cli_random.py
 	$(BIN)/python -m pytest -v -n auto tests/test_cli_faults.py tests/run tests/test_cli.py tests/data \
 		-k "disk or damage or truncat or flip or newer or killed or clock or written or pickle or unreadable"

@@ -2,13 +2,15 @@
 
     python tests/faults/kill.py [--kills 100]        (what `make test-faults` calls)
 
-Each run is killed a few times, wherever it happens to be (starting, compiling, training, writing), then finished and
-compared with an uninterrupted one, byte for byte: metrics without their `_seconds` columns, and the report's figure.
+Each run is killed a few times, wherever it happens to be (starting, compiling, training, writing), alone or with its
+workers, then finished and compared with an uninterrupted one, byte for byte: metrics without their `_seconds` columns.
+Where a run has a second phase, it is killed in that, too, as its checkpoints tell.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
 from pliant.run.files import read_json
 
@@ -32,6 +35,7 @@ class Kind(NamedTuple):
 
     name: str
     arguments: list[str]
+    second: int = 0  # the step at which its second phase begins
 
 
 KINDS = (
@@ -42,6 +46,11 @@ KINDS = (
         "swiss_cheese, a population, compiled",
         ["lyle2024/swiss_cheese", "--arms", "both,l2", "--set", "every=1000", "--set", "num_tasks=10", "--seeds", "2"],
     ),
+    Kind(
+        "offset, pretrained, then trained on",
+        ["lyle2024/offset", "--set", "offsets=100", "--set", "pretrain=100", "--set", "finetune=1500", "--seeds", "2"],
+        second=100,
+    ),
 )
 
 
@@ -49,7 +58,7 @@ def start(kind: Kind, out: Path) -> subprocess.Popen:
     """The run as a program of its own."""
     call = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())", "run", *kind.arguments]
     environment = {**os.environ, "PLIANT_CHECKPOINT_SECONDS": "0.2", "OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     return subprocess.Popen([*call, "--tier", "smoke", "--out", str(out)], env=environment, **quiet)  # type: ignore[call-overload]
 
 
@@ -70,6 +79,18 @@ def numbers(out: Path) -> dict[str, object]:
         table = pq.ParquetFile(path).read()
         kept = table.drop_columns([name for name in table.column_names if name.endswith("_seconds")])
         found[str(path.relative_to(out))] = kept
+    return found
+
+
+def steps(out: Path) -> list[int]:
+    """The steps at which the packs of a killed run are kept."""
+    found = []
+    for path in out.glob("**/.checkpoint-*.safetensors"):
+        try:
+            with safe_open(path, framework="pt") as file:
+                found.append(json.loads(file.metadata()["facts"])["numbers"]["step"])
+        except (SafetensorError, OSError):
+            continue  # a worker that outlived its parent is just ending
     return found
 
 
@@ -96,6 +117,7 @@ def main() -> int:
     given = parser.parse_args()
     generator = random.Random(given.seed)
     kills = runs = equal = broken = 0
+    later = dict.fromkeys((kind.name for kind in KINDS if kind.second), 0)
     with tempfile.TemporaryDirectory() as folder:
         truth, seconds = {}, {}
         for kind in KINDS:
@@ -114,9 +136,11 @@ def main() -> int:
                     process.wait(generator.uniform(0.5, seconds[kind.name]))
                     break  # it was faster than the kill
                 except subprocess.TimeoutExpired:
-                    os.kill(process.pid, signal.SIGKILL)
+                    (os.killpg if generator.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
                     process.communicate()
                     kills += 1
+                    if kind.second:
+                        later[kind.name] += any(step > kind.second for step in steps(out))
                 broken += len(unreadable(out))
             finish(kind, out)
             runs += 1
@@ -125,7 +149,9 @@ def main() -> int:
             shutil.rmtree(out)
             print(f"{kind.name}: {kills} kills so far, {'equal' if same else 'DIFFERENT'}", flush=True)
     print(f"{kills} kills over {runs} runs: {equal} of {runs} runs bitwise equal, {broken} unreadable files")
-    return 0 if equal == runs and broken == 0 else 1
+    for name, times in later.items():
+        print(f"{name}: killed {times} times with a pack in its second phase")
+    return 0 if equal == runs and broken == 0 and all(later.values()) else 1
 
 
 if __name__ == "__main__":
