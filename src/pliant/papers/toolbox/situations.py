@@ -34,9 +34,8 @@ from pliant.nets import CNN, MLP
 from pliant.optim import SGD, Adam, Optimizer, RMSProp
 from pliant.papers.agents import Agents
 from pliant.papers.lyle2024.swiss_cheese import MECHANISMS
-from pliant.probe import Probe, RandomLabels, Sines
-from pliant.tasks import OffsetNoise, PermutedClasses, PermutedPixels, Task
-from pliant.tasks import RandomLabels as Relabelled
+from pliant.probe import FreshLabels, Probe, Sines
+from pliant.tasks import OffsetNoise, PermutedClasses, PermutedPixels, RandomLabels, Task
 from pliant.trials import Fit, Mechanisms, Supervised, ValueLearning, When
 from pliant.trials.building import Net
 from pliant.trials.supervised import SWITCH
@@ -222,7 +221,7 @@ class Situation:
         )  # fmt: skip
 
     def _causes(self, sizes: Sizes, task: int, examples: int) -> Mechanisms:
-        probe: Probe = Sines() if self.values else RandomLabels(10)
+        probe: Probe = Sines() if self.values else FreshLabels(10)
         repairs = REPAIRS if self.values else MECHANISMS
         return Mechanisms(
             probe, repairs, When(tasks=(task,)), sizes.targets, sizes.steps, sizes.batch_size, min(512, examples)
@@ -240,7 +239,7 @@ class Situation:
                 30.0, num_examples=shape[0], batch_size=shape[1], every=shape[2], num_tasks=shape[3]
             )
         if self.stream == "half":
-            return Relabelled(*shape, fraction=0.5)
+            return RandomLabels(*shape, fraction=0.5)
         return {"classes": PermutedClasses, "pixels": PermutedPixels}[self.stream](*shape)
 
     def _optimizer(self, tuned: bool) -> Optimizer:
