@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pliant.experiment import Arm
-from pliant.own import Built, Named, file_of
+from pliant.own import Named, file_of
 
 ELSEWHERE = {
     "cli",
@@ -121,6 +121,7 @@ def files(value: Any) -> dict[str, str]:
     A network given by name is called as it is given, `my_module:build`. Neither pliant nor installed packages are in
     it, nor what a module imports.
 
+    >>> from pliant.own import Built
     >>> files(("digits", Built("pliant.nets:MLP")))
     {}
     """
