@@ -38,17 +38,17 @@ def test_treatments_that_add_have_no_interaction() -> None:
     results = made(lambda task, on: 0.9 - sum(saves[f] for f in on))
     for task, (factor, saved) in product(TASKS, saves.items()):
         assert effect(results, task, (factor,)) == pytest.approx([saved] * 2)
-    assert overlaps(results) == pytest.approx(np.zeros((2, 6)))
-    assert agreement(results) == pytest.approx([1.0, 1.0])  # as their mechanisms took
+    assert overlaps(results, tuple(TASKS)) == pytest.approx(np.zeros((2, 6)))
+    assert agreement(results, tuple(TASKS)) == pytest.approx([1.0, 1.0])  # as their mechanisms took
 
 
 def test_treatments_of_which_either_would_do_overlap_by_what_one_saves() -> None:
     either = made(lambda task, on: 0.8 - 0.4 * bool({"n", "l"} & set(on)))
     assert effect(either, "labels", ("n",)) == pytest.approx([0.2] * 2)  # 0.4 without L2, none beside it
-    assert averaged("n", "l")(either) == pytest.approx([-0.4] * 2)
+    assert averaged(tuple(TASKS), "n", "l")(either) == pytest.approx([-0.4] * 2)
     both = made(lambda task, on: 0.8 - 0.4 * ({"n", "l"} <= set(on)))
-    assert averaged("n", "l")(both) == pytest.approx([0.4] * 2)  # they need each other
-    assert averaged("n", "o")(both) == pytest.approx([0.0] * 2)
+    assert averaged(tuple(TASKS), "n", "l")(both) == pytest.approx([0.4] * 2)  # they need each other
+    assert averaged(tuple(TASKS), "n", "o")(both) == pytest.approx([0.0] * 2)
 
 
 def test_a_network_that_diverged_lost_everything() -> None:
