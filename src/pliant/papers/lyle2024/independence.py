@@ -26,8 +26,7 @@ from pliant.papers.lyle2024.swiss_cheese import MECHANISMS
 from pliant.papers.memorisation import whole
 from pliant.plots import Cells
 from pliant.plots.scatter import rank_correlation
-from pliant.probe import RandomLabels as Labels
-from pliant.probe import Sines
+from pliant.probe import FreshLabels, Sines
 from pliant.results import Results
 from pliant.tasks import OffsetNoise, PermutedPixels, RandomLabels, Task
 from pliant.trials import Fit, Mechanisms, Supervised, When
@@ -144,7 +143,7 @@ def _trial(settings: Settings, task: str, on: str) -> Supervised:
     chain += (whole(settings.l2),) if "l" in on else ()
     tuned = Adam(settings.lr, betas=(0.9, 0.9), eps=1e-9, eps_root=1e-3)
     last = When(tasks=(settings.num_tasks - 1,))
-    probe = Sines(head=binned if "h" in on else None) if values else Labels(10)
+    probe = Sines(head=binned if "h" in on else None) if values else FreshLabels(10)
     repairs = REPAIRS if values else MECHANISMS
     asked = Mechanisms(
         probe, repairs, last, settings.targets, settings.steps, settings.batch_size, settings.num_examples
