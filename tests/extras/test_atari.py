@@ -146,3 +146,9 @@ def test_a_double_dqn_agent_that_is_stopped_in_a_game_goes_on_bitwise() -> None:
 def test_an_unknown_game_is_told_its_nearest_match() -> None:
     with pytest.raises(ValueError, match="unknown Atari game 'roadrunner': did you mean 'road_runner'"):
         Atari("roadrunner").emulator(0)
+
+
+def test_the_57_games_of_the_experiments_are_known_to_the_emulator() -> None:
+    from pliant.papers.emulators import GAMES
+
+    assert not set(GAMES) - set(ale_py.roms.get_all_rom_ids())

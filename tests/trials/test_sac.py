@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from torch.distributions.transforms import TanhTransform
 from pliant.interventions import Chain, Reset, ShrinkAndPerturb
 from pliant.nets import MLP
 from pliant.optim import Adam, Shampoo
+from pliant.population import Population
 from pliant.rl import Catch, Push
+from pliant.run.train import seconds_per_step
 from pliant.trials import SAC, Steps, When
 from pliant.trials.sac import squashed
 
@@ -67,6 +70,21 @@ def test_an_event_resets_actors_critics_and_their_targets_alike() -> None:
     assert torch.equal(seen[40][0], seen[41][0])
     moved = [(seen[frame][1] - seen[frame - 1][1]).abs().max() for frame in (39, 40)]
     assert moved[1] > 20 * moved[0]  # a step of Adam, and a fresh draw
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_its_step_is_timed_while_it_learns(period: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that ticks at every step of a population: two an update, of critics and of actors."""
+    ticks, step = [0], Population.step
+
+    def counted(*args: Any) -> Any:
+        ticks[0] += 1
+        return step(*args)
+
+    monkeypatch.setattr(Population, "step", counted)
+    monkeypatch.setattr("pliant.run.train.time.perf_counter", lambda: float(ticks[0]))
+    trial = replace(TRIAL, begin=500, num_steps=1000, learn_period=period)
+    assert seconds_per_step(trial, [0]) == pytest.approx(2 / period)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from pliant.run import tree
 from pliant.run.checkpoint import Checkpoint, Damaged, Pace
 from pliant.run.rows import Rows
 from pliant.run.segments import Segments
-from pliant.trials import QLearning, Run, Trial
+from pliant.trials import SAC, QLearning, Run, Trial
 
 
 class Interrupted(Exception):
@@ -83,7 +83,7 @@ def seconds_per_step(trial: Trial, seeds: Sequence[int], device: str = "cpu", st
     Of an agent it is the mean over frames, from its second update on.
     """
     first, learn_period = 0, 1
-    if isinstance(trial, QLearning):
+    if isinstance(trial, QLearning | SAC):
         trial, learn_period = trial.soon(), trial.learn_period
         first = trial.begin + learn_period
         steps = -(-steps // learn_period) * learn_period
