@@ -125,3 +125,51 @@ def test_one_line_says_what_to_write(wrong, message):
 def test_a_recurrent_network_is_measured_where_no_activations_are_needed():
     row = Monitor(Recurrent(), X, diagnostics=(ParameterNorm(),))(0)
     assert row["norm_ratio"] == 1.0
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 4), nn.Linear(4, 2)
+
+    def forward(self, x, y):
+        return self.b(torch.relu(self.a(x)) * y)
+
+
+def other_optimizer():
+    return torch.optim.SGD(net().parameters(), lr=0.1)
+
+
+def frozen_below(model):
+    model[0].requires_grad_(False)
+    recipe = Chain(pliant.ReDo(tau=0.1, every=1))
+    keeper = recipe.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    model(X)
+    return keeper
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (lambda: Monitor(Pair(), ((X, torch.ones(32, 4)), Y)), r"write pliant.Inputs\(\(a, b\), {}\)"),
+        (
+            lambda: pliant.plasticity(Pair(), inputs=(X, torch.ones(32, 4)), optimizer=pliant.optim.SGD(0.1)),
+            r"write pliant.Inputs\(\(a, b\), {}\)",
+        ),
+        (
+            lambda: pliant.plasticity(net(), inputs=X, optimizer=other_optimizer()),
+            r"an optimizer that holds none of the model's: write torch.optim.Adam\(model.parameters\(\)\)",
+        ),
+        (
+            lambda: pliant.plasticity(net().requires_grad_(False), inputs=X, optimizer=other_optimizer()),
+            r"all of them frozen: write requires_grad_\(True\)",
+        ),
+        (lambda: Monitor(nn.Sequential(nn.LazyLinear(4), nn.ReLU()), X), r"lazy 0.weight: call model\(x\) first"),
+        (lambda: Network(nn.Sequential(nn.LazyLinear(4), nn.ReLU())), r"lazy 0.weight: call model\(x\) first"),
+        (lambda: frozen_below(net()), "that may be reset: frozen layers, .* are left alone; leave ReDo out"),
+    ],
+    ids=["probe of two", "inputs of two", "other optimizer", "frozen", "lazy", "lazy network", "frozen below"],
+)
+def test_the_line_to_write_is_that_of_the_mistake(what, said):
+    with pytest.raises(ValueError, match=said):
+        what()

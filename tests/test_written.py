@@ -35,6 +35,8 @@ UNSEEN = {
     "abs": torch.abs,
     "exp": torch.exp,
     "square": lambda t: t * t,
+    "half of its sum with its size": lambda t: (t + t.abs()) / 2,
+    "less its negative part": lambda t: t - torch.minimum(t, torch.zeros(())),
     "clamp at both sides": lambda t: t.clamp(-1, 1),
     "glu": lambda t: F.glu(torch.cat([t, t], -1)),
     "another function of autograd": lambda t: Rectify.apply(t),

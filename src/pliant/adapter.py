@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
@@ -144,8 +145,10 @@ def copied(model: nn.Module) -> nn.Module:
     Compiled functions are there as they were written. Hooks of others are left out, for they would be told of our
     forward passes; those that may change what a module returns are named in a warning.
 
-    Raises `ValueError` if a module or tensor cannot be copied.
+    Raises `ValueError` if a module or tensor cannot be copied, or has no size yet.
     """
+    if lazy := next((n for n, t in (*model.named_parameters(), *model.named_buffers()) if is_lazy(t)), None):
+        raise ValueError(f"expected sizes that are known, got lazy {lazy}: call model(x) first")
     made, memo = duplicate(model)
     changing: list[str] = []
     for path, old in model.named_modules():

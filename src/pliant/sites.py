@@ -75,6 +75,16 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (x.args, x.kwargs) if isinstance(x, Inputs) else ((x,), {})
 
 
+def several_inputs(x: Any) -> str:
+    """What to write in place of a tuple that a model cannot be called with.
+
+    >>> several_inputs((torch.ones(1), torch.ones(2)))
+    '; for a model of several inputs write pliant.Inputs((a, b), {})'
+    """
+    several = isinstance(x, (tuple, list)) and not isinstance(x, Inputs)
+    return "; for a model of several inputs write pliant.Inputs((a, b), {})" if several else ""
+
+
 def overwritten(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """The tensor that a call of a torch function overwrites, its first argument, if it does.
 

@@ -16,7 +16,8 @@ from pliant.maps import PRODUCTS
 from pliant.modules import seeded
 from pliant.sites import Watch, arguments, depth, elementwise_modules
 
-TOGETHER = written.PRODUCTS | PRODUCTS | {  # of two activations: a gate, attention, a sum with what was skipped
+PRODUCT = written.PRODUCTS | PRODUCTS  # of two activations: a gate, attention
+SUM = {  # with what was skipped
     getattr(place, name)
     for place in (torch, Tensor)
     for name in (
@@ -53,7 +54,8 @@ class _Unread(Watch):
             return found.clone()  # in case it is written to
         if func in (F.embedding, F.embedding_bag):
             return _begun(found)
-        if func in ATTENTION or (func in TOGETHER and len({id(t) for t in tensors}) > 1):
+        gate = func in PRODUCT and len({id(t) for t in tensors}) > 1
+        if gate or func in ATTENTION or (func in SUM and len({_origins(t) for t in tensors}) > 1):
             self.read += tensors
         return found
 
@@ -95,6 +97,20 @@ def unread(module: nn.Module, example: Any) -> tuple[str, ...]:
 
     found = reached(watch.inputs) - reached(watch.read)
     return tuple(path for path in watch.outputs if path in found)
+
+
+def _origins(t: Tensor) -> frozenset[int]:
+    """The beginnings of the graph that a tensor hangs on: those of (t + |t|) / 2 are the same, a skip adds others."""
+    found, left, seen = set(), [t.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (begun := getattr(node, "variable", None)) is not None:
+            found.add(id(begun))
+        left += [before for before, _ in node.next_functions]
+    return frozenset(found)
 
 
 def _begun(t: Tensor) -> Tensor:

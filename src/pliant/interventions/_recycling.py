@@ -20,6 +20,11 @@ Incoming = Literal["initial", "xavier"]
 
 def refuse_without_units(network: Network, name: str, side_effects: bool = False) -> None:
     """A setting without effect is an error: there must be hidden units. Those that no reset changes are named."""
+    if not network.units and network.whole.units:
+        raise ValueError(
+            f"{name} found no hidden units in {type(network.module).__name__} that parameters feed one by one and "
+            f"that may be reset: frozen layers, and those that Only leaves out, are left alone; leave {name} out"
+        )
     if not network.units:
         raise ValueError(
             f"{name} found no hidden units in {type(network.module).__name__} that parameters feed one by one: leave "

@@ -17,7 +17,7 @@ from pliant.diagnostics import Observation
 from pliant.diagnostics._shared import widened
 from pliant.modules import IMPURE, Impure, fitting, purified
 from pliant.network import Network, Params, Trace
-from pliant.sites import Inputs, uncompiled_parts
+from pliant.sites import Inputs, several_inputs, uncompiled_parts
 
 Loss = Callable[[Any, Any], Tensor]
 PURIFY = (
@@ -117,7 +117,7 @@ class Subject:
         try:
             output = network(params, x)
         except Exception as error:
-            raise ValueError(f"the model cannot be called on the probe: {error}") from error
+            raise ValueError(f"the model cannot be called on the probe: {error}{several_inputs(x)}") from error
         if not all(map(torch.equal, before, self._streams())):
             line = PURIFY
             if self._purified:

@@ -25,6 +25,7 @@ from pliant.probe.refit import Refits, Start, refit
 from pliant.probe.result import FRESH, Plasticity
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Sines, Taken, outputs, part, samples
+from pliant.sites import several_inputs
 
 GRAPH = (
     "samples that depend on each other (nodes of a graph) cannot be probed in batches; what belongs to all samples "
@@ -203,7 +204,7 @@ def pure(
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         if _callable(network, params, inputs):
             raise ValueError(f"the model can be called on all inputs, not on some of them ({line}): {GRAPH}") from error
-        raise ValueError(f"the model cannot be called on the inputs: {line}") from error
+        raise ValueError(f"the model cannot be called on the inputs: {line}{several_inputs(inputs)}") from error
     few = part(inputs, slice(0, TURNED))
     if ordered(network, params, few, outputs(network, params, few)):
         raise ValueError(f"expected outputs that do not depend on the order of the samples, got others: {GRAPH}")
@@ -228,9 +229,10 @@ def _trained(model: nn.Module, optimizer: Any) -> list[str]:
         held = {p for one in several(optimizer) for group in one.param_groups for p in group["params"]}
         named = {name: p for name, p in named.items() if p in held}
     if not named:
-        raise ValueError(
-            "expected parameters that are trained, got a model with all of them frozen: write requires_grad_(True)"
-        )
+        frozen = not any(p.requires_grad for p in model.parameters())
+        got = "a model with all of them frozen: write requires_grad_(True)"
+        held = "an optimizer that holds none of the model's: write torch.optim.Adam(model.parameters()), or the like"
+        raise ValueError(f"expected parameters that are trained, got {got if frozen else held}")
     return list(named)
 
 
