@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-faults test-extras test-zoo lint docs clean
+.PHONY: demo test test-slow test-faults test-extras test-zoo lint docs tables clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -46,9 +46,18 @@ lint: .venv/installed
 	$(BIN)/pyright
 
 # What commands print: the tables of docs/diagnostics.md and docs/interventions.md, and the ledger docs/claims.md.
-docs: .venv/installed
+tables: .venv/installed
 	$(BIN)/python docs/tables.py
 	$(BIN)/pliant ledger --out results
 
+.venv-docs/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# The site, docs/_build/index.html: the tables first, then every page and notebook; a warning is an error.
+docs: tables .venv-docs/installed
+	PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 clean:
-	rm -rf .venv .venv-extras .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-extras .venv-docs docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis

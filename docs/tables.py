@@ -1,4 +1,4 @@
-"""Writes the tables of pages in this folder, each between the command that prints it and `end`: `make docs`."""
+"""Writes the tables of pages in this folder, each between the command that prints it and `end`: `make tables`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ written = runpy.run_path(str(DOCS / "tables.py"))["written"]
 
 @pytest.mark.parametrize("name", [name for name, text in PAGES.items() if "<!-- pliant " in text])
 def test_tables_are_those_of_today(name: str) -> None:
-    assert written(PAGES[name]) == PAGES[name], f"docs/{name} is of yesterday: make docs"
+    assert written(PAGES[name]) == PAGES[name], f"docs/{name} is of yesterday: make tables"
 
 
 def test_what_lies_between_a_command_and_its_end_is_replaced() -> None:
@@ -25,3 +25,23 @@ def test_what_lies_between_a_command_and_its_end_is_replaced() -> None:
     assert "yesterday" not in new
     assert new.endswith("<!-- end -->\nafter\n")
     assert written(new) == new
+
+
+def test_docstrings_become_markdown() -> None:
+    documented = runpy.run_path(str(DOCS / "generate.py"))["documented"]
+    told = documented(
+        "Sum of `x`.\n\nArgs:\n    x: one\n        number.\n    *more: others.\n\n>>> 1 + 1\n2\n\n>>> 3\n3"
+    )
+    assert told == (
+        "Sum of `x`.\n\n**Args**\n\n- `x`: one number.\n- `*more`: others.\n\n```pycon\n>>> 1 + 1\n2\n```\n\n"
+        "```pycon\n>>> 3\n3\n```"
+    )
+
+
+def test_signatures_are_as_one_would_write_them() -> None:
+    from pliant.interventions import L2
+    from pliant.nets import CNN
+
+    signature = runpy.run_path(str(DOCS / "generate.py"))["_signature"]
+    assert signature(L2) == "(strength: float, normalisers: bool = False) -> None"
+    assert "activation: Activation = ReLU" in signature(CNN)

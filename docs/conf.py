@@ -1,0 +1,28 @@
+"""The site: `make docs`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from generate import generate
+
+import pliant
+
+generate()
+
+project, author, release = "pliant", "The pliant authors", pliant.__version__
+copyright = "The pliant authors, Apache-2.0"
+extensions = ["myst_nb", "sphinx_copybutton"]
+exclude_patterns = ["_build", "**/jupyter_execute"]
+html_theme = "furo"
+html_title = f"pliant {release}"
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120  # seconds a cell
+nb_execution_in_temp = True
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+suppress_warnings = ["myst.header"]  # generated pages skip a level
