@@ -1,5 +1,6 @@
 """The tables of docs/ are those that its commands print."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def test_docstrings_become_markdown() -> None:
         "Sum of `x`.\n\n**Args**\n\n- `x`: one number.\n- `*more`: others.\n\n```pycon\n>>> 1 + 1\n2\n```\n\n"
         "```pycon\n>>> 3\n3\n```"
     )
+
+
+def test_recipes_that_pages_show_can_be_made() -> None:
+    import pliant.interventions
+
+    names = vars(pliant.interventions)
+    for page in ("cures_when.md", "cheatsheet.md"):
+        lines = re.findall(r"`([A-Z]\w+\([^`]*\))`", PAGES[page])
+        shown = [line for line in lines if line.partition("(")[0] in names]
+        assert shown or page != "cures_when.md"
+        for line in shown:
+            eval(line, dict(names))
 
 
 def test_signatures_are_as_one_would_write_them() -> None:
