@@ -293,7 +293,7 @@ def claims(names: tuple[str, ...]) -> tuple[Claim, ...]:
             across(_two, _advised), ours=True, given=(fresh,),
         ),
         Across(
-            "The cures of the two largest shares gain more than layer norm with L2 in every case.",
+            "Over situations, the cures of the two largest shares gain more than layer norm with L2, a fixed choice.",
             across(_two, _fixed), ours=True, given=(fresh,),
         ),
     )  # fmt: skip
