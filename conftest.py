@@ -12,7 +12,8 @@ NEEDS = {  # of integrations, a package each that only the extras bring
     "sb3": "stable_baselines3",
     "transformers": "transformers",
 }
-collect_ignore = [f"src/pliant/integrations/{name}.py" for name, package in NEEDS.items() if not find_spec(package)]
+lacking = [f"src/pliant/integrations/{name}" for name, package in NEEDS.items() if not find_spec(package)]
+collect_ignore = [path for name in lacking for path in (name, f"{name}.py")]
 
 
 @pytest.fixture(autouse=True)

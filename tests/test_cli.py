@@ -247,6 +247,7 @@ def test_an_unwritable_folder_is_named_before_training(tmp_path: Path, capsys: p
         ("lyle2023/fig1", ["hidden=8,8", "net=cnn"], ["hidden"]),  # which the CNN has not
         ("lyle2023/fig12", ["targets=2", "gamma=0.5"], ["targets"]),  # no probe there
         ("lyle2023/fig5", ["bins=7"], ["bins"]),
+        ("lyle2024/bandit", ["bins=3"], ["bins"]),  # whose width is set
         ("lyle2024/kernels", ["lr=0.002"], []),
         ("lyle2024/kernels", ["lr=0.001"], []),  # the tier's own
     ],

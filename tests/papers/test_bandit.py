@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.experiment import find
 from pliant.heads import Scalar, TwoHot
 from pliant.interventions import L2, Chain, LayerNorm
 from pliant.papers.lyle2024 import bandit
@@ -88,11 +87,6 @@ def test_the_probe_of_the_smoothed_head_can_be_reached() -> None:
         assert head.label_smoothing == 0
         assert head == of(name(0.99, "two_hot", "both"), ProbeLoss).probe.head
     assert of(name(0.99, "scalar", "both"), ProbeLoss).probe.head is None
-
-
-def test_settings_that_nothing_reads_warn() -> None:
-    with pytest.warns(UserWarning, match="--set bins has no effect"):
-        find("lyle2024/bandit").settings("smoke", ["bins=3"])
 
 
 # -- claims ------------------------------------------------------------------------------------------------------------
