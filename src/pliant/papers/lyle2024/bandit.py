@@ -286,7 +286,7 @@ EXPERIMENT = Experiment(
     references=("lyle2024", "schrittwieser2020", "ba2016"),
     tiers={
         "smoke": Settings(
-            data="digits", num_images=120, hidden=(8, 8), batch_size=16, target_period=10, target_updates=2, targets=2,
+            data="digits", num_images=120, hidden=(8, 8), batch_size=16, target_period=5, target_updates=2, targets=2,
             steps=3, examples=40, width=2.0, long=2,
         ),
         "laptop": Settings(),
