@@ -52,8 +52,9 @@ def test_a_diverged_seed_is_said() -> None:
 
 @pytest.mark.parametrize("width", [80, 60])
 @pytest.mark.parametrize("columns", [1, 3, 6])
-def test_the_closing_table_fits_and_loses_no_number(columns: int, width: int) -> None:
-    setup = replace(SETUP, table=tuple(Column("accu-\nracy", "accuracy") for _ in range(columns)))
+@pytest.mark.parametrize("heading", ["accu-\nracy", "last task", "norm ratio"])
+def test_the_closing_table_fits_and_loses_no_number(heading: str, columns: int, width: int) -> None:
+    setup = replace(SETUP, table=tuple(Column(heading, "accuracy") for _ in range(columns)))
     shown = printed(print_closing, setup, results(), width=width)
     assert max(map(len, shown.splitlines())) <= width
     assert "…" not in shown

@@ -73,14 +73,16 @@ def print_closing(console: Console, setup: Setup, results: Results) -> None:
 
 
 def print_rows(console: Console, table: Closing) -> None:
-    """Prints a table of cells; intervals go under their values where the console is too narrow for one line."""
+    """Prints a table of cells; where the console is too narrow, intervals go under their values, then headings wrap."""
     columns = "l" + "r" * len(table.headings)
     flat = Grid(["", *table.headings], [[row.label, *map(str, row.cells)] for row in table.rows], columns)
     if piped(console) or width(flat) <= console.width:
         print_grid(console, flat)
         return
     rows = [[row.label, *(f"{c.value}\n{c.spread}".rstrip() for c in row.cells)] for row in table.rows]
-    print_grid(console, Grid(["", *table.headings], rows, "p" + columns[1:]))
+    under = Grid(["", *table.headings], rows, "p" + columns[1:])
+    wrapped = under._replace(headings=[heading.replace(" ", "\n") for heading in under.headings])
+    print_grid(console, under if width(under) <= console.width else wrapped)
 
 
 def closing_grid(setup: Setup, results: Results) -> Grid:
