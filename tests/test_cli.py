@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pliant.cli import main
+from pliant.cli import _parser, main
 from pliant.experiment import experiments, find
 from pliant.run import sinks
 from pliant.run.files import read_json
@@ -261,3 +261,21 @@ def test_a_setting_without_effect_warns(id: str, changes: list[str], idle: list[
     assert [str(one.message) for one in caught] == [
         f"--set {key} has no effect on what is trained here" for key in idle
     ]
+
+
+@pytest.mark.parametrize("name", ["demo", "pilot"])
+def test_commands_that_train_say_all_that_run_asks(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = vars(_parser().parse_args(["run", "lyle2024/swiss_cheese"]))
+    found: list[dict[str, Any]] = []
+
+    def stop(given: Any, *_: Any) -> Any:
+        found.append(dict(vars(given)))
+        raise ValueError("seen")
+
+    monkeypatch.setattr("pliant.cli.train.prepared", stop)
+    monkeypatch.setattr("pliant.cli.pilot.prepared", stop)
+    ids = ["lyle2024/swiss_cheese"] if name == "pilot" else []
+    assert main([name, *ids, "--seeds", "2", "--out", str(tmp_path)]) == 2
+    (given,) = found
+    known = set(asked) - ({"dry_run", "address", "gpus_per_pack"} if name == "pilot" else set())
+    assert known - {"run", "function", "json"} <= set(given)

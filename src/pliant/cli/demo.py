@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
 
 def show(given: argparse.Namespace, console: Console) -> int:
     given.ids, given.tier, given.set, given.arms, given.sink = [ID], "demo", [], None, None
-    given.device, given.json, given.rerun, given.dry_run = "cpu", False, False, False
+    given.device, given.json, given.rerun, given.dry_run, given.add = "cpu", False, False, False, []
     given.engine, given.address, given.gpus_per_pack = "local", None, None
     task = find(ID).tiers["demo"]
     console.print(
