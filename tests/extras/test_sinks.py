@@ -92,10 +92,12 @@ def records(content: bytes) -> Iterator[bytes]:
 def test_wandb_offline_holds_the_store(
     sent: Callable[[str], Path], runs: list[Tracked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     folder = sent("wandb")
+    wandb.teardown()  # a run ends before its file is written; its service ends after, as at the end of a program
     files = list(folder.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == len(runs)
     found = {}
