@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from pliant.run.files import read_json
 
 KILLS_A_RUN = 5
+PART = 0.6  # of an uninterrupted run's time, at most, before a kill: a resumed run has less left to do
 
 
 class Kind(NamedTuple):
@@ -133,7 +134,7 @@ def main() -> int:
             for _ in range(min(KILLS_A_RUN, given.kills - kills)):
                 process = start(kind, out)
                 try:
-                    process.wait(generator.uniform(0.5, seconds[kind.name]))
+                    process.wait(generator.uniform(0.5, PART * seconds[kind.name]))
                     break  # it was faster than the kill
                 except subprocess.TimeoutExpired:
                     (os.killpg if generator.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
