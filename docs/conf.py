@@ -14,7 +14,8 @@ generate()
 project, author, release = "pliant", "The pliant authors", pliant.__version__
 copyright = "The pliant authors, Apache-2.0"
 extensions = ["myst_nb", "sphinx_copybutton"]
-exclude_patterns = ["_build", "**/jupyter_execute"]
+exclude_patterns = ["_build", "**/jupyter_execute", "generated/versions.md"]
+html_static_path, html_css_files = ["static"], ["site.css"]
 html_theme = "furo"
 html_title = f"pliant {release}"
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -1,4 +1,4 @@
-"""Writes the pages of the site that are made from the package: its API, its commands, its references. `make docs`."""
+"""Writes what the site makes itself: API, commands, references, gallery, versions, one picture. `make docs`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import inspect
 import io
 import os
 import re
+import shutil
 from argparse import _SubParsersAction
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import versions
+import when
+from gallery import gallery
 
 FOLDER = Path(__file__).parent / "generated"
 PACKAGES = (
@@ -28,6 +33,13 @@ def generate() -> None:
     _write("api", f"# API\n\nPublic names, by package.\n\n```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n")
     _write("commands", _commands())
     _write("references", _references())
+    _write("gallery", gallery(FOLDER))
+    _write("versions", versions.table(versions.read() | {"this site": versions.here()}) + "\n")
+    for name, width in (("wide", 740), ("narrow", 350)):
+        (FOLDER / f"cures_when_{name}.svg").write_text(when.picture(width))
+    for id in ("lyle2024/swiss_cheese", "toolbox/cures", "toolbox/causes"):  # beside those in docs/, which are wide
+        drawn = FOLDER / "gallery" / f"{id.replace('/', '-')}-{when.kept(id).folder.name}-1-narrow.svg"
+        shutil.copy(drawn, FOLDER / f"{id.partition('/')[2]}_narrow.svg")
 
 
 def documented(docstring: str) -> str:

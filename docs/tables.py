@@ -1,4 +1,4 @@
-"""Writes the tables of pages in this folder, each between the command that prints it and `end`: `make tables`."""
+"""Writes the tables of pages in this folder, each between what prints it and `end`: `make tables`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import when
+
 from pliant.cli import main
 
 FOLDER = Path(__file__).parent
@@ -14,12 +16,14 @@ FOLDER = Path(__file__).parent
 
 def written(page: str) -> str:
     """The page with the tables of today."""
-    return re.sub(r"(<!-- pliant ([^>]*) -->\n).*?(?=<!-- end -->)", _table, page, flags=re.DOTALL)
+    return re.sub(r"(<!-- ((?:pliant|docs/)[^>]*) -->\n).*?(?=<!-- end -->)", _table, page, flags=re.DOTALL)
 
 
 def _table(found: re.Match[str]) -> str:
+    if found[2] == "docs/when.py":
+        return found[1] + when.table()
     with redirect_stdout(StringIO()) as out:
-        code = main(found[2].split())
+        code = main(found[2].split()[1:])
     assert code == 0, found[2]
     return found[1] + out.getvalue()
 
