@@ -219,6 +219,7 @@ def test_whatever_is_imported_is_declared():
     known = (
         {MODULE_OF.get(name, name) for name in names}
         | {"pliant", "tests", "benchmarks"}
+        | {path.stem for path in (REPOSITORY / "docs").glob("*.py")}
         | BY_MAKE
         | sys.stdlib_module_names
     )
