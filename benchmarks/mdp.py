@@ -1,26 +1,27 @@
-"""How fast do agents on the classification MDPs learn? Ratios measured in one run; each figure the median over rounds.
+"""How fast do agents on the classification MDPs learn? Ratios measured in one run, the sides in turns, on all cores.
 
 - environment steps a second with a random policy, a population of 64, on one core;
-- optimizer steps of a population of DQN agents against those of the same networks in supervised training;
-- against one plain PyTorch DQN loop a core: same network, batch and replay;
-- with Stable-Baselines3 installed, against its DQN on the Gymnasium environment, as many updates an environment step.
+- a population of eight DQN agents against eight networks of the same shape in supervised training;
+- against a DQN loop in plain PyTorch, a process a core: same network, batch and replay;
+- against Stable-Baselines3's DQN on the Gymnasium environment, eight seeds: as many updates an environment step, a
+  population a core with its share of the seeds against one agent after the other (`pip install 'pliant[sb3]'`);
+- the size of a replay.
 
-    python benchmarks/mdp.py
+    python benchmarks/mdp.py [--rounds 7]
 """
 
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import statistics
-import time
+import importlib.util
+import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+from turns import Side, heading, line, ms, on_every_core, options, ratio
 
 from pliant.data import load
 from pliant.functional.draws import draw
@@ -28,69 +29,54 @@ from pliant.nets import MLP
 from pliant.network import Network
 from pliant.optim import Adam
 from pliant.population import Member, Population
-from pliant.rl import TrueLabel
+from pliant.rl import Replay, TrueLabel
 from pliant.rl.mdp import NUM_DRAWS
 from pliant.trials import ValueLearning
 
-DATA, IMAGES, HIDDEN, BATCH, MEMBERS, STEPS, ROUNDS = "mnist", 1000, (128, 128), 128, 8, 300, 5
-GOALS = {"environment": 1e6, "supervised": 0.55, "plain": 1.5, "sb3": 3.0}
+DATA, IMAGES, HIDDEN, BATCH, MEMBERS, SEEDS = "mnist", 1000, (128, 128), 128, 8, 8
+CAPACITY, STEPS = 100_000, 100  # transitions of a replay; optimizer steps a turn
 
 
-def environment() -> float:
-    """Environment steps a second of a random policy."""
-    members, envs, steps = 64, 1, 2000
+def environment(members: int = 64, steps: int = 1000) -> Side:
+    """Environment steps of a random policy."""
     world = TrueLabel(IMAGES).bind(load(DATA), list(range(members)))
-    numbers = torch.from_numpy(draw(0, "benchmark").random((steps, members, envs, NUM_DRAWS + 1)))
-    image = world.begin(numbers[0])
-    start = time.perf_counter()
-    for each in numbers:
-        _, image = world.step(image, (each[..., -1] * world.num_states).long(), each)
-    return steps * members * envs / (time.perf_counter() - start)
+    numbers = torch.from_numpy(draw(0, "benchmark").random((steps, members, 1, NUM_DRAWS + 1)))
+
+    def run() -> None:
+        image = world.begin(numbers[0])
+        for each in numbers:
+            _, image = world.step(image, (each[..., -1] * world.num_states).long(), each)
+
+    return Side(run, steps * members)
 
 
-def agent(members: int, steps: int = STEPS) -> Callable[[], float]:
-    """A function that takes steps of a population of agents and returns member-steps a second."""
+def agents(members: int) -> Side:
+    """Steps of a population of agents, each an environment step and an update."""
     trial = ValueLearning(
         TrueLabel(IMAGES), DATA, partial(MLP, hidden=HIDDEN), Adam(1e-3), 10**9, batch_size=BATCH, target_period=1000,
-        together=members,
+        capacity=CAPACITY, together=members,
     )  # fmt: skip
     rows = trial.start(list(range(members))).rows
-    next(rows)
-
-    def run() -> float:
-        start = time.perf_counter()
-        for _ in range(steps):
-            next(rows)
-        return steps * members / (time.perf_counter() - start)
-
-    return run
+    return Side(lambda: [next(rows) for _ in range(STEPS)], STEPS * members)
 
 
-def supervised(members: int) -> Callable[[], float]:
-    """The same of a population that learns ten numbers of each image, on the same batches again and again."""
+def supervised(members: int) -> Side:
+    """Steps of as many networks that learn ten numbers of each image, on the same batches again and again."""
     everyone = [Member(seed, Adam(1e-3)) for seed in range(members)]
     population = Population(Network(MLP((1, 28, 28), 10, HIDDEN)), F.mse_loss, everyone, compile=True)
     state, x, y = population.init(), torch.randn(members, BATCH, 1, 28, 28), torch.randn(members, BATCH, 10)
-    population.step(state, x, y)
-
-    def run() -> float:
-        start = time.perf_counter()
-        for _ in range(STEPS):
-            population.step(state, x, y)
-        return STEPS * members / (time.perf_counter() - start)
-
-    return run
+    return Side(lambda: [population.step(state, x, y) for _ in range(STEPS)], STEPS * members)
 
 
-def plain() -> Callable[[], float]:
-    """One DQN agent in plain PyTorch: an environment step and an update a step, images as bytes in the replay."""
+def plain() -> Side:
+    """Steps of one DQN agent in plain PyTorch, images as bytes and the replay as indices of them."""
     torch.manual_seed(0)
     data, rng = load(DATA), np.random.default_rng(0)
     images = torch.from_numpy(np.array(data.x_train[:IMAGES]))
     labels = torch.from_numpy(np.array(data.y_train[:IMAGES]))
     net = MLP((1, 28, 28), 10, HIDDEN)
     target, optimizer = copy.deepcopy(net), torch.optim.Adam(net.parameters(), 1e-3, fused=True)
-    replay = torch.zeros(4, 100_000, dtype=torch.long)
+    replay = torch.zeros(4, CAPACITY, dtype=torch.long)
     filled, seen = 1000, int(rng.integers(IMAGES))
     replay[0, :filled] = torch.from_numpy(rng.integers(0, IMAGES, filled))
     replay[3, :filled] = torch.from_numpy(rng.integers(0, IMAGES, filled))
@@ -104,9 +90,9 @@ def plain() -> Callable[[], float]:
             greedy = int(net(data.standardize(images[seen : seen + 1])).argmax())
         action = int(rng.integers(10)) if rng.random() < 0.1 else greedy
         following = int(rng.integers(IMAGES))
-        replay[:, filled % 100_000] = torch.tensor([seen, action, int(action == int(labels[seen])), following])
+        replay[:, filled % CAPACITY] = torch.tensor([seen, action, int(action == int(labels[seen])), following])
         filled, seen, taken = filled + 1, following, taken + 1
-        x, actions, reward, after = replay[:, torch.from_numpy(rng.integers(0, min(filled, 100_000), BATCH))]
+        x, actions, reward, after = replay[:, torch.from_numpy(rng.integers(0, min(filled, CAPACITY), BATCH))]
         with torch.no_grad():
             goal = reward + 0.99 * target(data.standardize(images[after])).max(1).values
         loss = F.mse_loss(net(data.standardize(images[x])).gather(1, actions[:, None])[:, 0], goal)
@@ -114,95 +100,61 @@ def plain() -> Callable[[], float]:
         loss.backward()
         optimizer.step()
 
-    def run() -> float:
-        start = time.perf_counter()
-        for _ in range(STEPS):
-            step()
-        return STEPS / (time.perf_counter() - start)
-
-    step()
-    return run
+    return Side(lambda: [step() for _ in range(STEPS)], STEPS)
 
 
-def sb3(seed: int, steps: int, queue: Any) -> None:
-    """Trains one agent of Stable-Baselines3 and hands over the seconds of its updates."""
-    import gymnasium  # type: ignore[import-not-found]
-    from stable_baselines3 import DQN  # type: ignore[import-not-found]
+def sb3() -> Side:
+    """Steps of one agent of Stable-Baselines3, each an environment step and an update."""
+    import gymnasium  # pyright: ignore[reportMissingImports]
+    from stable_baselines3 import DQN  # pyright: ignore[reportMissingImports]
 
     from pliant.integrations.environments import ClassificationEnv
 
-    torch.set_num_threads(1)
-    env = gymnasium.wrappers.FlattenObservation(ClassificationEnv(TrueLabel(IMAGES), DATA, seed))
+    env = gymnasium.wrappers.FlattenObservation(ClassificationEnv(TrueLabel(IMAGES), DATA))
     made = DQN(
-        "MlpPolicy", env, batch_size=BATCH, buffer_size=10_000, learning_starts=1000, train_freq=1, gradient_steps=1,
-        target_update_interval=1000, policy_kwargs={"net_arch": list(HIDDEN)}, seed=seed, verbose=0,
+        "MlpPolicy", env, batch_size=BATCH, buffer_size=CAPACITY, learning_starts=1000, train_freq=1, gradient_steps=1,
+        target_update_interval=1000, policy_kwargs={"net_arch": list(HIDDEN)}, seed=0, verbose=0,
     )  # fmt: skip
     made.learn(1001)
-    start = time.perf_counter()
-    made.learn(steps, reset_num_timesteps=False)
-    queue.put(steps / (time.perf_counter() - start))
+    return Side(lambda: made.learn(STEPS, reset_num_timesteps=False), STEPS)
 
 
-def together(make: Callable[[], Callable[[], float]], barrier: Any, queue: Any) -> None:
-    """The median rate of one process, all of them in step."""
-    torch.set_num_threads(1)
-    run, found = make(), []
-    run()
-    for _ in range(ROUNDS):
-        barrier.wait()
-        found.append(run())
-    queue.put(statistics.median(found))
+def there(package: str) -> bool:
+    """Whether a package is installed."""
+    return importlib.util.find_spec(package) is not None
 
 
-def on_all_cores(make: Callable[[], Callable[[], float]], cores: int) -> float:
-    """The sum of the rates of a process a core."""
-    context = multiprocessing.get_context("spawn")
-    queue, barrier = context.Queue(), context.Barrier(cores)
-    processes = [context.Process(target=together, args=(make, barrier, queue)) for _ in range(cores)]
-    for process in processes:
-        process.start()
-    total = sum(queue.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return total
-
-
-def sb3_on_all_cores(seeds: int, cores: int, steps: int = 1000) -> float:
-    """Agent-steps a second of Stable-Baselines3: `seeds` agents, as many at once as cores."""
-    context, busy = multiprocessing.get_context("spawn"), 0.0
-    for first in range(0, seeds, cores):
-        queue = context.Queue()
-        some = [context.Process(target=sb3, args=(s, steps, queue)) for s in range(first, min(first + cores, seeds))]
-        for process in some:
-            process.start()
-        found = [queue.get() for _ in some]
-        busy += steps / min(found)
-        for process in some:
-            process.join()
-    return seeds * steps / busy
+def sides() -> dict[str, Side]:
+    """What is compared, on one core."""
+    share = max(1, SEEDS // len(os.sched_getaffinity(0)))
+    made: dict[str, Callable[[], Side]] = {
+        "environment": environment,
+        "agents": partial(agents, MEMBERS),
+        "supervised": partial(supervised, MEMBERS),
+        "plain": plain,
+    }
+    if there("stable_baselines3"):
+        made |= {"share": partial(agents, share), "sb3": sb3}
+    return {name: make() for name, make in made.items()}
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    cores = multiprocessing.cpu_count()
-    steps = statistics.median(environment() for _ in range(ROUNDS))
-    print(f"environment steps a second, one core: {steps:,.0f} (goal {GOALS['environment']:,.0f})")
-    run, reference = agent(MEMBERS), supervised(MEMBERS)
-    run()
-    reference()
-    ratios = [run() / reference() for _ in range(ROUNDS)]
-    print(f"agents against supervised training: {statistics.median(ratios):.2f} (goal {GOALS['supervised']})")
-    ours, theirs = on_all_cores(partial(agent, MEMBERS), cores), on_all_cores(plain, cores)
-    print(
-        f"against plain PyTorch, {cores} cores: {ours / theirs:.2f} (goal {GOALS['plain']}); {ours:,.0f} agent-steps/s"
-    )
-    try:
-        import stable_baselines3  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
+    parser = options(__doc__, 7)
+    given = parser.parse_args()
+    found = on_every_core(sides, given.rounds)
+    replay = Replay.empty(1, CAPACITY)
+    held = sum(t.nbytes for t in vars(replay).values() if isinstance(t, torch.Tensor))
+    print(heading(given.rounds, len(os.sched_getaffinity(0))))
+    print(f"{'agents on a classification MDP, MLP 2 x 128, batch 128':<62}{'measured':>12}{'goal':>12}")
+    print(line("environment steps a second, one core", 1e3 / ms(found, "environment"), 1e6))
+    print(line("agent-steps / member-steps of supervised training", ratio(found, "supervised", "agents"), 0.55))
+    print(line("agent-steps / those of plain PyTorch, a process a core", ratio(found, "plain", "agents"), 1.5))
+    if "sb3" in found:
+        print(line("agent-steps / those of Stable-Baselines3, 8 seeds", ratio(found, "sb3", "share"), 3.0))
+    else:
         print("against Stable-Baselines3: not installed (pip install 'pliant[sb3]')")
-        return
-    ours = on_all_cores(partial(agent, 8 // cores), cores)
-    print(f"against Stable-Baselines3, 8 seeds: {ours / sb3_on_all_cores(8, cores):.2f} (goal {GOALS['sb3']})")
+    print(line("MB of a replay of 100,000 transitions", held / 1e6, 4.0, at_most=True))
+    print("ms of a step: " + ", ".join(f"{name} {ms(found, name):.2f}" for name in found if name != "environment"))
 
 
 if __name__ == "__main__":

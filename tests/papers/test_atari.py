@@ -54,6 +54,15 @@ def test_double_dqns_optimizer_makes_dqn_zoos_updates_of_half_its_gradient() -> 
     torch.testing.assert_close(a["w"], b["w"], rtol=1e-9, atol=0)
 
 
+def test_layout_and_digits_are_settings_and_the_latter_is_a_deviation() -> None:
+    plain, lean = Emulated(), Emulated(channels_last=True, bfloat16=True)
+    net = lean.net("c51")((4, 84, 84), 3 * 51)
+    assert [name.removeprefix("net.") for name in net.state_dict()] == [
+        *plain.net("c51")((4, 84, 84), 153).state_dict()
+    ]
+    assert [len(each.deviations()) for each in (plain, replace(plain, channels_last=True), lean)] == [3, 3, 4]
+
+
 def test_only_the_papers_size_is_evidence_for_their_lines() -> None:
     assert len(GAMES) == len(set(GAMES)) == 57
     for id, number in (("lyle2023/fig7", 24), ("lyle2024/atari", 43)):

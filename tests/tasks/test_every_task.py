@@ -173,6 +173,14 @@ def test_inputs_stay_raw_until_a_batch_is_drawn(task, dtype):
     assert batch.x.shape == (3, 6, 2, 3, 4)
 
 
+@every_task
+def test_batches_are_the_same_where_inputs_are_not_kept(task, monkeypatch):
+    kept = list(task.bind(data(), SEEDS).batches(0, task.num_steps))
+    monkeypatch.setattr("pliant.tasks.base.AT_HAND", 0)
+    for batch, other in zip(kept, task.bind(data(), SEEDS).batches(0, task.num_steps), strict=True):
+        assert equal(batch, other)
+
+
 def test_inputs_are_standardized_once():
     dataset = data()
     x, y = EXAMPLES["Task"].bind(dataset, SEEDS, dtype=torch.float64).examples(0)

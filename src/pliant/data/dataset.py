@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+AT_HAND = 1 << 26  # bytes of standardized inputs that are kept for all steps; of more, each batch is made when wanted
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -82,7 +84,7 @@ class Dataset:
         per_channel = (-1,) + (1,) * (len(shape) - 1)
         mean = torch.tensor(self.mean, dtype=dtype, device=x.device).reshape(per_channel)
         std = torch.tensor(self.std, dtype=dtype, device=x.device).reshape(per_channel)
-        return (x.to(dtype) / self.scale - mean) / std
+        return (x.to(dtype) / self.scale).sub_(mean).div_(std)
 
 
 def channel_moments(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

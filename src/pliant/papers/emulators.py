@@ -8,7 +8,7 @@ from functools import partial
 from pliant.diagnostics import DeadUnits, GradientCovariance, ParameterNorm, gradient_cosines
 from pliant.heads import C51, Head, Scalar
 from pliant.interventions import Chain
-from pliant.nets import Dueling, Nature
+from pliant.nets import Cast, Dueling, Nature
 from pliant.optim import Adam, Clipped, Optimizer, RMSProp
 from pliant.papers.lyle2023.fig2 import density
 from pliant.rl import Atari, Catch, Environment, Evaluation, Prioritised
@@ -61,6 +61,8 @@ class Emulated:
         examples: of measures.
         products: of the Hessian with vectors, for its density.
         together: seeds that are trained as one population.
+        channels_last: whether images lie with channels last in memory, which is faster on some processors.
+        bfloat16: whether networks compute in bfloat16, which is faster on some.
     """
 
     games: tuple[str, ...] = GAMES
@@ -84,6 +86,8 @@ class Emulated:
     examples: int = 512
     products: int = 80
     together: int = 1
+    channels_last: bool = False
+    bfloat16: bool = False
 
     @property
     def whole(self) -> bool:
@@ -126,8 +130,12 @@ class Emulated:
         if agent not in AGENTS:
             raise ValueError(unknown("agent", agent, list(AGENTS)))
         if agent == "rainbow":
-            return partial(Dueling, bins=BINS, **sizes)
-        return partial(Nature, shared_bias=agent == "double_dqn", **sizes)
+            net = partial(Dueling, bins=BINS, **sizes)
+        else:
+            net = partial(Nature, shared_bias=agent == "double_dqn", **sizes)
+        if self.channels_last or self.bfloat16:
+            return partial(Cast, net=net, channels_last=self.channels_last, bfloat16=self.bfloat16)
+        return net
 
     def optimizer(self, agent: str) -> Optimizer:
         """That of an agent.
@@ -174,6 +182,7 @@ class Emulated:
             "learning begins at a frame, not at a size of the replay, and that every episode begins as after power-on.",
             "Our loss of double DQN is twice a Huber loss; the epsilon of its optimizer is scaled so that updates are "
             "the same.",
+            *(("Networks compute in bfloat16: outputs and gradients are off by about 1 %.",) if self.bfloat16 else ()),
         )
 
 

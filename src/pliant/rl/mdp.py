@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pliant.data import Dataset
+from pliant.data.dataset import AT_HAND
 from pliant.functional.draws import draw
 
 NUM_DRAWS = 2  # uniform numbers that a transition takes: the state, and the image that shows it
@@ -159,6 +160,7 @@ class World:
         self.states = tensor(np.stack(shown).astype(np.int64))
         self._order, self._count = tensor(order), tensor(counts)
         self._first = tensor(np.cumsum(counts, axis=1) - counts)
+        self._ready: Tensor | None = None  # the table as it is observed, where it is small enough to be kept
 
     def begin(self, draws: Tensor) -> Tensor:
         """A random image of a random state for every `(members, envs)` of the draws, `(members, envs, 2)`."""
@@ -176,11 +178,19 @@ class World:
 
     def observe(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Images as inputs of a network, `(members, n, *shape)`, scaled as the data set is."""
-        return self.data.standardize(self.raw(image), dtype)
+        if self._table.numel() * dtype.itemsize > AT_HAND:
+            return self.data.standardize(self.raw(image), dtype)
+        if self._ready is None or self._ready.dtype != dtype:
+            self._ready = self.data.standardize(self._table, dtype)
+        return self._shown(self._ready, image)
 
     def raw(self, image: Tensor) -> Tensor:
         """Images as the data set stores them, `(members, n, *shape)`."""
-        return self._table[self._where.gather(1, image)]
+        return self._shown(self._table, image)
+
+    def _shown(self, table: Tensor, image: Tensor) -> Tensor:
+        """Rows of a table of all members' images, `(members, n, *shape)`."""
+        return table.index_select(0, self._where.gather(1, image).flatten()).unflatten(0, image.shape)
 
     def _image(self, state: Tensor, uniform: Tensor) -> Tensor:
         """An image of each state: the one at this part, in [0, 1), of the row of all that show it."""

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from pliant.data import Dataset
+from pliant.data.dataset import AT_HAND
 from pliant.functional.draws import draw
+
+AT_ONCE = 1 << 18  # numbers in the batches that are picked at once, where one has fewer
 
 
 class Batches(NamedTuple):
@@ -137,7 +140,8 @@ class Task(ABC):
 class Stream:
     """A task bound to data and seeds. `batches(start, stop)` and `examples(task)` depend on (seed, step) alone.
 
-    Inputs stay uint8 (or whatever the data set holds) until a batch is drawn; a batch is standardised on the device.
+    Inputs stay uint8 (or whatever the data set holds) until they are wanted, and are standardised on the device: once a
+    task where those of all members take at most 64 MiB, else batch by batch.
     Epochs go on from task to task as long as the number of examples stays the same.
 
     >>> from pliant.data import load
@@ -155,6 +159,7 @@ class Stream:
         self._latest: tuple[int, list[Examples]] | None = None
         self._tasks: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._epochs: dict[tuple[int, int, int], np.ndarray] = {}
+        self._ready: Tensor | None = None  # all inputs of the latest task, where they are at hand
         self._task(0)  # what does not fit shows now
 
     @property
@@ -164,20 +169,32 @@ class Stream:
 
     def batches(self, start: int, stop: int) -> Iterator[Batches]:
         """The minibatches of steps `start` to `stop - 1`, each with a leading member axis."""
-        members = torch.arange(len(self.seeds), device=self.device)[:, None]
         while start < stop:
             task, _ = self.task.place(start)
             until = min(stop, self.task.ends[task])
             index = torch.from_numpy(self._indices(task, start, until)).to(self.device)
-            for picked in index:
-                targets, positions = self._task(task)
-                yield Batches(self._inputs(self._where[members, picked], positions), targets[members, picked])
+            many = max(1, AT_ONCE // (index[0].numel() * math.prod(self.data.shape)))
+            for some in index.split(many):
+                yield from map(Batches, *self._picked(task, some))
             start = until
 
     def examples(self, task: int, most: int | None = None) -> Batches:
         """The first `most` of every member's examples, with the targets they have in a task."""
         targets, positions = self._task(task)
         return Batches(self._inputs(self._where[:, :most], positions), targets[:, :most])
+
+    def _picked(self, task: int, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of examples `(step, member, batch)` of a task."""
+        targets, positions = self._task(task)
+        members, n = targets.shape[:2]
+        if self._ready is None and self._where.numel() * math.prod(self.data.shape) * self.dtype.itemsize <= AT_HAND:
+            self._ready = self._inputs(self._where, positions).flatten(0, 1)
+        place = (index + n * torch.arange(members, device=self.device)[:, None]).flatten()
+        y = targets.flatten(0, 1).index_select(0, place).unflatten(0, index.shape)
+        if self._ready is not None:
+            return self._ready.index_select(0, place).unflatten(0, index.shape), y
+        rows = self._where.flatten()[place].view(index.shape)
+        return torch.stack([self._inputs(one, positions) for one in rows]), y
 
     def _indices(self, task: int, start: int, stop: int) -> np.ndarray:
         """Which examples steps of a task use: `(step, member, batch)`, from one shuffled order an epoch and seed."""
@@ -211,7 +228,9 @@ class Stream:
             self._latest = (task, found)
             self._keep(found)
             moved = [examples.positions for examples in found]
-            positions = None if moved[0] is None else torch.from_numpy(np.stack(moved)).to(self.device)  # type: ignore[arg-type]
+            positions = None
+            if moved[0] is not None:
+                positions, self._ready = torch.from_numpy(np.stack(moved)).to(self.device), None  # type: ignore[arg-type]
             y = torch.from_numpy(np.stack([examples.targets for examples in found])).to(self.device)
             if y.is_floating_point():
                 y = y.to(self.dtype)
@@ -238,11 +257,12 @@ class Stream:
             self._rows = rows
             kept, where = np.unique(rows, return_inverse=True)
             kept = self.data.x_train[kept]
-        self._pool = torch.from_numpy(np.ascontiguousarray(kept)).to(self.device)
+        self._ready, self._pool = None, torch.from_numpy(np.ascontiguousarray(kept)).to(self.device)
         self._where = torch.from_numpy(where.reshape(rows.shape)).to(self.device)
 
     def _inputs(self, rows: Tensor, positions: Tensor | None) -> Tensor:
-        x = self.data.standardize(self._pool[rows], dtype=self.dtype)
+        raw = self._pool.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        x = self.data.standardize(raw, dtype=self.dtype)
         if positions is None:
             return x
         return x.flatten(2).gather(2, positions[:, None].expand(-1, x.shape[1], -1)).reshape(x.shape)
