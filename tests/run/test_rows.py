@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -123,3 +125,30 @@ def test_arrays_are_stored_as_fixed_size_lists_that_know_their_shape(tmp_path: P
     assert kernel[0] is None
     assert kernel[1] == [2.0] * 6
     assert everything["arm"].to_pylist() == ["none"] * 5
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "i1", "i8", "u1", "?"])
+def test_numbers_of_every_type_come_back_as_they_were(kind: str) -> None:
+    numbers = (100 * np.random.default_rng(0).normal(size=(11, 2, 3))).astype(kind)
+    table = {"list": numbers, "number": numbers[:, 0, 0], "none": numbers[:0, 0, 0]}
+    if kind[0] == "f":
+        table["list"][3] = table["list"][5, 0, 1] = table["number"][[0, 7]] = np.nan
+    for name, values in table.items():
+        stored = columns.arrow({name: values})
+        assert stored[name].null_count == {"f": {"list": 1, "number": 3, "none": 0}[name]}.get(kind[0], 0)
+        np.testing.assert_array_equal(columns.numbers(stored, name), values)
+        assert columns.numbers(stored.slice(2), name).dtype == values.dtype
+        np.testing.assert_array_equal(columns.numbers(stored.slice(2), name), values[2:])
+
+
+def test_no_process_waits_for_pandas() -> None:
+    code = """
+import sys
+import numpy as np
+from pliant.run.columns import arrow, numbers
+table = {"number": np.array([1, np.nan]), "truth": np.array([True, False]), "list": np.array([[1.0], [np.nan]])}
+stored = arrow(table)
+print([numbers(stored, name).dtype.name for name in table], {"pandas", "torch"} & set(sys.modules))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "['float64', 'bool', 'float64'] set()\n"

@@ -29,6 +29,10 @@ from pliant.trials.base import refitted
 GRACE = 60.0  # seconds a worker has to end its step and write its checkpoint; a second Ctrl-C ends it at once
 CHECK = 0.05  # seconds between two looks at whether to stop, if steps are shorter
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that ask for the end
+IMPORTED = [  # before packs are forked: what nearly all of them need, so that none of them waits for it
+    *("torch._dynamo", "scipy.linalg", "pyarrow.parquet", "pyarrow.compute"),
+    *("pliant.run.train", "pliant.run.checkpoint", "pliant.run.sweep"),
+]
 STOPPED = 3  # exit code of a worker that kept what it had done
 
 
@@ -212,7 +216,7 @@ class _Workers:
     def __init__(self, store: Store, device: str, rerun: bool):
         self.store, self.device, self.rerun = store, device, rerun
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch._dynamo", "pliant.run.train", "pliant.run.checkpoint"])
+        self.context.set_forkserver_preload(IMPORTED)
         self.queue, self.stop = self.context.Queue(), self.context.Event()
         self.processes: dict[Pack, Any] = {}
         self.most = 1 if device != "cpu" else len(os.sched_getaffinity(0))
