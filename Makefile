@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-faults test-extras test-zoo lint docs tables clean
+.PHONY: demo test test-slow test-faults test-extras test-zoo lint docs tables release clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -62,5 +62,16 @@ tables: .venv/installed
 docs: tables .venv-docs/installed
 	PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
+# Wheel and sdist in dist/, each tried in an empty environment: a Python and a torch, the lowest and the newest among them.
+TRIED ?= python3.11:2.13.0 python3.12:2.11.0 python3.13:2.14.1
+
+.venv-release/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet 'build>=1.2'
+	touch $@
+
+release: .venv-release/installed
+	.venv-release/bin/python .ci/release.py $(TRIED)
+
 clean:
-	rm -rf .venv .venv-extras .venv-docs docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-extras .venv-docs .venv-release dist docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis
