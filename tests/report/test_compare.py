@@ -46,16 +46,16 @@ def test_differences_are_paired_by_seed(two: list[Stored]) -> None:
         np.testing.assert_allclose(one.found[1], 0.0, atol=1e-12)
 
 
-def test_the_table_has_every_arm_of_every_run(two: list[Stored]) -> None:
+def test_the_table_has_every_arm_of_every_run_those_of_an_arm_together(two: list[Stored]) -> None:
     made = compare(two)
     assert made.table.headings == ["accuracy", "norm"]
     assert [row.label for row in made.table.rows] == [
         "A no intervention",
-        "A L2 <b>&",
         "B no intervention",
+        "A L2 <b>&",
         "B L2 <b>&",
     ]
-    assert str(made.table.rows[1].cells[0]) == "0.72 ± 0.05"
+    assert str(made.table.rows[2].cells[0]) == "0.72 ± 0.05"
     assert dict(made.about)["l2"] == ["0.5", "0.25"]
     assert "hidden" not in dict(made.about)
 
@@ -168,7 +168,8 @@ def test_the_page_is_self_contained_and_repeatable(two: list[Stored]) -> None:
     assert str(two[0].folder.parent) not in text
     for part in (
         "2 runs side by side",
-        "A L2 &lt;b&gt;&amp;",
+        '<th scope="rowgroup" colspan="3">L2 &lt;b&gt;&amp;</th></tr>\n<tr><th scope="row">A</th>',
+        '<th scope="row">B \N{MINUS SIGN} A</th>',
         "0.17 <small>± 0.52</small>",
         "@inproceedings{lyle2023,",
     ):

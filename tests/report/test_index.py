@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from pliant.report.index import index, write_index
@@ -125,10 +127,19 @@ def test_a_run_links_to_its_page_where_there_is_one(root: Path, text: str) -> No
     assert "#made/up" in links
 
 
+def test_a_run_that_is_whole_has_its_picture(text: str) -> None:
+    shown = [str(a["src"]) for tag, a in Reader(text).tags if tag == "img"]
+    assert len(shown) == len([row for row in rows(text).values() if "✓" in row])
+    for one in shown:
+        picture = Image.open(io.BytesIO(base64.b64decode(one.removeprefix("data:image/png;base64,"))))
+        assert picture.width == 277  # of 370 CSS pixels
+
+
 def test_the_index_is_self_contained_and_names_no_folder(root: Path, text: str) -> None:
     for tag, attributes in Reader(text).tags:
-        assert tag not in {"iframe", "object", "embed", "base", "form", "img"}
-        assert not {"src", "srcset", "style"} & set(attributes)
+        assert tag not in {"iframe", "object", "embed", "base", "form"}
+        assert not {"srcset", "style"} & set(attributes)
+        assert (attributes.get("src") or "data:").startswith("data:")
         assert not any(name.startswith("on") for name in attributes)
     assert str(root) not in text
     assert "/home" not in text

@@ -1,6 +1,7 @@
 """The page: self-contained, repeatable, safe, and silent about the machine it was made on."""
 
 import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from pliant.experiment import Column
 from pliant.plots import Cells
@@ -15,7 +18,7 @@ from pliant.report.page import _csv, page
 from pliant.results import Results
 from pliant.run.identity import definition
 from tests.report.stores import unwritten
-from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, results, without_tasks
+from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, last, results, without_tasks
 
 VOID = {"meta", "link", "br", "img", "source"}
 
@@ -181,14 +184,27 @@ def test_many_missing_arms_are_counted_rather_than_listed(tmp_path: Path) -> Non
     assert "13 of 15 arms were not run." in written
 
 
-def test_a_map_comes_in_a_width_for_phones_and_one_for_desks(tmp_path: Path) -> None:
-    rows = {"nothing": ("none", None, "l2"), "L2 of a strength that takes some words": ("l2", "none", None)}
-    cells = Cells("accuracy", "accuracy", ("alone", "with\nlayer norm", "with something longer"), rows)
+def test_a_map_is_a_table_in_its_colours_that_a_script_sorts(tmp_path: Path) -> None:
+    rows = {"nothing": ("none", None), "L2OfAStrength(0.5)": ("l2", "none"), "Lost": ("gone", None)}
+    paper, groups = {"nothing": ("0.3", None)}, {"nothing": "", "Lost": "some", "L2OfAStrength(0.5)": "some"}
+    cells = Cells("accuracy", "accuracy", ("alone", "with\nlayer norm"), rows, (0.0, 0.8), paper=paper, groups=groups)
     setup = replace(SETUP, plots=(cells, *SETUP.plots))
     written = page(unwritten(tmp_path, results(), experiment=replace(EXPERIMENT, setup=lambda settings: setup)), [])
-    narrow, wide = [a for tag, a in Reader(written).tags if tag == "img"][:2]
-    assert (narrow["class"], narrow["width"]) == ("until-560", "370")
-    assert (wide["class"], wide["width"]) == ("from-560 ", "560")
+    tags = Reader(written).tags
+    assert [a["class"] for tag, a in tags if tag == "img"] == ["until-560", "from-560 "]  # of the other plots
+    assert "L2<wbr>Of<wbr>AStrength<wbr>(0.5)" in written
+    assert (
+        written.index(">nothing<") < written.index(">some</th>") < written.index(">L2<wbr>") < written.index(">Lost<")
+    )
+    means = [last(results(), arm).mean() for arm in ("none", "l2")]
+    shown = [a for tag, a in tags if tag == "td" and "data-sort" in a]
+    assert [a["data-sort"] for a in shown] == [f"{means[0]:.6g}", "", f"{means[1]:.6g}", f"{means[0]:.6g}", "", ""]
+    assert shown[0]["style"] == f"background: {to_hex(colormaps['cividis'](means[0] / 0.8))}; color: #000"
+    assert ["style" in a for a in shown] == [True, False, True, True, False, False]
+    assert '<small class="paper">paper 0.3</small>' in written
+    (script,) = re.findall(r"<script>(.*?)</script>", written, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in written
 
 
 def test_arms_may_measure_different_things(tmp_path: Path) -> None:

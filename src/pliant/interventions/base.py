@@ -14,6 +14,12 @@ from pliant.network import Network, Params
 from pliant.optim import Moments
 
 State = dict[str, Any]
+MOMENTS = {
+    "build": "build",
+    "penalty": "penalty",
+    "after_step": "step",
+    "on_event": "event",
+}  # as lists name them
 
 
 class Draw(NamedTuple):

@@ -37,6 +37,8 @@ class Cells:
             first and the last that was measured.
         paper: the paper's values of the cells, as text, by the label of their row; None where it has none.
         ordered: whether the rows stay in the order in which they are given.
+        groups: the group of each row by its label, in the order in which the groups are drawn, each below its name;
+            without a name its rows stand on top.
 
     >>> Cells("accuracy", "accuracy", ("alone", "with layer norm"), {"L2": ("l2", "ln+l2")}).limits
     (0.0, 1.0)
@@ -52,6 +54,7 @@ class Cells:
     of: Literal["first", "last", "change"] = "last"
     paper: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     ordered: bool = False
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
@@ -63,16 +66,19 @@ class Cells:
         if columns > 1:
             height = 34 if self.paper else 20
             lines = max(2, *(1 + heading.count("\n") for heading in self.headings))
-            return Layout(1, 1, max(560, 170 + 95 * len(self.headings)), height * len(self.rows) + 40 + 15 * lines)
+            height = height * len(self.rows) + 20 * len(self._names)
+            return Layout(1, 1, max(560, 170 + 95 * len(self.headings)), height + 40 + 15 * lines)
         height = 20 if not self._crowded else 48 if self.paper else 34
         above = 7 * max(map(len, self._headings(True))) if self._crowded else 30
-        return Layout(1, 1, WIDTHS[1], height * len(self.rows) + 75 + above)
+        return Layout(1, 1, WIDTHS[1], height * (len(self.rows) + len(self._names)) + 75 + above)
 
     def draw(self, axes: Sequence[Axes], results: Results, look: Look) -> None:
         (on,) = axes
-        order, values = self._values(results)
-        means = [[v.mean() for v in values[label]] for label in order]
-        paper = {label: self.paper.get(label, (None,) * len(means[0])) for label in order}
+        blocks, values = self.blocks(results)
+        order = [line for name, labels in blocks.items() for line in ([name] if name else []) + labels]
+        empty = [np.array([np.nan])] * len(self.headings)
+        means = [[v.mean() for v in values.get(label, empty)] for label in order]
+        paper = {label: self.paper.get(label, (None,) * len(self.headings)) for label in order}
         low, high = self.limits
         small = narrow(on)
         crowded = small and self._crowded
@@ -81,13 +87,16 @@ class Cells:
         on.set_xticks(range(len(self.headings)), self._headings(crowded), rotation=90 * crowded)
         on.xaxis.tick_top()
         on.set_yticks(range(len(order)), [fill(label, 16) for label in order] if crowded else order)
+        for tick, label in zip(on.get_yticklabels(), order, strict=True):
+            if label not in self.rows:
+                tick.set_fontweight("bold")
         for y, label in enumerate(order):
             for x, mean in enumerate(means[y]):
                 if np.isfinite(mean):
                     dark = mean < (low + high) / 2
                     theirs = f"\n{'' if crowded else 'paper '}{paper[label][x]}" if paper[label][x] else ""
                     look_of = {"fontsize": 8, "color": "white" if dark else "black"}
-                    ours = _cell(values[label][x])
+                    ours = cell(values[label][x])
                     said = ours.replace(" ±", "\n±") if crowded else ours
                     on.text(x, y, said + theirs, ha="center", va="center", **look_of)
         on.spines[:].set_visible(False)
@@ -101,16 +110,16 @@ class Cells:
     def caption(self, results: Results, look: Look) -> list[str]:
         seeds = len(results.seeds)
         over = f"over {seeds} seeds ± half of the 95 % interval" if seeds > 1 else "of one seed"
-        order = "" if self.ordered else ", the best on top"
+        order = "" if self.ordered else ", the best of each group on top" if self.groups else ", the best on top"
         theirs = " Below: the paper's values." if any(v for row in self.paper.values() for v in row) else ""
         return [f"{self.title}: means {over}{order}.{theirs} An empty cell: it was not run, or there is none."]
 
     def grid(self, results: Results, look: Look) -> Grid:
-        order, values = self._values(results)
+        blocks, values = self.blocks(results)
         rows = []
-        for label in order:
+        for label in (label for labels in blocks.values() for label in labels):
             theirs = self.paper.get(label, (None,) * len(self.headings))
-            cells = [_cell(v) if np.isfinite(v.mean()) else "" for v in values[label]]
+            cells = [cell(v) if np.isfinite(v.mean()) else "" for v in values[label]]
             rows.append([label, *(f"{c} (paper {t})" if t else c for c, t in zip(cells, theirs, strict=True))])
         return Grid(
             ["", *(h.replace("\n", " ") for h in self.headings)], rows, "l" + "r" * len(self.headings), [self.title]
@@ -124,8 +133,13 @@ class Cells:
     def _headings(self, upright: bool) -> list[str]:
         return [heading.replace("\n", " ") if upright else heading for heading in self.headings]
 
-    def _values(self, results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
-        """The rows' labels in the order in which they are drawn, and the values of each over seeds."""
+    @property
+    def _names(self) -> list[str]:
+        """Of the groups that have one."""
+        return [name for name in dict.fromkeys(self.groups.get(label, "") for label in self.rows) if name]
+
+    def blocks(self, results: Results) -> tuple[dict[str, list[str]], dict[str, list[np.ndarray]]]:
+        """The rows' labels by group, all in the order in which they are drawn, and the values of each over seeds."""
 
         def value(arm: Cell) -> np.ndarray:
             if callable(arm):
@@ -141,12 +155,12 @@ class Cells:
             return ends[self.of](arm, self.column)
 
         values = {label: [value(arm) for arm in arms] for label, arms in self.rows.items()}
-        if self.ordered:
-            return list(values), values
         firsts = {label: np.nan_to_num(row[0].mean(), nan=-np.inf) for label, row in values.items()}
-        return sorted(values, key=lambda label: (-firsts[label], label)), values
+        order = list(values) if self.ordered else sorted(values, key=lambda label: (-firsts[label], label))
+        names = dict.fromkeys(self.groups.get(label, "") for label in [*self.groups, *order])
+        return {name: [label for label in order if self.groups.get(label, "") == name] for name in names}, values
 
 
-def _cell(values: np.ndarray) -> str:
+def cell(values: np.ndarray) -> str:
     spread = f" ± {number(half(interval(values)), 2)}" if len(values) > 1 else ""
     return f"{values.mean():.2f}{spread}"

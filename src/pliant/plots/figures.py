@@ -186,6 +186,17 @@ def svg(figure: Figure) -> str:
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), out.getvalue())
 
 
+def thumbnail(title: str, plot: Plot, results: Results, look: Look) -> bytes:
+    """A picture as it is on a phone, without its legend, as a small PNG: the same results give the same bytes."""
+    out = io.BytesIO()
+    made = figure(title, [plot], results, look, columns=1)
+    for each in list(made.legends):
+        each.remove()
+    with style.context(["default", STYLE]):
+        made.savefig(out, format="png", metadata=KINDS["png"], dpi=72)
+    return out.getvalue()
+
+
 def _legend(made: Figure, look: Look, shown: Sequence[str]) -> None:
     """One legend on top, in as many columns as fit."""
     places, labels = [look.place(arm) for arm in shown], [look.labels[arm] for arm in shown]

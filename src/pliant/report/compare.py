@@ -33,6 +33,7 @@ class Difference(NamedTuple):
     `found` holds an interval a metric; it is of `pairs` seeds, less those that diverged.
     """
 
+    arm: str
     label: str
     pairs: int
     found: list[Interval | None]
@@ -47,9 +48,9 @@ class Comparison:
         runs: in the order they were given; the first is what the others are compared with.
         columns: the metrics that are shown.
         about: facts and settings in which the runs may differ, one value a run.
-        table: one row for each run and arm.
+        table: one row for each run and arm, those of an arm together.
         differences: of each arm to the arm of that name in the first run, or else to the first run's first arm; for a
-            single run, of each arm to its first.
+            single run, of each arm to its first; those of an arm together.
     """
 
     runs: tuple[Stored, ...]
@@ -77,13 +78,13 @@ def compare(runs: Sequence[Stored], metrics: Sequence[str] = ()) -> Comparison:
     if not 1 <= len(runs) <= 26:
         raise ValueError(f"expected 1 to 26 runs to compare, got {len(runs)}")
     columns = _columns(runs, metrics)
+    each = _by_arm(runs)
     rows = [
         Row(arm, label_of(runs, at, arm), [cell(run.results, arm, c) for c in columns], note(run.results, arm))
-        for at, run in enumerate(runs)
-        for arm in run.arms
+        for arm, at, run in each
     ]
     table = Closing([column.heading for column in columns], rows)
-    pairs = [(at, arm, _against(runs, at, arm)) for at, run in enumerate(runs) for arm in run.arms]
+    pairs = [(at, arm, _against(runs, at, arm)) for arm, at, _ in each]
     made = [_difference(runs, at, arm, other, columns) for at, arm, other in pairs if other is not None]
     return Comparison(tuple(runs), tuple(columns), _about(runs), table, made)
 
@@ -101,7 +102,7 @@ def differences(comparison: Comparison) -> Closing:
             spread = f"± {number(half(found), digits)}" if np.isfinite(found.low) else ""
             cells.append(Cell(number(found.mean, digits) + DAGGER * bool(gone), spread))
         said = f"{DAGGER} without the seeds that diverged" if any(one.diverged) else ""
-        rows.append(Row("", one.label, cells, said))
+        rows.append(Row(one.arm, one.label, cells, said))
     return Closing(["seeds", *comparison.table.headings], rows)
 
 
@@ -111,7 +112,7 @@ def grids(comparison: Comparison) -> list[Grid]:
     about = [[name, *values] for name, values in comparison.about]
     made = [
         Grid(["", *comparison.letters], about, "l" + "p" * len(comparison.runs)),
-        grid(comparison.table, "run and arm" if len(comparison.runs) > 1 else "arm", [EXPLAINED[0], *notes]),
+        grid(comparison.table, "arm and run" if len(comparison.runs) > 1 else "arm", [EXPLAINED[0], *notes]),
     ]
     if comparison.differences:
         made.append(grid(differences(comparison), "difference", [EXPLAINED[1]]))
@@ -148,6 +149,12 @@ def comparison_data(comparison: Comparison) -> dict[str, Any]:
             for d in comparison.differences
         ],
     }
+
+
+def _by_arm(runs: Sequence[Stored]) -> list[tuple[str, int, Stored]]:
+    """Each arm of each run, with the run's place: the runs that have an arm follow each other."""
+    arms = dict.fromkeys(arm for run in runs for arm in run.arms)
+    return [(arm, at, run) for arm in arms for at, run in enumerate(runs) if arm in run.arms]
 
 
 def _columns(runs: Sequence[Stored], metrics: Sequence[str]) -> list[Column]:
@@ -195,7 +202,7 @@ def _difference(runs: Sequence[Stored], at: int, arm: str, other: str, columns: 
         label = f"{name_of(one, arm)}: {string.ascii_uppercase[at]} {MINUS} A"
     else:
         label = f"{label_of(runs, at, arm)} {MINUS} {label_of(runs, 0, other)}"
-    return Difference(label, len(seeds), found, gone)
+    return Difference(arm, label, len(seeds), found, gone)
 
 
 def _last(run: Stored, arm: str, column: Column, seeds: Sequence[int]) -> np.ndarray:

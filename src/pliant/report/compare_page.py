@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import groupby
 from typing import NamedTuple
 
 from pliant import cite
@@ -12,6 +13,7 @@ from pliant.report.compare import EXPLAINED, Comparison, differences, label_of, 
 from pliant.report.html import template
 from pliant.report.page import pictures
 from pliant.report.stored import cited
+from pliant.report.tables import Row
 from pliant.results import Results
 
 
@@ -30,14 +32,31 @@ def compare_page(comparison: Comparison, metric: str | None = None) -> str:
         comparison=comparison,
         titles=list(dict.fromkeys((run.experiment.id, run.experiment.title) for run in runs)),
         differences=differences(comparison),
+        groups=_groups(comparison, comparison.table.rows),
+        differing=_groups(comparison, differences(comparison).rows),
         explained=EXPLAINED,
         what=what,
         pictures=pictures(f"{what} of {len(runs)} runs", *drawn),
         caption=_caption(comparison, drawn),
         references=[cite.entry(key) for key in keys],
         bibtex=cite.bibtex(keys),
-        breaks=list(accumulate(len(run.arms) for run in runs)),
     )
+
+
+def _groups(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, Row]]]]:
+    """The rows of each arm below its label, each called by its run alone; without a label where there is one run."""
+    runs, found = comparison.runs, []
+    if len(runs) == 1:
+        return [("", [(row.label, row) for row in rows])]
+    for arm, group in groupby(rows, key=lambda row: row.arm):
+        label = next(name_of(run, arm) for run in runs if arm in run.arms)
+        found.append((label, [(_within(row.label, label), row) for row in group]))
+    return found
+
+
+def _within(said: str, label: str) -> str:
+    """What a row is called below the label of its arm."""
+    return said.removesuffix(f" {label}") if said.endswith(f" {label}") else said.removeprefix(f"{label}: ")
 
 
 class Overlay(NamedTuple):

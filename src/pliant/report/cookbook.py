@@ -12,8 +12,8 @@ import pliant.interventions
 from pliant import cite
 from pliant.formats import Grid
 from pliant.interventions import Intervention, registered
+from pliant.interventions.base import MOMENTS
 
-MOMENTS = {"build": "build", "penalty": "penalty", "after_step": "step", "on_event": "event"}
 COSTS = Path(pliant.interventions.__file__).parent / "costs.json"  # written by benchmarks/interventions.py
 
 

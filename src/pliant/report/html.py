@@ -1,8 +1,10 @@
-"""What the HTML pages share: the templates of this folder, with their filters, and files inside a page."""
+"""What the HTML pages share: the templates of this folder, their filters and their script, and files inside a page."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ def template(name: str) -> Any:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["heading"] = _heading
+    environment.filters["split"] = _split
     environment.filters["short"] = cite.short
     environment.filters["seconds"] = _duration
     return environment.get_template(name)
@@ -31,10 +34,22 @@ def uri(kind: str, text: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
+def script() -> dict[str, str]:
+    """The one script of pages, which sorts tables, and its digest, without which a browser does not run it."""
+    text = Path(__file__).with_name("sort.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": Markup(text), "digest": digest}
+
+
 def _heading(text: str) -> Markup:
     """A heading whose line breaks are spaces, after a hyphen places where it may be split."""
     pieces = (Markup(" ").join(escape(part) for part in piece.split("\n")) for piece in text.split("-\n"))
     return Markup("&shy;").join(pieces)
+
+
+def _split(name: str) -> Markup:
+    """A name of the API that may be broken before each word of it, and before what follows in brackets."""
+    return Markup("<wbr>").join(map(escape, re.split(r"(?<=[a-z])(?=[A-Z])|(?=\()", name)))
 
 
 def _duration(seconds: float) -> str:

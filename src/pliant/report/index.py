@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -11,15 +10,13 @@ from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
 
-from markupsafe import Markup
-
 from pliant.experiment import TIERS, Experiment, experiments
 from pliant.numbers import with_interval
-from pliant.report.html import SIGNS, template
+from pliant.plots import figures
+from pliant.report.html import SIGNS, script, template
 from pliant.report.listing import Listed, progress, runs
 from pliant.report.stored import Stored, opened, reason, text
 
-SCRIPT = Path(__file__).with_name("index.js")
 WORDS = {"holds": "hold", "fails": "fail", "inconclusive": "inconclusive"}
 
 
@@ -47,15 +44,12 @@ def index(
         sections.append(
             {"id": id, "title": title, "rows": rows, "headline": _headline(known[id]) if id in known else ""}
         )
-    script = SCRIPT.read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     rows = [row for section in sections for row in section["rows"]]
     return template("index.html.jinja").render(
         sections=sections,
         count=len(rows),
         partial=sum(row["partial"] for row in rows),
-        script=Markup(script),
-        digest=digest,
+        **script(),
         signs=SIGNS,
         words=WORDS,
     )
@@ -90,6 +84,7 @@ def _row(root: Path, run: Listed, known: Mapping[str, Experiment], pages: Path, 
         "mean": "",
         "date": "",
         "problem": run.problem,
+        "thumbnail": "",
     }
     try:
         if not run.problem and run.experiment not in known:
@@ -101,7 +96,7 @@ def _row(root: Path, run: Listed, known: Mapping[str, Experiment], pages: Path, 
                 raise ValueError("not complete yet")
             checked = stored.verdicts()
             row["tally"] = Counter(one.verdict for one in checked)
-            row["date"] = stored.date
+            row["date"], row["thumbnail"] = stored.date, _thumbnail(stored)
             first = next((one for one in checked if one.claim is stored.setup.claims[0]), None)
             if first and math.isfinite(first.effect.mean):
                 row["headline"], row["mean"] = with_interval(first.effect), f"{first.effect.mean:.6g}"
@@ -111,6 +106,13 @@ def _row(root: Path, run: Listed, known: Mapping[str, Experiment], pages: Path, 
     row["score"] = f"{row['tally']['holds'] / total - row['tally']['fails'] / total / 1000:.6f}" if total else "-1"
     row["order"] = (_tier(run.tier), len(row["changes"]), str(row["changes"]), run.path)
     return row
+
+
+def _thumbnail(run: Stored) -> str:
+    """A run's first picture, small, inside the page."""
+    setup = run.shown
+    png = figures.thumbnail(run.experiment.title, setup.plots[0], run.results, setup.look)
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _link(page: Path, above: Path) -> str:

@@ -18,10 +18,11 @@ from pliant import cite
 from pliant.claims import Checked, Claim
 from pliant.experiment import Setup
 from pliant.numbers import plain
-from pliant.plots import Look, Plot, figures
+from pliant.plots import Cells, Look, Plot, figures
 from pliant.plots.base import colour
 from pliant.report import tables
-from pliant.report.html import SIGNS, template, uri
+from pliant.report.heat_map import heat_map
+from pliant.report.html import SIGNS, script, template, uri
 from pliant.report.stored import Gone, Stored, readable, text
 from pliant.results import Results
 from pliant.run.identity import Definition
@@ -34,7 +35,7 @@ BREAKPOINTS = {1: 560, 2: 860}  # widest page, in CSS pixels, that has so many p
 def page(run: Stored, checked: list[Checked]) -> str:
     """The report as HTML: the same stored run gives the same bytes.
 
-    It loads nothing, runs no script, and names no folder of this machine.
+    It loads nothing and names no folder of this machine. A script is there only where a map can be sorted.
 
     Args:
         run: what is shown, of all arms, or of some.
@@ -73,6 +74,7 @@ def page(run: Stored, checked: list[Checked]) -> str:
         papers={name: key for name, key in PAPERS.items() if re.search(rf"\b{name}\b", said)},
         references=[cite.entry(key) for key in used],
         bibtex=cite.bibtex(used),
+        **script(),
     )
     return _without_folders(made, store, setup)
 
@@ -95,10 +97,12 @@ def pictures(
 
 
 def _shown(title: str, plots: Sequence[Plot], results: Results, look: Look) -> dict[str, Any]:
-    """A figure with its caption, and its summary for those who cannot see it."""
+    """A figure with its caption, and its summary for those who cannot see it; a map of cells is a table."""
     titles = ", ".join(plot.title for plot in plots)
+    cells = plots[0] if isinstance(plots[0], Cells) else None
     return {
-        "pictures": pictures(title, plots, results, look),
+        "map": heat_map(cells, results) if cells else None,
+        "pictures": [] if cells else pictures(title, plots, results, look),
         "caption": figures.captions(plots, results, look),
         "summary": f"{len(plots)} panels: {titles}." if len(plots) > 1 else f"{titles}.",
     }

@@ -40,6 +40,7 @@ from pliant.interventions import (
     WeightNorm,
     WeightNormRescale,
 )
+from pliant.interventions.base import MOMENTS
 from pliant.interventions.contrib import (
     FIRE,
     CChain,
@@ -73,17 +74,42 @@ class Settings(Memorisation):
 
 @dataclass(frozen=True)
 class Cure:
-    """One row of the heat map: interventions, or another optimizer."""
+    """One row of the heat map: interventions, or another optimizer.
+
+    Args:
+        name: of its arm.
+        setting: what tells it from another cure of its class.
+        interventions: one or more.
+        optimizer: what it is trained with.
+    """
 
     name: str
-    label: str
+    setting: str = ""
     interventions: tuple[Intervention, ...] = ()
     optimizer: Optimizer = field(default_factory=Adam)
 
     @property
     def kind(self) -> str:
-        """Name of the class that makes the difference."""
-        return type(self.interventions[-1] if self.interventions else self.optimizer).__name__
+        """Name of the class that makes the difference, of the class or function for one of somebody's own."""
+        last = self.interventions[-1] if self.interventions else self.optimizer
+        return last.path.partition(":")[2] if isinstance(last, Own) else type(last).__name__
+
+    @property
+    def label(self) -> str:
+        """The class's name, with the setting where it has several rows."""
+        if self.name == "none":
+            return "no intervention"
+        return f"{self.kind}({self.setting})" if self.setting else self.kind
+
+    @property
+    def group(self) -> str:
+        """When it acts first, as `pliant interventions` has it."""
+        if not self.interventions:
+            return "" if self.name == "none" else "optimizer"
+        last = self.interventions[-1]
+        if isinstance(last, Own):
+            return "your own"
+        return next(word for moment, word in MOMENTS.items() if last.overrides(moment))
 
     @property
     def normalises(self) -> bool:
@@ -91,6 +117,8 @@ class Cure:
         return any(isinstance(i, _NORMALISERS) for i in self.interventions)
 
 
+WITH = ("alone", "with LayerNorm")
+GROUPS = ("", *MOMENTS.values(), "optimizer", "your own")
 _NORMALISERS = (LayerNorm, BatchNorm, RMSNorm, MixedNorm, NormalizeAndProject)
 
 
@@ -103,54 +131,54 @@ def cures(lr: float = 1e-3, every: int = 300) -> tuple[Cure, ...]:
     """
     adam = Adam(lr=lr)
 
-    def cure(name: str, label: str, *interventions: Intervention, optimizer: Optimizer = adam) -> Cure:
-        return Cure(name, label, interventions, optimizer)
+    def cure(name: str, *interventions: Intervention, setting: str = "", optimizer: Optimizer = adam) -> Cure:
+        return Cure(name, setting, interventions, optimizer)
 
     return (
-        cure("none", "no intervention"),
-        cure("layer_norm", "layer norm", LayerNorm()),
-        cure("batch_norm", "batch norm", BatchNorm()),
-        cure("rms_norm", "RMS norm", RMSNorm()),
-        cure("batch_mean_layer_std", "BN mean, LN std", MixedNorm(mean="batch", std="layer")),
-        cure("layer_mean_batch_std", "LN mean, BN std", MixedNorm(mean="layer", std="batch")),
-        cure("weight_norm", "weight norm", WeightNorm()),
-        cure("spectral_norm", "spectral norm", SpectralNorm(num_iterations=5)),
-        cure("leaky_relu", "leaky ReLU", Activation("leaky_relu")),
-        cure("gelu", "GELU", Activation("gelu")),
-        cure("tanh", "tanh", Activation("tanh")),
-        cure("crelu", "CReLU", CReLU()),
-        cure("fourier", "deep Fourier features", FourierFeatures()),
-        cure("injection", "plasticity injection", PlasticityInjection(layers=1)),
-        cure("output_norm", "normalised features", OutputNorm()),
-        cure("l2", "L2", L2(1e-3)),
-        cure("l2_init", "L2 to init", L2Init(1e-3)),
-        cure("wasserstein", "Wasserstein to init", Wasserstein(1e-3)),
-        cure("spectral_reg", "spectral regulariser", SpectralRegulariser(1e-3, power=2)),
-        cure("parseval", "Parseval", Parseval(1e-3, scale=1.0)),
-        cure("feature_norm", "feature norm", FeatureNormPenalty(1e-3)),
-        cure("gradient_norm", "gradient norm", GradientNormPenalty(1e-2)),
-        cure("infer", "InFeR", InFeR()),
-        cure("c_chain", "C-CHAIN", CChain(1e-2)),
-        cure("proximal", "proximal features", ProximalFeatures(1e-3, event="task_switch")),
-        cure("weight_decay", "weight decay", WeightDecay(0.1)),
-        cure("weight_clipping", "weight clipping", WeightClipping(kappa=2.0)),
-        cure("rescale", "weight-norm rescaling", WeightNormRescale()),
-        cure("nap", "Normalize-and-Project", NormalizeAndProject(scales="project")),
-        cure("redo", "ReDo", ReDo(tau=0.025, every=every)),
-        cure("cbp", "continual backprop", ContinualBackprop()),
-        cure("snr", "self-normalized resets", SelfNormalizedResets(p=0.05, history=20)),
-        cure("swr", "selective weight re-init", SelectiveReinit(fraction=0.01, every=every)),
-        cure("soft_sp", "soft shrink and perturb", SoftShrinkAndPerturb()),
-        cure("sp", "shrink and perturb", ShrinkAndPerturb(shrink=0.5, perturb=0.5)),
-        cure("reset_last", "reset last layer", Reset("last")),
-        cure("reset_all", "reset all layers", Reset("all")),
-        cure("optimizer_reset", "optimizer reset", OptimizerReset()),
-        cure("adam_rel", "Adam-rel", AdamRel()),
-        cure("fire", "FIRE", FIRE()),
-        cure("hare", "Hare and Tortoise", HareAndTortoise(decay=0.999, every=every)),
-        cure("tuned_adam", "tuned Adam (P1)", optimizer=Adam(lr=lr, betas=(0.9, 0.9), eps=1e-9, eps_root=1e-3)),
-        cure("sam", "SAM", optimizer=SAM(adam, rho=0.05)),
-        cure("upgd", "UPGD", optimizer=UPGD(lr=0.01)),
+        cure("none"),
+        cure("layer_norm", LayerNorm()),
+        cure("batch_norm", BatchNorm()),
+        cure("rms_norm", RMSNorm()),
+        cure("batch_mean_layer_std", MixedNorm(mean="batch", std="layer"), setting="mean=batch"),
+        cure("layer_mean_batch_std", MixedNorm(mean="layer", std="batch"), setting="mean=layer"),
+        cure("weight_norm", WeightNorm()),
+        cure("spectral_norm", SpectralNorm(num_iterations=5)),
+        cure("leaky_relu", Activation("leaky_relu"), setting="leaky_relu"),
+        cure("gelu", Activation("gelu"), setting="gelu"),
+        cure("tanh", Activation("tanh"), setting="tanh"),
+        cure("crelu", CReLU()),
+        cure("fourier", FourierFeatures()),
+        cure("injection", PlasticityInjection(layers=1)),
+        cure("output_norm", OutputNorm()),
+        cure("l2", L2(1e-3)),
+        cure("l2_init", L2Init(1e-3)),
+        cure("wasserstein", Wasserstein(1e-3)),
+        cure("spectral_reg", SpectralRegulariser(1e-3, power=2)),
+        cure("parseval", Parseval(1e-3, scale=1.0)),
+        cure("feature_norm", FeatureNormPenalty(1e-3)),
+        cure("gradient_norm", GradientNormPenalty(1e-2)),
+        cure("infer", InFeR()),
+        cure("c_chain", CChain(1e-2)),
+        cure("proximal", ProximalFeatures(1e-3, event="task_switch")),
+        cure("weight_decay", WeightDecay(0.1)),
+        cure("weight_clipping", WeightClipping(kappa=2.0)),
+        cure("rescale", WeightNormRescale()),
+        cure("nap", NormalizeAndProject(scales="project")),
+        cure("redo", ReDo(tau=0.025, every=every)),
+        cure("cbp", ContinualBackprop()),
+        cure("snr", SelfNormalizedResets(p=0.05, history=20)),
+        cure("swr", SelectiveReinit(fraction=0.01, every=every)),
+        cure("soft_sp", SoftShrinkAndPerturb()),
+        cure("sp", ShrinkAndPerturb(shrink=0.5, perturb=0.5)),
+        cure("reset_last", Reset("last"), setting="last"),
+        cure("reset_all", Reset("all"), setting="all"),
+        cure("optimizer_reset", OptimizerReset()),
+        cure("adam_rel", AdamRel()),
+        cure("fire", FIRE()),
+        cure("hare", HareAndTortoise(decay=0.999, every=every)),
+        cure("tuned_adam", optimizer=Adam(lr=lr, betas=(0.9, 0.9), eps=1e-9, eps_root=1e-3), setting="tuned, P1"),
+        cure("sam", optimizer=SAM(adam, rho=0.05)),
+        cure("upgd", optimizer=UPGD(lr=0.01)),
     )
 
 
@@ -163,23 +191,25 @@ def setup(settings: Settings) -> Setup:
     chosen = [cure for cure in known.values() if not settings.only or cure.name in settings.only]
     for path in settings.add:
         name = path.partition(":")[2]
-        if not name or name.lower() in {cure.name for cure in chosen}:
+        if not name or {name.lower(), name} & {known for cure in chosen for known in (cure.name, cure.label)}:
             got = "which has no name after a colon" if not name else "whose name another cure has"
             raise ValueError(f"expected add to be package.module:name, of a name of its own, got {path!r}, {got}")
-        chosen.append(Cure(name.lower(), name, (Own(path),), Adam(lr=settings.lr)))
+        chosen.append(Cure(name.lower(), interventions=(Own(path),), optimizer=Adam(lr=settings.lr)))
     trial = settings.trial(looks())
-    arms, rows = {}, {}
+    arms, rows, groups = {}, {}, {}
     for cure in chosen:
         both = None if cure.normalises else f"ln+{cure.name}"
         alone = replace(trial, optimizer=cure.optimizer, chain=Chain(*cure.interventions))
         arms[cure.name] = Arm(cure.label, alone)
         if both is not None and cure.name != "none":
             chain = Chain(LayerNorm(), *cure.interventions)
-            arms[both] = Arm(f"layer norm + {cure.label}", replace(alone, chain=chain))
+            arms[both] = Arm(f"LayerNorm + {cure.label}", replace(alone, chain=chain))
         rows[cure.label] = (cure.name, "layer_norm" if cure.name == "none" else both)
+        groups[cure.label] = cure.group
+    groups = {label: group for kind in GROUPS for label, group in groups.items() if group == kind}
     return Setup(
         arms=arms,
-        plots=(Cells("accuracy", "accuracy at the end of the last task", ("alone", "with layer norm"), rows),),
+        plots=(Cells("accuracy", "accuracy at the end of the last task", WITH, rows, groups=groups),),
         table=table(),
         claims=tuple(claim for needed, claim in CLAIMS if set(needed) <= set(arms)),
         deviations=(
