@@ -76,7 +76,7 @@ OWN = ["--set", "data=mine.npz", "--set", "net=my_cures:build", "--set", "task=p
 def test_cures_are_compared_on_ones_own_task_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*CALL, *OWN, "--add", "my_cures:MyCure"]) == 0
     said = capsys.readouterr().out
-    for label in ("L2", "ReDo", "MyCure", "layer norm + MyCure"):
+    for label in ("L2", "ReDo", "MyCure", "LayerNorm + MyCure"):
         assert label in said
     run = train(
         "toolbox/cures", tier="smoke", seeds=2, arms=["l2", "redo"], data="mine.npz", net="my_cures:build",
