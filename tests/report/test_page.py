@@ -20,7 +20,7 @@ from pliant.run.identity import definition
 from tests.report.stores import unwritten
 from tests.report.synthetic import EXPERIMENT, RUN, SETUP, Settings, last, results, without_tasks
 
-VOID = {"meta", "link", "br", "img", "source"}
+VOID = {"meta", "link", "br", "img", "source", "wbr"}
 
 
 class Reader(HTMLParser):
