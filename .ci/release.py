@@ -103,7 +103,7 @@ def inspect(wheel: Path, sdist: Path) -> None:
 def tried(folder: Path, pair: str, package: Path) -> str:
     """All that is tried with one Python and one torch, written python3.11:2.13.0; a line that says what there was."""
     python, _, torch = pair.partition(":")
-    home = folder / pair.replace("/", "_")
+    home = folder / pair.replace("/", "_").replace(":", "-")
     (home / "work").mkdir(parents=True)
     (home / "constraints.txt").write_text(f"torch=={torch}\n")
     (home / "work" / "own.py").write_text(OWN)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pliant.plots import Areas, Cells, Look, Scatter
+from pliant.plots import Areas, Cells, Lines, Look, Scatter
 from pliant.plots.figures import figure
 from pliant.plots.waterfalls import Waterfalls
 from pliant.results import Results
@@ -78,3 +78,27 @@ def test_panes_stand_below_each_other_on_a_phone_and_side_by_side_at_a_desk() ->
         drawn = figure("t", [plot], results(), LOOK, 3)
         assert sum(bool(on.get_xlabel()) for on in drawn.axes) == labelled
         assert sum(bool(on.get_xlabel()) for on in figure("t", [plot], results(), LOOK, 1).axes) == 1
+
+
+def test_long_titles_and_labels_are_broken_on_a_phone_and_a_long_legend_leaves_axes_their_room() -> None:
+    """The figure becomes taller."""
+    tables, labels = {}, {}
+    for at in range(12):
+        labels[f"a{at}"] = f"number {at}, with layer norm and L2, which begins in the middle of its support"
+        tables |= {(f"a{at}", seed): table for (arm, seed), table in results().tables.items() if arm == "a"}
+    made = figure("t", [Lines("accuracy", "accuracy of units; " * 5)], Results(tables), Look(labels), 1)
+    made.draw_without_rendering()
+    (axes,) = made.axes
+    for text in (*made.legends[0].get_texts(), axes.title):
+        assert "\n" in text.get_text().strip()
+        assert text.get_window_extent().x1 <= made.bbox.width
+    assert axes.get_window_extent().height > 96
+
+
+def test_what_was_measured_after_one_task_is_a_bar() -> None:
+    """Of an area without an extent nothing would be seen."""
+    tables = {key: {name: values[-1:] for name, values in table.items()} for key, table in results().tables.items()}
+    drawn = figure("t", [PLOTS["areas"]], Results(tables), LOOK, 3)
+    for axes in drawn.axes:
+        parts = [part.get_paths()[0].get_extents() for part in axes.collections if part.get_paths()]
+        assert sum(part.width > 0.5 and part.height > 0.1 for part in parts) == len(PARTS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from pliant.plots.base import WIDTHS, Layout, Look, bands, colour, dashes, legend
+from pliant.plots.base import WIDTHS, Layout, Look, bands, colour, dashes, heading, legend
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Framed(ABC):
                 on.fill_between(line.x, ends.low, ends.high, alpha=0.16, linewidth=0, **how)
         self.scale(on)
         on.set_xlabel(self.label)
-        on.set_title(self.title)
+        heading(on, self.title)
         legend(on.figure, *on.get_legend_handles_labels())  # type: ignore[arg-type]
 
     def caption(self, results: Results, look: Look) -> list[str]:

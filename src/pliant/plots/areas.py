@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import with_interval
-from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, columns_of, legend, mechanism
+from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, columns_of, heading, legend, mechanism
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -52,13 +53,15 @@ class Areas:
 
         columns = columns_of(axes)
         for at, (on, arm) in enumerate(zip(axes, look.shown(results), strict=True)):
-            on.set_title(look.labels[arm])
+            heading(on, look.labels[arm])
             tops = {sign: np.zeros(1) for sign in (1, -1)}
             for part, column in self.parts.items():
                 values = results.ends(arm, column)
                 there = ~np.isnan(values).all(0)
                 mean = np.nanmean(values[:, there], 0)
                 tasks = np.arange(1, values.shape[1] + 1)[there]
+                if len(tasks) == 1:  # a bar
+                    tasks, mean = tasks + np.array([-0.4, 0.4]), mean.repeat(2)
                 for sign in (1, -1):
                     height = np.clip(sign * mean, 0, None)
                     top = tops[sign] + sign * height
@@ -70,7 +73,7 @@ class Areas:
             if at + columns >= len(axes):
                 on.set_xlabel("task")
             if at % columns == 0:
-                on.set_ylabel(self.title)
+                on.set_ylabel(fill(self.title, 26))
         handles = [Line2D([], [], color=mechanism(part), lw=6) for part in self.parts]
         legend(axes[0].figure, handles, list(self.parts))  # type: ignore[arg-type]
 

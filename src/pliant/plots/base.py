@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +36,7 @@ GREY = "#5f6670"
 POINTS = 3600  # drawn in all, which keeps an SVG below some 250 KB
 WIDTHS = {1: 370, 2: 740, 3: 1080}  # CSS pixels by columns; text is 12 px high in each
 NARROW = 450  # CSS pixels: a figure below this is for a phone or a column of a paper
+LETTER = 6.5  # CSS pixels of a letter in a title or a legend
 HEIGHT = 205  # CSS pixels of a row of axes
 
 
@@ -73,7 +75,9 @@ def narrow(axes: Axes) -> bool:
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
-    """One legend above all axes of a figure, in as many columns as fit."""
+    """One legend above all axes of a figure, in as many columns as fit; a long label in several lines."""
+    room = 96 * figure.get_figwidth() - 50  # CSS pixels beside a handle
+    labels = [fill(label, int(room / LETTER)) for label in labels]
     for columns in range(len(labels), 0, -1):
         made = figure.legend(
             handles, labels, loc="outside upper left", ncols=columns, handlelength=1.6, columnspacing=1.6, borderpad=0.2
@@ -81,6 +85,12 @@ def legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> 
         if columns == 1 or made.get_window_extent().width <= 0.96 * figure.bbox.width:
             return
         made.remove()
+
+
+def heading(axes: Axes, title: str) -> None:
+    """The title of axes, in as many lines as their share of the figure's width asks for."""
+    room = 96 * axes.get_figure(root=True).get_figwidth() / columns_of([axes]) - 50  # type: ignore[union-attr]
+    axes.set_title(fill(title, int(room / LETTER)))
 
 
 def bands(values: np.ndarray, log: bool = False) -> statistics.Band:

@@ -163,8 +163,8 @@ def _alone(title: str, plot: Plot, results: Results, look: Look, columns: int, i
 def _figure(title: str, width: int, height: int, panes: int, inches: float | None, rows: int) -> Iterator[Figure]:
     """An empty figure of a size in CSS pixels, or of another width in inches, in our style while it is drawn.
 
-    Text keeps its size, so that a narrow one keeps its height, and becomes taller afterwards where its rows of axes
-    have no room below a legend of many lines.
+    Text keeps its size, so that a narrow one keeps its height. It becomes taller afterwards where its rows of axes have
+    no room below a legend of many lines.
     """
     scale = 1.0 if inches is None else inches * 96 / width
     with style.context(["default", STYLE]):
@@ -173,7 +173,7 @@ def _figure(title: str, width: int, height: int, panes: int, inches: float | Non
         if panes > 1:  # what lies side by side stands apart
             made.get_layout_engine().set(w_pad=0.07, h_pad=0.05, wspace=0.02, hspace=0.03)  # type: ignore[union-attr]
         yield made
-        if inches is not None:
+        if made.legends or inches is not None:
             legends = sum(each.get_window_extent().height / made.dpi for each in made.legends)
             made.set_figheight(max(made.get_figheight(), legends + LEAST * rows))
 

@@ -11,7 +11,7 @@ import numpy as np
 from pliant.formats import Grid
 from pliant.functional.statistics import bands, interval
 from pliant.numbers import diverged, with_interval
-from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, colour, dashes
+from pliant.plots.base import GREY, HEIGHT, STEPS, WIDTHS, Layout, Look, colour, dashes, heading
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Lines:
 
         (on,) = axes
         lines = self.curves(results, look)
-        on.set_title(self.title)
+        heading(on, self.title)
         if self.log:
             on.set_yscale("log")
             on.yaxis.set_major_locator(LogLocator(numticks=6))

@@ -10,7 +10,7 @@ import numpy as np
 
 from pliant.formats import Grid
 from pliant.numbers import number
-from pliant.plots.base import Layout, Look, colour, legend
+from pliant.plots.base import Layout, Look, colour, heading, legend
 from pliant.results import Results
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Scatter:
                 handles[group] = on.plot(x, y, ".", ms=6, alpha=0.7, color=colour(place + 1), label=group)[0]
             on.axhline(0, color="#dfe2e6", linewidth=0.8, zorder=0.5)
             on.set_xlabel(label)
-        axes[0].set_title(self.title)
+        heading(axes[0], self.title)
         legend(axes[0].figure, list(handles.values()), list(handles))  # type: ignore[arg-type]
 
     def caption(self, results: Results, look: Look) -> list[str]:

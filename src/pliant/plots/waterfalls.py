@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import MINUS, with_interval
-from pliant.plots.base import GREY, STEPS, WIDTHS, Layout, Look, columns_of, mechanism
+from pliant.plots.base import GREY, STEPS, WIDTHS, Layout, Look, columns_of, heading, mechanism
 from pliant.results import Results
 from pliant.waterfall import FRESH, NOW, Bar, Waterfall
 
@@ -64,7 +64,7 @@ class Waterfalls:
         most = max(ends, default=1.0)
         columns = columns_of(axes)
         for at, (on, (arm, fall)) in enumerate(zip(axes, falls.items(), strict=True)):
-            on.set_title(look.labels[arm])
+            heading(on, look.labels[arm])
             if at + columns >= len(axes):
                 on.set_xlabel(self.title)
             if not math.isfinite(fall.now):
