@@ -69,7 +69,7 @@ class Areas:
                     on.fill_between(tasks, tops[sign] + 0 * top, top, **how)
                     tops[sign] = top
             on.axhline(0, color=GREY, linewidth=0.8)
-            on.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=True))
+            on.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=True, min_n_ticks=1))
             if at + columns >= len(axes):
                 on.set_xlabel("task")
             if at % columns == 0:
