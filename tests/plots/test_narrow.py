@@ -89,8 +89,10 @@ def test_long_titles_and_labels_are_broken_on_a_phone_and_a_long_legend_leaves_a
     made = figure("t", [Lines("accuracy", "accuracy of units; " * 5)], Results(tables), Look(labels), 1)
     made.draw_without_rendering()
     (axes,) = made.axes
-    for text in (*made.legends[0].get_texts(), axes.title):
-        assert "\n" in text.get_text().strip()
+    assert "\n" in axes.get_title("left")
+    assert axes.get_tightbbox().x1 <= made.bbox.width
+    for text in made.legends[0].get_texts():
+        assert "\n" in text.get_text()
         assert text.get_window_extent().x1 <= made.bbox.width
     assert axes.get_window_extent().height > 96
 
