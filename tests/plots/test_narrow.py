@@ -94,7 +94,7 @@ def test_long_titles_and_labels_are_broken_on_a_phone_and_a_long_legend_leaves_a
     for text in made.legends[0].get_texts():
         assert "\n" in text.get_text()
         assert text.get_window_extent().x1 <= made.bbox.width
-    assert axes.get_window_extent().height > 96
+    assert axes.get_window_extent().height > 80
 
 
 def test_what_was_measured_after_one_task_is_a_bar() -> None:
