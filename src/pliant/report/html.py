@@ -49,7 +49,7 @@ def _heading(text: str) -> Markup:
 
 def _split(name: str) -> Markup:
     """A name of the API that may be broken before each word of it, and before what follows in brackets."""
-    return Markup("<wbr>").join(map(escape, re.split(r"(?<=[a-z])(?=[A-Z])|(?=\()", name)))
+    return Markup("<wbr>").join(map(escape, re.split(r"(?<=[a-z0-9])(?=[A-Z])|(?=\()", name)))
 
 
 def _duration(seconds: float) -> str:
