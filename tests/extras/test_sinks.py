@@ -13,9 +13,10 @@ import pytest
 
 from pliant.cli import main
 from pliant.experiment import find
+from pliant.run.progress import Progress, plan
 from pliant.run.sinks import Live, Tracked, tracked
 from pliant.run.store import Store
-from pliant.run.sweep import Progress, plan, sweep
+from pliant.run.sweep import sweep
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("sinks")]  # the trackers' own
 ID = "lyle2024/swiss_cheese"

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from pliant.experiment import experiments
-from pliant.run import sweep
-from pliant.run.sweep import Pack, Progress, Taken
+from pliant.run import progress
+from pliant.run.progress import Clock, Pack, Progress, Taken
 from pliant.run.train import train
 from pliant.trials.base import refitted
 
@@ -50,8 +50,8 @@ def test_the_time_left_is_that_of_each_kind_of_step() -> None:
 
 def test_a_clock_leaves_the_first_step_out(monkeypatch: pytest.MonkeyPatch) -> None:
     times = itertools.count(100.0, 10.0)
-    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(times))
-    clock = sweep._Clock(Taken(20, 40))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    clock = Clock(Taken(20, 40))
     clock.step(5)  # a checkpoint's
     assert clock.told() == (Taken(5, 10), Taken(0, 0), Taken(0, 0))
     clock.step(6)

@@ -29,8 +29,9 @@ from pliant.plots import Lines
 from pliant.run import files
 from pliant.run.checkpoint import Checkpoint, Damaged, conditions
 from pliant.run.files import read_json, write_json
+from pliant.run.progress import plan
 from pliant.run.store import Store, latest
-from pliant.run.sweep import plan, sweep
+from pliant.run.sweep import sweep
 from pliant.run.train import Interrupted, train
 from pliant.tasks import RandomLabels
 from pliant.trials import Fit, Numbers, Steps, Supervised, When

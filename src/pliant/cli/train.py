@@ -30,6 +30,10 @@ def add(commands: Commands) -> None:
         "pliant run toolbox/cures --set data=mine.npz --set task=permuted_pixels --arms l2,redo --add my_module:MyCure",
         "pliant run my_study.py --tier smoke",
     )  # fmt: skip
+    _options(made)
+
+
+def _options(made: argparse.ArgumentParser) -> None:
     selects(made, "laptop", "an experiment, see `pliant list`, or a file with one")
     num_seeds(made)
     made.add_argument("--arms", metavar="A,B", help="only these arms, and what is added")
@@ -46,6 +50,13 @@ def add(commands: Commands) -> None:
     made.add_argument("--sink", metavar="SINK", help="send curves as packs finish to tensorboard, wandb or mlflow")
     out(made)
     as_json(made)
+
+
+def call(given: argparse.Namespace, ids: list[str], **changes: Any) -> argparse.Namespace:
+    """A call of `run` on these experiments, made of another command's: all that it does not say is by default."""
+    parser = argparse.ArgumentParser()
+    _options(parser)
+    return argparse.Namespace(**{**vars(parser.parse_args(["--", *ids])), **vars(given), "ids": ids, **changes})
 
 
 def num_seeds(made: argparse.ArgumentParser) -> None:
@@ -95,7 +106,8 @@ def _check_sink(given: argparse.Namespace) -> None:
 
 
 def _plan(given: argparse.Namespace, console: Console, chosen: list[tuple[Store, Setup, list[str]]]) -> int:
-    from pliant.run.sweep import estimate, plan
+    from pliant.run.progress import plan
+    from pliant.run.sweep import estimate
 
     for store, setup, arms in chosen:
         packs = plan(setup, arms, given.seeds)
@@ -131,7 +143,8 @@ def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespac
 
 def trained(store: Store, setup: Setup, arms: list[str], given: argparse.Namespace, first: int = 0) -> int:
     """Trains what is missing, saying so on standard error; returns the exit code."""
-    from pliant.run.sweep import Interrupted, sweep
+    from pliant.run.sweep import sweep
+    from pliant.run.train import Interrupted
 
     told = Console(stderr=True, highlight=False)
     sink = _sink(store, setup, arms, given)
@@ -175,8 +188,8 @@ def _sink(store: Store, setup: Setup, arms: list[str], given: argparse.Namespace
     """Where the curves of finished packs go besides the store."""
     if given.sink is None:
         return lambda progress: None
+    from pliant.run.progress import plan
     from pliant.run.sinks import Live
-    from pliant.run.sweep import plan
 
     return Live(given.sink, store, plan(setup, arms, given.seeds), given.out / given.sink, rerun=given.rerun)
 

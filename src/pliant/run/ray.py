@@ -14,9 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from pliant.run.pack import train_pack
+from pliant.run.progress import Pack, Progress
 from pliant.run.store import Store, environment
-from pliant.run.sweep import GRACE, SIGNALS, Pack, Progress, train_pack
 from pliant.run.train import Interrupted
+from pliant.run.workers import GRACE, SIGNALS
 
 RETRIES = 3  # of a pack whose worker or machine dies; what fails with an error is not tried again
 BEAT = 0.5  # seconds between two reports of a pack

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from pliant.results import Results
+from pliant.run.progress import Pack, Progress
 from pliant.run.store import Store, plain
-from pliant.run.sweep import Pack, Progress
 from pliant.run.train import Interrupted
 from pliant.trackers import experiment_id, local_client, offline_run, tracker
 
