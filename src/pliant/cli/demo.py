@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from pliant.cli.parsing import OK, Commands, command, out
 from pliant.cli.results import page_of, run_named
-from pliant.cli.train import num_seeds, run
+from pliant.cli.train import call, num_seeds, run
 from pliant.experiment import find
 
 ID = "lyle2024/swiss_cheese"
@@ -28,9 +28,7 @@ def add(commands: Commands) -> None:
 
 
 def show(given: argparse.Namespace, console: Console) -> int:
-    given.ids, given.tier, given.set, given.arms, given.sink = [ID], "demo", [], None, None
-    given.device, given.json, given.rerun, given.dry_run, given.add = "cpu", False, False, False, []
-    given.engine, given.address, given.gpus_per_pack = "local", None, None
+    given = call(given, [ID], tier="demo")
     task = find(ID).tiers["demo"]
     console.print(
         f"Small networks learn random labels for {task.num_examples} images of digits. The labels are drawn again "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 
 from pliant.cli.parsing import OK, Commands, as_document, command, document, out, selects
-from pliant.cli.train import prepared, trained
+from pliant.cli.train import call, prepared, trained
 from pliant.formats import Grid
 from pliant.numbers import number, with_interval
 
@@ -36,8 +35,7 @@ def add(commands: Commands) -> None:
 def run(given: argparse.Namespace, console: Console) -> int:
     if given.seeds < 2:
         raise ValueError(f"expected --seeds to be at least 2, for a spread, got {given.seeds}")
-    given.arms, given.engine, given.rerun, given.sink, given.add = None, "local", False, None, []
-    given.out = Path(given.out) / "pilot"  # apart from runs that are reported
+    given = call(given, given.ids, out=given.out / "pilot")  # apart from runs that are reported
     for store, setup, arms in [prepared(given, id) for id in given.ids]:
         code = trained(store, setup, arms, given, FIRST)
         if code != OK:
