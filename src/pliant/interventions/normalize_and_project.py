@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from pliant.interventions._normalising import FEEDING, normalised
+from pliant.interventions._normalising import normalised
+from pliant.interventions._sources import FEEDING
 from pliant.interventions.base import Change, Intervention, Seen, State, everything
 from pliant.interventions.layer_norm import LayerNorm
 from pliant.interventions.weight_norm_rescale import rescaled

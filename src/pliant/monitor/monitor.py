@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -205,29 +204,11 @@ class Monitor:
         >>> len(monitor.plot("dead", "parameter_norm").axes)
         2
         """
-        from pliant.plots import Lines, Look
-        from pliant.plots.base import GREY
-        from pliant.plots.figures import figure
-        from pliant.results import Results
+        from pliant.monitor.picture import picture
 
         if not columns:
             raise ValueError("expected columns to draw, got none: write monitor.plot('dead')")
-        names = dict.fromkeys(name for row in self.rows for name in row)
-        table = {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names}
-        table["diverged_at"] = np.full(len(self.rows), -1)
-        results = Results({("monitor", 0): table})
-        plots = [Lines(column, column, over="step") for column in columns]
-        drawn = figure("monitor", plots, results, Look({"monitor": "this network"}))
-        for column, axes in zip(columns, drawn.axes, strict=False):
-            if (reference := self.latest.get(f"fresh/{column}")) is not None:
-                low, high = axes.get_ylim()
-                axes.axhline(reference, color=GREY, ls="--", lw=1)
-                axes.set_ylim(min(low, reference), max(high, reference))
-                axes.annotate(
-                    "fresh", (1, reference), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY,
-                    fontsize="small",
-                )  # fmt: skip
-        return drawn
+        return picture(self.rows, columns)
 
     def close(self) -> None:
         """Finishes the sinks, at the end of training."""
