@@ -11,7 +11,8 @@ import pytest
 
 from pliant.cli import main
 from pliant.experiment import find
-from pliant.papers.toolbox.minatar import Settings, claims, environment
+from pliant.papers.miniatures import environment
+from pliant.papers.toolbox.minatar import Settings, claims
 from pliant.population import Population
 from pliant.results import Results
 from pliant.rl import Catch, MinAtar

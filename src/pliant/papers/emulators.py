@@ -10,6 +10,7 @@ from pliant.heads import C51, Head, Scalar
 from pliant.interventions import Chain
 from pliant.nets import Cast, Dueling, Nature
 from pliant.optim import Adam, Clipped, Optimizer, RMSProp
+from pliant.papers.games import period
 from pliant.papers.lyle2023.fig2 import density
 from pliant.rl import Atari, Catch, Environment, Evaluation, Prioritised
 from pliant.trials import ActionValues, Arrays, Measure, Numbers, QLearning, When
@@ -99,7 +100,7 @@ class Emulated:
         rainbow, double = agent == "rainbow", agent == "double_dqn"
         begin = 4 * (self.minimum * 2 // 5 if rainbow else self.minimum)
         target = self.target_period * (15 if double else 5 if agent == "c51" else 4) // 15
-        every = self.learn_period * max(1, (self.num_steps - begin) // self.rows // self.learn_period)
+        every = period(self.num_steps - begin, self.rows, self.learn_period)
         return QLearning(
             environment(game, self.side),
             self.net(agent),

@@ -1,4 +1,4 @@
-"""Effects that claims about agents in games and in tasks of control share: areas under learning curves, probes."""
+"""What experiments with agents in games and in tasks of control share: when rows are taken, effects of claims."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import numpy as np
 
 from pliant.claims import Effect
 from pliant.results import Results
+
+
+def period(frames: int, rows: int, unit: int = 1) -> int:
+    """Frames between rows, where there are so many rows: a multiple of `unit`.
+
+    >>> period(1000, 30), period(1000, 30, unit=4)
+    (33, 32)
+    """
+    return unit * max(1, frames // rows // unit)
 
 
 def area(arm: str, column: str = "return") -> Effect:

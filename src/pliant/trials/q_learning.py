@@ -35,7 +35,8 @@ from pliant.rl import (
 from pliant.rl.priorities import NUM_DRAWS
 from pliant.trials.base import Row, Run
 from pliant.trials.building import Net, at_least_one, built, replayed, several, shares
-from pliant.trials.measures import Measure, Moment, When, brief
+from pliant.trials.frames import FEW, change, copied, due, first_update
+from pliant.trials.measures import Measure, When
 from pliant.trials.value import TARGET_UPDATE, Draws
 
 # What a forward pass is for: each has noise of its own, and that of learning is the noise of the update.
@@ -176,15 +177,11 @@ class QLearning:
 
     def brief(self) -> QLearning:
         """The frames of one update, all measures at work, each refit a step."""
-        begin = min(self.begin, 64)
-        steps = begin + self.learn_period
-        evaluation = self.evaluation and replace(self.evaluation, every=steps, frames=4)
-        measures = tuple(map(brief, self.measures))
-        return replace(self, begin=begin, num_steps=steps, num_updates=1, evaluation=evaluation, measures=measures)
+        return first_update(self)
 
     def soon(self) -> QLearning:
         """The same, which learns and acts by its values after a few frames and measures nothing: to time it."""
-        return replace(self, begin=min(self.begin, 64), decay=1, evaluation=None, measures=())
+        return replace(self, begin=min(self.begin, FEW), decay=1, evaluation=None, measures=())
 
     def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
         """The population before its first frame; `ValueError` for what does not fit together."""
@@ -202,7 +199,7 @@ class QLearning:
         learner = population.init()
         state = QState(
             learner,
-            {name: p.clone() for name, p in learner.params.items()},
+            copied(learner.params),
             Episodes.none(len(seeds), self.env.limit),
             FrameReplay.empty(len(seeds), self.capacity, shape, self.stack, self.steps, kind, device),
             Priorities.none(len(seeds), self.capacity) if self.prioritised else None,
@@ -257,12 +254,12 @@ class QLearning:
                 state.looked_at = frame
                 yield self._look(population, state, scale, self.measures, {})
             self._play(emulators, population, state, behaviour.at(frame))
-            due = self._due(frame + 1)
+            looking = due(self.measures, frame + 1, self.begin, self.target_period)
             before: Params = {}
             if frame >= self.begin and frame % self.learn_period == 0:
                 for count in range(frame * self.num_updates, (frame + 1) * self.num_updates):
-                    if due:
-                        before = {name: p.clone() for name, p in state.learner.params.items()}
+                    if looking:
+                        before = copied(state.learner.params)
                     self._learn(population, state, batches.at(count), scale, count)
             if frame >= self.begin and frame % self.target_period == 0:
                 write(state.target, state.learner.params)
@@ -270,11 +267,11 @@ class QLearning:
             if self.reset_period and frame > self.begin and (frame - self.begin) % self.reset_period == 0:
                 population.fire(state.learner, RESET, tied=(state.target,))
             state.step += 1
-            if not due:
+            if not looking:
                 yield {}
                 continue
             state.looked_at = state.step
-            yield {"batch_loss": state.loss.clone(), **self._look(population, state, scale, due, before)}
+            yield {"batch_loss": state.loss.clone(), **self._look(population, state, scale, looking, before)}
 
     def _play(self, emulators: list[Emulator], population: Population, state: QState, draws: Tensor) -> None:
         """A frame of every game; those that show something are added to the replay and asked for an action."""
@@ -362,14 +359,6 @@ class QLearning:
             found = population.map(population.network, params, x, torch.stack([seeds, torch.full_like(seeds, key)], 1))
         return self.head.split(found)
 
-    def _due(self, step: int) -> list[Measure]:
-        """The measures that look after so many frames; a target period is their task."""
-        if step <= self.begin:
-            return []
-        period, into = divmod(step - 1, self.target_period)
-        moment = Moment(step, period, into + 1, step % self.target_period == 0)
-        return [measure for measure in self.measures if measure.when(moment)]
-
     def _look(self, population: Population, state: QState, scale: float, due: Sequence[Measure], before: Params) -> Row:
         """What the measures say of transitions that are drawn for this frame."""
         episodes, members = state.episodes, len(population)
@@ -380,7 +369,7 @@ class QLearning:
             "updates": torch.full((members,), state.learner.step),
             "target_updates": torch.full((members,), targets),
         }
-        update = {name: p - before[name] if before else torch.zeros_like(p) for name, p in state.learner.params.items()}
+        update = change(state.learner.params, before)
         for size in dict.fromkeys(measure.examples for measure in due):
             drawn = [draw(member.seed, "look", state.step).random(size) for member in population.members]
             draws = torch.stack([torch.from_numpy(numbers) for numbers in drawn]).numpy()

@@ -32,7 +32,8 @@ from pliant.rl import (
 from pliant.stacking import at
 from pliant.trials.base import Row, Run
 from pliant.trials.building import Net, at_least_one, built, replayed, several, shares
-from pliant.trials.measures import Measure, Moment, brief
+from pliant.trials.frames import FEW, change, copied, due, first_update
+from pliant.trials.measures import Measure
 from pliant.trials.value import Draws
 
 RESET = "reset"
@@ -171,15 +172,11 @@ class SAC:
 
     def brief(self) -> SAC:
         """The frames of one update, all measures at work, each refit a step."""
-        begin = min(self.begin, 64)
-        measures = tuple(map(brief, self.measures))
-        steps = begin + self.learn_period
-        evaluation = self.evaluation and replace(self.evaluation, every=steps, frames=4)
-        return replace(self, begin=begin, num_steps=steps, num_updates=1, evaluation=evaluation, measures=measures)
+        return first_update(self)
 
     def soon(self) -> SAC:
         """The same, which learns after a few frames and measures nothing: to time it."""
-        return replace(self, begin=min(self.begin, 64), evaluation=None, measures=())
+        return replace(self, begin=min(self.begin, FEW), evaluation=None, measures=())
 
     def start(self, seeds: Sequence[int], device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
         """The agents before their first frame; `ValueError` for what does not fit together."""
@@ -205,7 +202,7 @@ class SAC:
         log_alpha = {"log_alpha": torch.full((len(seeds),), math.log(self.alpha), dtype=dtype, device=device)}
         state = SACState(
             *learners,
-            {name: p.clone() for name, p in learners[1].params.items()},
+            copied(learners[1].params),
             log_alpha,
             self.temperature.init(log_alpha),
             Episodes.none(len(seeds), self.env.limit, controls),
@@ -247,29 +244,22 @@ class SAC:
                 action = 2 * random.at(frame) - 1 if frame < self.begin else agents.act(acting.at(frame))
                 for m in asked:
                     state.episodes.decide(m, action[m])
-            due = self._due(frame + 1)
+            looking = due(self.measures, frame + 1, self.begin, self.num_steps)  # all of training is one task
             before: tuple[Params, Params] = {}, {}
             if frame >= self.begin and frame % self.learn_period == 0:
                 for count in range(frame * self.num_updates, (frame + 1) * self.num_updates):
-                    if due:
+                    if looking:
                         before = copied(state.actor.params), copied(state.critics.params)
                     agents.update(batches.at(count), noises.at(count))
             if self.reset_period and frame > self.begin and (frame - self.begin) % self.reset_period == 0:
                 agents.actor.fire(state.actor, RESET)
                 agents.critics.fire(state.critics, RESET, tied=(state.target,))
             state.step += 1
-            if not due:
+            if not looking:
                 yield {}
                 continue
             state.looked_at = state.step
-            yield {"batch_loss": state.loss.clone(), **agents.look(due, *before)}
-
-    def _due(self, step: int) -> list[Measure]:
-        """The measures that look after so many frames; all of training is one task."""
-        if step <= self.begin:
-            return []
-        moment = Moment(step, 0, step, step == self.num_steps)
-        return [measure for measure in self.measures if measure.when(moment)]
+            yield {"batch_loss": state.loss.clone(), **agents.look(looking, *before)}
 
 
 class Agents:
@@ -442,21 +432,3 @@ def halved(values: Tensor) -> Tensor:
     [1.5, 6.0]
     """
     return values.view(-1, CRITICS, *values.shape[1:]).to(torch.float64).mean(1)
-
-
-def copied(params: Params) -> Params:
-    """A copy.
-
-    >>> copied({"w": torch.zeros(1)})
-    {'w': tensor([0.])}
-    """
-    return {name: p.clone() for name, p in params.items()}
-
-
-def change(params: Params, before: Params) -> Params:
-    """What was added to parameters, zero where nothing is known of before.
-
-    >>> change({"w": torch.ones(1)}, {})
-    {'w': tensor([0.])}
-    """
-    return {name: p - before[name] if before else torch.zeros_like(p) for name, p in params.items()}

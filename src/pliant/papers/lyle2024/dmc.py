@@ -13,7 +13,7 @@ from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.interventions import Chain, LayerNorm, Only
 from pliant.nets import MLP
 from pliant.optim import Adam
-from pliant.papers.games import area, rise
+from pliant.papers.games import area, period, rise
 from pliant.plots import Lines
 from pliant.probe import Sines
 from pliant.results import Results
@@ -78,8 +78,7 @@ class Settings:
 
     def trial(self, task: str, chain: Chain) -> SAC:
         """An agent in a task."""
-        every = self.repeat * max(1, (self.num_steps - self.begin) // self.rows // self.repeat)
-        looks = When(every=every)
+        looks = When(every=period(self.num_steps - self.begin, self.rows, self.repeat))
         probe = When(ends=False, at=(self.num_steps,))
         return SAC(
             environment(task, self.repeat),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,14 +11,11 @@ from pliant.diagnostics import DeadUnits, ParameterNorm
 from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.heads import C51, Head, Scalar
 from pliant.interventions import Chain, LayerNorm
-from pliant.nets import CNN
-from pliant.optim import Adam
 from pliant.papers.games import area, gain, rise
+from pliant.papers.miniatures import GAMES, Miniature
 from pliant.plots import Lines
 from pliant.probe import Sines
-from pliant.rl import Catch, Environment, MinAtar
-from pliant.rl.envs.minatar import GAMES
-from pliant.trials import ActionValues, Numbers, ProbeLoss, QLearning, When
+from pliant.trials import ActionValues, Numbers, ProbeLoss, QLearning
 from pliant.words import unknown
 
 AGENTS = {"double_dqn": "double DQN", "c51": "C51"}
@@ -27,46 +23,18 @@ CHAINS = {"none": "", "layer_norm": ", layer norm"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Miniature):
     """Settings of agents in MinAtar.
 
     Args:
         games: of MinAtar's five; or catch, which needs no package.
         agents: `double_dqn`, `c51`.
-        num_steps: frames.
-        begin: frames of random actions before the first update.
-        decay: frames over which random actions fall to `epsilon`.
-        epsilon: their share in the end.
         learn_period: frames between updates.
-        target_period: frames between updates of the target network.
-        channels: of the convolution, 3 x 3.
-        hidden: units of the linear layer.
-        lr: of Adam.
-        batch_size: transitions an update.
-        capacity: of the replay.
-        targets: of a probe.
-        steps: of a probe.
-        examples: of a probe.
-        rows: how often numbers are taken.
     """
 
     games: tuple[str, ...] = ("breakout", "asterix", "freeway")
     agents: tuple[str, ...] = ("double_dqn", "c51")
-    num_steps: int = 200_000
-    begin: int = 5000
-    decay: int = 20_000
-    epsilon: float = 0.1
     learn_period: int = 2
-    target_period: int = 1000
-    channels: int = 16
-    hidden: int = 128
-    lr: float = 2.5e-4
-    batch_size: int = 32
-    capacity: int = 100_000
-    targets: int = 3
-    steps: int = 400
-    examples: int = 256
-    rows: int = 40
 
     def head(self, agent: str) -> Head:
         """Of an agent; `ValueError` for an unknown one."""
@@ -76,50 +44,20 @@ class Settings:
 
     def trial(self, game: str, agent: str, chain: Chain) -> QLearning:
         """An agent in a game."""
-        every = max(1, (self.num_steps - self.begin) // self.rows)
         head = self.head(agent)
-        looks = When(every=every, ends=False)
         probe = Sines(head=head) if agent == "c51" else Sines()
-        return QLearning(
-            environment(game),
-            partial(CNN, channels=(self.channels,), hidden=(self.hidden,), kernels=(3,), strides=(1,)),
-            Adam(self.lr, eps=0.01 / 32),
-            self.num_steps,
-            chain,
-            head,
+        return replace(
+            self.agent(game),
+            chain=chain,
+            head=head,
             double=agent == "double_dqn",
-            begin=self.begin,
-            epsilon=self.epsilon,
-            decay=self.decay,
-            batch_size=self.batch_size,
             learn_period=self.learn_period,
-            target_period=self.target_period,
-            capacity=self.capacity,
             measures=(
-                ActionValues(looks, self.examples, head),
-                Numbers((DeadUnits(), ParameterNorm()), looks, self.examples),
-                ProbeLoss(
-                    probe,
-                    When(ends=False, at=(self.num_steps,)),
-                    self.targets,
-                    self.steps,
-                    examples=self.examples,
-                ),
+                ActionValues(self.looks, self.examples, head),
+                Numbers((DeadUnits(), ParameterNorm()), self.looks, self.examples),
+                ProbeLoss(probe, self.end, self.targets, self.steps, examples=self.examples),
             ),
         )
-
-
-def environment(game: str) -> Environment:
-    """A game by its name; `ValueError` for an unknown one.
-
-    >>> environment("asterix").limit
-    10000
-    """
-    if game == "catch":
-        return Catch()
-    if game not in GAMES:
-        raise ValueError(unknown("game", game, (*GAMES, "catch")))
-    return MinAtar(game)
 
 
 def name(game: str, agent: str, intervention: str) -> str:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 from pliant.claims import Claim
 from pliant.diagnostics import DeadUnits, DormantUnits, ParameterNorm
 from pliant.experiment import Arm, Column, Experiment, Setup
-from pliant.heads import Scalar
 from pliant.interventions import L2, Chain, LayerNorm, ReDo, Reset
-from pliant.nets import CNN
-from pliant.optim import Adam
 from pliant.papers.games import area, gain, rise
-from pliant.papers.toolbox.minatar import environment
+from pliant.papers.miniatures import Miniature
 from pliant.plots import Lines
 from pliant.probe import Sines
-from pliant.trials import ActionValues, Numbers, ProbeLoss, QLearning, When
+from pliant.trials import ActionValues, Numbers, ProbeLoss, QLearning
 
 CURES = {"resets": "resets", "redo": "ReDo", "layer_norm": "layer norm", "l2": "L2"}
 REDO = 0.025  # threshold of dormant units
@@ -25,72 +21,38 @@ SAID |= {key: f"several, {said}" for key, said in CURES.items()}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Miniature):
     """Settings of updates a frame.
 
     Args:
         game: of MinAtar's five; or catch, which needs no package.
         num_updates: a frame.
-        num_steps: frames.
-        begin: frames of random actions before the first update.
-        decay: frames over which random actions fall to `epsilon`.
-        epsilon: their share in the end.
-        target_period: frames between updates of the target network.
         reset_period: frames between resets of the linear layers.
         redo: updates between recycling, with a threshold of 0.025.
         l2: its strength.
-        channels: of the convolution, 3 x 3.
-        hidden: units of the linear layer.
-        lr: of Adam.
-        batch_size: transitions an update.
-        capacity: of the replay.
-        targets: of a probe.
-        steps: of a probe.
-        examples: of a probe.
-        rows: how often numbers are taken.
     """
 
-    game: str = "breakout"
-    num_updates: int = 4
     num_steps: int = 50_000
     begin: int = 2000
     decay: int = 10_000
     epsilon: float = 0.05
     target_period: int = 500
+    capacity: int = 50_000
+    game: str = "breakout"
+    num_updates: int = 4
     reset_period: int = 10_000
     redo: int = 1000
     l2: float = 1e-5
-    channels: int = 16
-    hidden: int = 128
-    lr: float = 2.5e-4
-    batch_size: int = 32
-    capacity: int = 50_000
-    targets: int = 3
-    steps: int = 400
-    examples: int = 256
-    rows: int = 40
 
     def trial(self) -> QLearning:
         """The plain agent, with several updates a frame."""
-        looks = When(every=max(1, (self.num_steps - self.begin) // self.rows), ends=False)
-        probe = When(ends=False, at=(self.num_steps,))
-        return QLearning(
-            environment(self.game),
-            partial(CNN, channels=(self.channels,), hidden=(self.hidden,), kernels=(3,), strides=(1,)),
-            Adam(self.lr, eps=0.01 / 32),
-            self.num_steps,
-            head=Scalar(clip=1.0),
-            begin=self.begin,
-            epsilon=self.epsilon,
-            decay=self.decay,
-            batch_size=self.batch_size,
+        return replace(
+            self.agent(self.game),
             num_updates=self.num_updates,
-            target_period=self.target_period,
-            capacity=self.capacity,
             measures=(
-                ActionValues(looks, self.examples),
-                Numbers((DeadUnits(), DormantUnits(REDO), ParameterNorm()), looks, self.examples),
-                ProbeLoss(Sines(), probe, self.targets, self.steps, examples=self.examples),
+                ActionValues(self.looks, self.examples),
+                Numbers((DeadUnits(), DormantUnits(REDO), ParameterNorm()), self.looks, self.examples),
+                ProbeLoss(Sines(), self.end, self.targets, self.steps, examples=self.examples),
             ),
         )
 
