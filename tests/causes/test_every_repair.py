@@ -17,6 +17,7 @@ from pliant.interventions import Draw
 from pliant.network import Network
 from pliant.optim import Adam
 from pliant.papers.toolbox import planted
+from pliant.papers.toolbox.situations import PRESCRIBED
 from pliant.plots.base import MECHANISMS
 from tests.bitwise import assert_same, streams
 from tests.interventions.nets import NETS
@@ -58,6 +59,13 @@ def test_the_cause_of_every_repair_is_planted() -> None:
         assert kind.name in UNPLANTED or claimed, (
             f"write in toolbox/planted an arm with a Plant of its own, and in CLAIMS that {kind.name!r} takes the "
             "largest share there: _planted(arm, name, what is planted)"
+        )
+
+
+def test_the_cure_of_every_repair_is_prescribed() -> None:
+    for kind in KINDS:
+        assert kind.name in PRESCRIBED, (
+            f"write in toolbox/situations, in PRESCRIBED, the cures of {kind.name!r}, of those that `cures` makes"
         )
 
 

@@ -43,8 +43,9 @@ def test_the_same_numbers_read_the_same_in_half_precision(diagnostic, make, half
     now, wide = diagnostic.measure(seen), diagnostic.measure(single(seen))
     assert now.keys() == wide.keys()
     for name, value in now.items():
-        assert value.dtype in (torch.float32, torch.float64, torch.int64), name
-        torch.testing.assert_close(value, wide[name], rtol=1e-6, atol=1e-7)
+        told = f"{name} is {value}, of float32 {wide[name]}: write t = pliant.functional.precision.wide(t)"
+        assert value.dtype == wide[name].dtype in (torch.float32, torch.float64, torch.int64), told
+        assert torch.allclose(value, wide[name], rtol=1e-6, atol=1e-7), told
 
 
 @halves
@@ -144,4 +145,7 @@ def test_a_network_that_is_not_finite_reads_nan_in_every_row(diagnostic, make, b
     found = diagnostic.measure(seen._replace(gradients=broken, update=broken))
     for name, value in found.items():
         endless = bad is torch.inf and value.isinf()  # a norm, say
-        assert value.isnan() or endless or name in APART, (name, value)
+        told = (
+            f"{name} is {value}: comparisons with NaN are False, write torch.where(t.isfinite().all(), ..., torch.nan)"
+        )
+        assert value.isnan() or endless or name in APART, told

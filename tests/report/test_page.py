@@ -139,6 +139,7 @@ def test_some_arms_only(tmp_path: Path) -> None:
     written = made(tmp_path, only, asked=RUN | {"arms": ["l2"]})
     Reader(written)
     assert "1 of 2 arms were not run: no intervention." in written
+    assert "did &lt;i&gt;something" in written, "of the arm that was run"
     assert "--arms l2" in written
     assert 'id="claims"' not in written
 

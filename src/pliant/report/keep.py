@@ -71,9 +71,7 @@ def keep(run: Stored, target: Path) -> Kept:
 
 def _thinned(run: Stored) -> Tables:
     """The rows and columns to keep of every arm and seed."""
-    run.checked()  # so that every column a claim reads has been read
-    if run.experiment.sentences and set(run.arms) >= set(run.setup.arms):
-        run.experiment.sentences(run.results)
+    run.checked(), run.sentences  # so that every column they read has been read
     shown = set(run.setup.columns())
     tables = {}
     for key, table in run.results.tables.items():

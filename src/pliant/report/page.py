@@ -109,18 +109,16 @@ def _shown(title: str, plots: Sequence[Plot], results: Results, look: Look) -> d
 
 
 def _arms(run: Stored) -> list[dict[str, Any]]:
-    experiment, setup, results = run.experiment, run.shown, run.results
-    sentences = experiment.sentences(results) if experiment.sentences and set(results.arms) >= set(setup.arms) else {}
     own = _fields(run)[1]
     return [
         {
             "label": arm.label,
             "colour": colour(at),
-            "sentence": sentences.get(name, ""),
+            "sentence": run.sentences.get(name, ""),
             "fields": own.get(name, []),
         }
-        for at, (name, arm) in enumerate(setup.arms.items())
-        if name in results.arms
+        for at, (name, arm) in enumerate(run.shown.arms.items())
+        if name in run.results.arms
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from pliant.cite import bibtex, references_used
 from pliant.claims import Checked, check
 from pliant.experiment import Arm, Experiment, Setup, experiments, find
-from pliant.results import Results
+from pliant.results import Missing, Results
 from pliant.run.cells import Cells, Facts, cells
 from pliant.run.identity import Definition, defines, definition, differences, edited, renamed
 from pliant.run.names import RUN, SETTINGS, asked
@@ -149,6 +149,14 @@ class Stored:
         tables = {key: table for key, table in results.tables.items() if key[0] not in self.changed}
         absent = {arm: f"arm {arm!r} was trained by another definition: {told}" for arm, told in self.changed.items()}
         return Results(tables, absent)
+
+    @cached_property
+    def sentences(self) -> dict[str, str]:
+        """What happened to each arm, in plain words; none where they read an arm or a column that is not there."""
+        try:
+            return self.experiment.sentences(self.results) if self.experiment.sentences else {}
+        except Missing:
+            return {}
 
     def changes(self) -> dict[str, str]:
         """Settings that are not the tier's, as text, without folders of this machine."""

@@ -58,6 +58,15 @@ class Cure:
     bins: bool = False
 
 
+PRESCRIBED = {  # by mechanism, for networks without layer norm and with it
+    Units.name: ("layer_norm", "redo"),
+    Norm.name: ("l2", "rescale"),
+    OutputLayer.name: ("reset_last", "reset_last"),
+    TargetScale.name: ("bins", "bins"),
+    OptimizerState.name: ("optimizer_reset", "optimizer_reset"),
+}
+
+
 class Sizes(Protocol):
     """How large a situation is: see the settings of `toolbox/prescription`."""
 
@@ -143,13 +152,7 @@ class Situation:
         >>> SITUATIONS["relu"].prescribed("units"), SITUATIONS["norm"].prescribed("units")
         ('layer_norm', 'redo')
         """
-        return {
-            Units.name: "redo" if self.normed else "layer_norm",
-            Norm.name: "rescale" if self.normed else "l2",
-            OutputLayer.name: "reset_last",
-            TargetScale.name: "bins",
-            OptimizerState.name: "optimizer_reset",
-        }[mechanism]
+        return PRESCRIBED[mechanism][self.normed]
 
     def cures(self, sizes: Sizes) -> dict[str, Cure]:
         """Eight cures by name."""
