@@ -71,7 +71,7 @@ def keep(run: Stored, target: Path) -> Kept:
 
 def _thinned(run: Stored) -> Tables:
     """The rows and columns to keep of every arm and seed."""
-    run.checked(), run.sentences  # so that every column they read has been read
+    _ = run.checked(), run.sentences  # so that every column they read has been read
     shown = set(run.setup.columns())
     tables = {}
     for key, table in run.results.tables.items():
