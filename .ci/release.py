@@ -3,7 +3,7 @@
     python .ci/release.py python3.11:2.13.0 python3.12:2.11.0 python3.13:2.14.1
 
 In each environment, which has nothing but that torch and numpy: the monitor and a recipe with pliant and none of its
-dependencies, then, with them, the demo, `pliant diagnose` and all that README.md shows. The first environment installs
+dependencies, then, with them, `pliant diagnose`, the demo and all that README.md shows. The first environment installs
 the sdist, the others the wheel. Nothing is published.
 """
 
@@ -116,9 +116,9 @@ def tried(folder: Path, pair: str, package: Path) -> str:
     run([own, "-c", LEAN], home / "work")
     run([*pip, "--constraint", str(home / "constraints.txt"), str(package)])
     most = size(binaries)
-    run([str(binaries / "pliant"), "demo", "--seeds", "1"], home / "work")
     run([own, "-c", SAVED], home / "work")
     run([str(binaries / "pliant"), *DIAGNOSE.split()], home / "work")
+    run([str(binaries / "pliant"), "demo", "--seeds", "1"], home / "work")
     run([own, str(ROOT / ".ci/readme.py"), str(ROOT / "README.md")], home / "work")
     version = run([own, "-c", "import sys, torch; print(sys.version.split()[0], torch.__version__)"]).split()
     return (

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pliant.numbers import plain
 from pliant.plots import Cells
 from pliant.plots.cells import cell
 from pliant.results import Results
@@ -30,7 +31,7 @@ def heat_map(cells: Cells, results: Results) -> dict[str, Any]:
         "headings": [heading.replace("\n", " ") for heading in cells.headings],
         "groups": groups,
         "title": cells.title,
-        "ends": (f"{low:g}", f"{high:g}"),
+        "ends": (plain(low), plain(high)),
         "stops": ", ".join(_colour(at / (STOPS - 1)) for at in range(STOPS)),
     }
 
