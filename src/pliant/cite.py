@@ -50,7 +50,8 @@ class Entry:
         """Where and when it appeared."""
         preprint = f"arXiv:{self.fields['eprint']}" if "eprint" in self.fields else ""
         venue = next(
-            (self.fields[name] for name in ("booktitle", "journal", "school") if name in self.fields), preprint
+            (self.fields[name] for name in ("booktitle", "journal", "school", "institution") if name in self.fields),
+            preprint,
         )
         return ", ".join(part for part in (plain(venue), self.fields.get("year", "")) if part)
 

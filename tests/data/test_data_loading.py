@@ -112,7 +112,7 @@ def test_available_lists_sets_and_sources_without_a_network(tiny):
     assert "https://ossci-datasets.s3.amazonaws.com/mnist/" in mnist.sources
     assert own.sources == ("good",)
     data.fetch("tiny")
-    assert data.available()[-1].cached
+    assert next(info.cached for info in data.available() if info.name == "tiny")
 
 
 def test_every_published_set_is_complete():

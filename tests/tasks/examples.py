@@ -7,6 +7,7 @@ from pliant.data import Dataset
 from pliant.tasks import (
     BitFlipping,
     Composite,
+    Domains,
     Growing,
     OffsetNoise,
     PermutedClasses,
@@ -19,10 +20,11 @@ from tests.listed import classes
 
 
 def data(size: int = 40, regression: bool = False) -> Dataset:
-    """Images (2, 3, 4) of 24 different values each; example i holds i, i + 1, ..., i + 23."""
+    """Images (2, 3, 4) of 24 different values each; example i holds i, i + 1, ..., i + 23; the halves are domains."""
     x = (np.arange(size)[:, None] + np.arange(24)).astype(np.uint8).reshape(size, 2, 3, 4)
     y = np.linspace(-1, 1, size) if regression else np.arange(size) % 7
-    return Dataset("counting", x, y, None, None, None if regression else 7, 64.0, (0.4, 0.4), (0.2, 0.2))
+    halves, classes = np.arange(size) * 2 // size, None if regression else 7
+    return Dataset("counting", x, y, None, None, classes, 64.0, (0.4, 0.4), (0.2, 0.2), halves)
 
 
 EXAMPLES = {
@@ -35,6 +37,7 @@ EXAMPLES = {
     "Composite": Composite(num_examples=20, batch_size=6, every=10, num_tasks=4),
     "BitFlipping": BitFlipping(num_examples=20, batch_size=6, every=10, num_tasks=4, flipping=4),
     "OffsetNoise, growing": OffsetNoise.growing(30.0, num_examples=20, batch_size=6, every=10, num_tasks=4),
+    "Domains": Domains(num_examples=20, batch_size=6, every=10, num_tasks=4),
     "Growing, random labels": Growing(num_examples=20, batch_size=6, every=10, num_tasks=4, begin=8, random=True),
     "Growing": Growing(num_examples=20, batch_size=6, every=10, num_tasks=4, begin=8),
     "Waves": Waves(num_examples=20, batch_size=6, every=10, num_tasks=4, frequency=1.0, outputs=2, width=8),

@@ -14,8 +14,8 @@ from pliant.interventions import Chain, PlasticityInjection, ReDo
 from pliant.nets import CNN, MLP, ViT
 from pliant.optim import SGD, Adam
 from pliant.run.rows import Rows
-from pliant.tasks import OffsetNoise, PermutedPixels, RandomLabels, Waves
-from pliant.trials import Fit, Supervised
+from pliant.tasks import Domains, OffsetNoise, PermutedPixels, RandomLabels, Waves
+from pliant.trials import Fit, HeldOut, Supervised
 from tests.trials.examples import EXAMPLES
 
 LABELS = RandomLabels(num_examples=30, batch_size=10, every=4, num_tasks=2)
@@ -110,3 +110,23 @@ def test_interventions_are_a_chain_and_measures_a_tuple() -> None:
         replace(TRIAL, chain=ReDo(tau=0.0, every=5))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"got Fit\(\.\.\.\): write measures=\(Fit\(\.\.\.\),\)"):
         replace(TRIAL, measures=Fit())  # type: ignore[arg-type]
+
+
+def test_held_out_numbers_are_those_of_the_test_set_of_the_place() -> None:
+    task = Domains(num_examples=20, batch_size=5, every=3, num_tasks=3, num_held_out=12)
+    trial = replace(TRIAL, task=task, data="cameras-digits", measures=(Fit(), HeldOut()))
+    run, dataset = trial.start([0, 4]), trial.inputs()
+    seen = 0
+    for row in run.rows:
+        if not row:
+            continue
+        for m, seed in enumerate((0, 4)):
+            held_out = task.examples(dataset, seed, seen).held_out
+            x = dataset.standardize(torch.from_numpy(dataset.x_test[held_out]))  # type: ignore[index]
+            y = torch.from_numpy(dataset.y_test[held_out])  # type: ignore[index]
+            (outputs,) = run.populations[0].outputs({n: p[m : m + 1] for n, p in run.state.params.items()}, x[None])
+            assert row["held_out_accuracy"][m] == pytest.approx(float((outputs.argmax(1) == y).float().mean()))
+            assert row["held_out_loss"][m] == pytest.approx(float(nn.functional.cross_entropy(outputs, y)), rel=1e-5)
+            assert row["held_out_constant"][m] == pytest.approx(max((y == c).float().mean().item() for c in range(11)))
+        seen += 1
+    assert seen == 3

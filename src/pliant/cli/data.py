@@ -39,7 +39,8 @@ def show(given: argparse.Namespace, console: Console) -> int:
     for i in infos:
         shape = "x".join(map(str, i.train_shape[1:]))
         here = "yes" if i.cached else f"no: pliant data fetch {i.name}"
-        rows.append([i.name, f"{i.train_shape[0]:,}", f"{i.test_shape[0]:,}", shape, i.licence, here])
+        train, test = (f"{n:,}" if n else "?" for n in (i.train_shape[0], i.test_shape[0]))
+        rows.append([i.name, train, test, shape, i.licence, here])
     print_grid(console, Grid(["name", "train", "test", "shape", "licence", "here"], rows, "lrrrpl"))
     return OK
 

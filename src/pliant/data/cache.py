@@ -100,7 +100,7 @@ def measured(spec: Spec, progress: Progress | None = None) -> Spec:
     failures: list[str] = []
     for source in spec.sources:
         if (reason := source.unavailable(spec.name)) is None:
-            _say(progress, f"{spec.name}: trying {source.label}")
+            say(progress, f"{spec.name}: trying {source.label}")
             with tempfile.TemporaryDirectory() as incoming:
                 try:
                     arrays = _decode(source.form, source.deliver(spec.name, Path(incoming)))
@@ -136,18 +136,18 @@ def fetch_spec(spec: Spec, progress: Progress | None = None) -> Path:
     with contextlib.suppress(Damaged):
         if cached_arrays(spec) is not None:
             return folder
-    with _disk(folder):
+    with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, spec, progress):
+        with lock(folder, spec.name, progress):
             try:
                 if cached_arrays(spec) is not None:  # another process fetched it meanwhile
                     return folder
             except Damaged as damage:
-                _say(progress, f"{spec.name}: {_set_aside(damage, folder, spec, progress)}")
+                say(progress, f"{spec.name}: {_set_aside(damage, folder, spec, progress)}")
             for source in spec.sources:
                 reason = _fetch_from(source, spec, folder, progress)
                 if reason is None:
-                    _say(progress, f"{spec.name}: verified, in {folder}")
+                    say(progress, f"{spec.name}: verified, in {folder}")
                     return folder
                 failures.append(f"  {source.label}: {reason}")
     offline = ["digits", *(name for name, other in PUBLISHED.items() if is_cached(other))]
@@ -167,7 +167,7 @@ def _fetch_from(source: Source, spec: Spec, folder: Path, progress: Progress | N
     """Why nothing came from this source, or None when its arrays are verified and stored."""
     if reason := source.unavailable(spec.name):
         return reason
-    _say(progress, f"{spec.name}: trying {source.label}")
+    say(progress, f"{spec.name}: trying {source.label}")
     # Inside the cache folder, so that moving a file out of it is one atomic step.
     with tempfile.TemporaryDirectory(prefix="incoming-", dir=folder) as incoming:
         try:
@@ -180,7 +180,7 @@ def _fetch_from(source: Source, spec: Spec, folder: Path, progress: Progress | N
             reason = str(failure)
         except Damaged as damage:
             reason = _set_aside(damage, folder, spec, progress)
-    _say(progress, f"{spec.name}: not from {source.label}: {reason}")
+    say(progress, f"{spec.name}: not from {source.label}: {reason}")
     return reason
 
 
@@ -235,13 +235,15 @@ def _set_aside(damage: Damaged, folder: Path, spec: Spec, progress: Progress | N
     return reason
 
 
-def _say(progress: Progress | None, line: str) -> None:
+def say(progress: Progress | None, line: str) -> None:
+    """Tells somebody who wants to know how far it is."""
     if progress is not None:
         progress(line)
 
 
 @contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[None]:
+def disk(folder: Path) -> Iterator[None]:
+    """DataUnavailable, with the folder, in place of an OSError."""
     try:
         yield
     except OSError as error:
@@ -253,23 +255,23 @@ def _disk(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, spec: Spec, progress: Progress | None) -> Iterator[None]:
+def lock(folder: Path, name: str, progress: Progress | None) -> Iterator[None]:
     """Held by one process at a time, released by the system when that process dies."""
     with open(folder / "lock", "w") as file:
-        if _locked(file, spec, progress):
+        if _locked(file, name, progress):
             for stale in folder.glob("incoming-*"):  # of a process that was killed: nobody else is writing here now
                 shutil.rmtree(stale, ignore_errors=True)
         yield
 
 
-def _locked(file: IO[str], spec: Spec, progress: Progress | None) -> bool:
+def _locked(file: IO[str], name: str, progress: Progress | None) -> bool:
     try:
         import fcntl
 
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(progress, f"{spec.name}: waiting for another process that is fetching it")
+            say(progress, f"{name}: waiting for another process that is fetching it")
             fcntl.flock(file, fcntl.LOCK_EX)
     except (ImportError, OSError):
         # Windows and some cluster file systems have no such lock. Two processes may then both fetch, which is only

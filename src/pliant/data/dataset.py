@@ -19,7 +19,8 @@ class Dataset:
     `x_train` has shape (n, C, H, W), or (n, d) for users' vectors; uint8 or floating. `y_train` has shape (n,):
     int64 labels in 0..num_classes-1, or floating regression targets with `num_classes` None. `x_test` and `y_test` are
     alike, or both None. `scale` is the largest raw value; `mean` and `std` are those of x_train / scale, one number a
-    channel (a feature, for vectors).
+    channel (a feature, for vectors). Where examples come from several domains, such as places, `domain_train` and
+    `domain_test`, of shape (n,), say from which, 0..K-1; else both are None.
 
     >>> from pliant import data
     >>> digits = data.load("digits")
@@ -36,10 +37,12 @@ class Dataset:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    domain_train: np.ndarray | None = None
+    domain_test: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         # In-memory arrays behave like the memory-mapped ones, so that a write fails on digits too, not only on MNIST.
-        for field in ("x_train", "y_train", "x_test", "y_test"):
+        for field in ("x_train", "y_train", "x_test", "y_test", "domain_train", "domain_test"):
             if (array := getattr(self, field)) is not None:
                 view = array.view()  # the caller's own array stays writable
                 view.flags.writeable = False
@@ -90,7 +93,8 @@ class Dataset:
 def channel_moments(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of x / scale over all but axis 1; a constant channel has deviation 1, so that it maps to 0."""
     axes = (0, *range(2, x.ndim))
-    pieces = [x[start : start + 4096] for start in range(0, len(x), 4096)]  # never the whole as float64
+    most = max(1, min(4096, (1 << 24) * len(x) // x.size))  # never the whole as float64
+    pieces = [x[start : start + most] for start in range(0, len(x), most)]
     count = x.size // x.shape[1]
     mean = sum(piece.sum(axis=axes, keepdims=True, dtype=np.float64) for piece in pieces) / count
     std = np.sqrt(sum(np.square(piece - mean).sum(axis=axes, keepdims=True) for piece in pieces) / count)

@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 
 from pliant.data.arrays import load_npz
-from pliant.data.cache import Progress, cached_arrays, fetch_spec, is_cached, measured
+from pliant.data.cache import Progress, cache_folder, cached_arrays, fetch_spec, is_cached, measured
+from pliant.data.cameras import COMPOSITED, Cameras
 from pliant.data.catalogue import MEASURED, PUBLISHED
 from pliant.data.dataset import Dataset, channel_moments
 from pliant.data.formats import Damaged
+from pliant.data.iwildcam import FOLDER, LICENCE, SIDES, found, load_iwildcam
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
     """What `pliant data list` shows of one data set, known without the network.
 
-    `train_shape` and `test_shape` are (n, C, H, W); `sources` could deliver it, `unavailable` could not, and why.
+    `train_shape` and `test_shape` are (n, C, H, W), where n and `num_classes` are 0 for what is known only once images
+    were read; `sources` could deliver it, `unavailable` could not, and why.
 
     >>> from pliant import data
     >>> data.available()[1].train_shape
@@ -43,7 +46,9 @@ def load(name_or_path: str) -> Dataset:
     """A data set by its name, one of `available()`, or a user's own arrays from an .npz file.
 
     Fetches what is not cached; what is cached is memory-mapped and verified again (0.03 to 0.4 s). "digits" (Alpaydin
-    and Kaynak 1998, inside scikit-learn) comes without a split: every fifth of each class is for testing here. Raises
+    and Kaynak 1998, inside scikit-learn) comes without a split: every fifth of each class is for testing here.
+    "cameras" (Fashion-MNIST pasted into CIFAR-10) and "cameras-digits" are composited when they are loaded; "iwildcam",
+    at 128 x 128, and "iwildcam-32" are read from the folder of WILDS in `PLIANT_DATA`: these four have domains. Raises
     ValueError for an unknown name or bad arrays, DataUnavailable when no source delivers.
 
     >>> load("digits").y_train[:8].tolist()
@@ -57,6 +62,11 @@ def load(name_or_path: str) -> Dataset:
     _check(name_or_path)
     if name_or_path == "digits":
         return _digits()
+    if name_or_path in COMPOSITED:
+        made = COMPOSITED[name_or_path]
+        return made.compose(load(made.items), load(made.backgrounds))
+    if name_or_path in SIDES:
+        return load_iwildcam(name_or_path)
     spec = PUBLISHED[name_or_path]
     try:
         arrays = cached_arrays(spec)
@@ -83,10 +93,17 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     """
     _check(name)
     if name == "digits":
-        found = find_spec("sklearn")  # importing it takes a second
-        assert found is not None
-        assert found.origin is not None
-        return Path(found.origin).parent / "datasets" / "data"
+        package = find_spec("sklearn")  # importing it takes a second
+        assert package is not None
+        assert package.origin is not None
+        return Path(package.origin).parent / "datasets" / "data"
+    if name in COMPOSITED:
+        for part in _parts(COMPOSITED[name]):
+            fetch(part, progress)
+        return cache_folder()
+    if name in SIDES:
+        load_iwildcam(name, progress)
+        return cache_folder() / name
     return fetch_spec(PUBLISHED[name], progress)
 
 
@@ -101,10 +118,13 @@ def measure(name: str, progress: Progress | None = None) -> dict[str, Any]:
     ValueError: data: expected a set of pliant.data.catalogue, got 'digits', which is inside scikit-learn
     """
     _check(name)
-    if name == "digits":
-        raise ValueError(f"data: expected a set of pliant.data.catalogue, got {name!r}, which is inside scikit-learn")
-    found = measured(PUBLISHED[name], progress)
-    return {field: getattr(found, field) for field in MEASURED}
+    if name not in PUBLISHED:
+        where = (
+            "inside scikit-learn" if name == "digits" else "made here" if name in COMPOSITED else "read from a folder"
+        )
+        raise ValueError(f"data: expected a set of pliant.data.catalogue, got {name!r}, which is {where}")
+    spec = measured(PUBLISHED[name], progress)
+    return {field: getattr(spec, field) for field in MEASURED}
 
 
 def available() -> list[DatasetInfo]:
@@ -125,7 +145,7 @@ def available() -> list[DatasetInfo]:
         sources=("scikit-learn",),
         unavailable=(),
     )
-    return [digits, *map(_info, PUBLISHED)]
+    return [digits, *map(_info, PUBLISHED), *map(_composited, COMPOSITED.values()), *map(_wild, SIDES)]
 
 
 def _info(name: str) -> DatasetInfo:
@@ -144,8 +164,44 @@ def _info(name: str) -> DatasetInfo:
     )
 
 
+def _composited(made: Cameras) -> DatasetInfo:
+    parts = [_info(part) for part in _parts(made) if part != "digits"]
+    shape = (3, made.side, made.side)
+    return DatasetInfo(
+        name=made.name,
+        train_shape=(made.places * made.num_train, *shape),
+        test_shape=(made.places * made.num_test, *shape),
+        num_classes=11,
+        licence=f"those of {' and '.join(_parts(made))}",
+        citation=f"pliant's own, composited of {' and '.join(_parts(made))}: a stand-in for a natural shift",
+        cached=all(part.cached for part in parts),
+        sources=("composited",),
+        unavailable=(),
+    )
+
+
+def _parts(made: Cameras) -> list[str]:
+    return list(dict.fromkeys((made.items, made.backgrounds)))
+
+
+def _wild(name: str) -> DatasetInfo:
+    label = f"folder PLIANT_DATA ({FOLDER})"
+    there, shape = found() is not None, (0, 3, SIDES[name], SIDES[name])
+    return DatasetInfo(
+        name=name,
+        train_shape=shape,
+        test_shape=shape,
+        num_classes=0,
+        licence=LICENCE,
+        citation="Beery, Cole and Gjoka 2020, The iWildCam 2020 competition dataset; Koh et al. 2021 (WILDS)",
+        cached=there,
+        sources=(label,) if there else (),
+        unavailable=() if there else (f"{label}: no {FOLDER}/metadata.csv in PLIANT_DATA",),
+    )
+
+
 def _check(name: str) -> None:
-    known = ["digits", *PUBLISHED]
+    known = ["digits", *PUBLISHED, *COMPOSITED, *SIDES]
     if name not in known:
         nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
         hint = f", did you mean {nearest[0]!r}?" if nearest else "."

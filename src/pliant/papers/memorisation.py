@@ -73,13 +73,22 @@ class Memorisation:
 
     def build(self) -> Net:
         """The function that makes the network."""
-        if self.net == "mlp":
-            return partial(MLP, hidden=self.hidden)
-        if self.net in NETS:
-            return NETS[self.net]
-        if ":" not in self.net:
-            raise ValueError(unknown("net", self.net, [*NETS, "package.module:function"]))
-        return Built(self.net)
+        return network(self.net, self.hidden)
+
+
+def network(net: str, hidden: tuple[int, ...]) -> Net:
+    """The function that makes a network of this name, or that is at `package.module:function`.
+
+    >>> network("mlp", (8,))((3,), 2).output
+    Linear(in_features=8, out_features=2, bias=True)
+    """
+    if net == "mlp":
+        return partial(MLP, hidden=hidden)
+    if net in NETS:
+        return NETS[net]
+    if ":" not in net:
+        raise ValueError(unknown("net", net, [*NETS, "package.module:function"]))
+    return Built(net)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class Lines:
         arms: those that are drawn; all, where empty.
         window: the first and the last step that are drawn, where it is not all of them.
         unit: of the horizontal axis over steps: how many of them it is, and its name.
+        against: an arm whose values are subtracted, seed by seed, and which is not drawn; nothing is, where it was not
+            run.
 
     >>> Lines("dead", "dead units (share)", limits=(0, 1)).over
     'task'
@@ -80,6 +82,7 @@ class Lines:
     arms: tuple[str, ...] = ()
     window: tuple[int, int] | None = None
     unit: tuple[int, str] = (1, "optimizer step")
+    against: str = ""
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
@@ -160,6 +163,8 @@ class Lines:
         shown, seeds = self._shown(results, look), len(results.seeds)
         lines, tasks = self.curves(results, look), len(results.task_ends(*shown))
         said = [f"Lines: means over {seeds} seeds; bands: 95 % intervals." if seeds > 1 else "One seed: no bands."]
+        if self.against:
+            said.append(f"Differences from {look.labels[self.against]}, seed by seed.")
         if self.marks:
             said.append("Dashed: what the paper reports.")
         if self.over == "step" and 1 < tasks <= SWITCHES:
@@ -193,20 +198,31 @@ class Lines:
         return Grid([along, *(look.labels[arm] for arm in shown)], rows, "r" * (1 + len(shown)), [self.title])
 
     def _shown(self, results: Results, look: Look) -> list[str]:
-        return [arm for arm in look.shown(results) if not self.arms or arm in self.arms]
+        if self.against and self.against not in results.arms:
+            return []
+        shown = [arm for arm in look.shown(results) if not self.arms or arm in self.arms]
+        return [arm for arm in shown if arm != self.against]
 
     def _values(self, results: Results, arm: str) -> tuple[np.ndarray, np.ndarray]:
         """Where it was measured, and the values `(seeds, points)`, NaN where they are not finite."""
-        if self.over == "step":
-            x, values = results.curve(arm, self.column)
-        else:
-            values = results.ends(arm, self.column)
-            x = 1 + np.arange(values.shape[1])
+        x, values = self._measured(results, arm)
+        if self.against:
+            less = dict(zip(results.seeds_of(self.against), self._measured(results, self.against)[1], strict=True))
+            none = np.full(values.shape[1], np.nan)
+            values = values - np.stack([less.get(seed, none) for seed in results.seeds_of(arm)])
         values = np.where(np.isfinite(values), values, np.nan)
         there = ~np.isnan(values).all(axis=0)
         if self.window is not None:
             there &= (x >= self.window[0]) & (x <= self.window[1])
         return x[there], values[:, there]
+
+    def _measured(self, results: Results, arm: str) -> tuple[np.ndarray, np.ndarray]:
+        if self.over == "step":
+            x, values = results.curve(arm, self.column)
+        else:
+            values = results.ends(arm, self.column)
+            x = 1 + np.arange(values.shape[1])
+        return x, values
 
     def _curve(self, results: Results, arm: str, most: int) -> Curve:
         x, values = self._values(results, arm)

@@ -3,6 +3,7 @@
 from pliant.tasks.base import Batches, Examples, Stream, Task
 from pliant.tasks.bit_flipping import BitFlipping
 from pliant.tasks.composite import Composite
+from pliant.tasks.domains import Domains
 from pliant.tasks.growing import Growing
 from pliant.tasks.noise import OffsetNoise
 from pliant.tasks.permuted_classes import PermutedClasses
@@ -14,6 +15,7 @@ __all__ = [
     "Batches",
     "BitFlipping",
     "Composite",
+    "Domains",
     "Examples",
     "Growing",
     "OffsetNoise",

@@ -41,6 +41,7 @@ class Examples(NamedTuple):
         targets: one a row: class labels, or numbers `(rows,)` or `(rows, values)`.
         positions: a permutation of the input positions, or None.
         inputs: raw inputs, one a row, in place of the training set's, or None.
+        held_out: which examples of the test set belong to the task, or None.
 
     >>> Examples(np.array([3, 1]), np.array([0, 9])).positions is None
     True
@@ -50,6 +51,7 @@ class Examples(NamedTuple):
     targets: np.ndarray
     positions: np.ndarray | None = None
     inputs: np.ndarray | None = None
+    held_out: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,19 @@ class Stream:
         """The first `most` of every member's examples, with the targets they have in a task."""
         targets, positions = self._task(task)
         return Batches(self._inputs(self._where[:, :most], positions), targets[:, :most])
+
+    def held_out(self, task: int, most: int | None = None) -> Batches:
+        """The first `most` of every member's held-out examples of a task; `ValueError` where it has none."""
+        self._task(task)
+        assert self._latest is not None
+        found = [examples.held_out for examples in self._latest[1]]
+        if found[0] is None or self.data.x_test is None or self.data.y_test is None:
+            raise ValueError(
+                f"expected a task with held-out examples, such as Domains(num_held_out=100), got {self.task}"
+            )
+        rows = np.stack(found)[:, :most]  # type: ignore[arg-type]
+        x, y = (torch.from_numpy(each[rows]).to(self.device) for each in (self.data.x_test, self.data.y_test))
+        return Batches(self.data.standardize(x, dtype=self.dtype), y)
 
     def _picked(self, task: int, index: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of examples `(step, member, batch)` of a task."""

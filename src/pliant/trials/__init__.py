@@ -1,7 +1,7 @@
 """Trials: what trains, with its loop and its state; measures: what is looked at on the way, and when."""
 
 from pliant.trials.base import Row, Run, Trial
-from pliant.trials.measures import Arrays, Fit, Measure, Mechanisms, Moment, Numbers, Steps, When
+from pliant.trials.measures import Arrays, Fit, HeldOut, Measure, Mechanisms, Moment, Numbers, Steps, When
 from pliant.trials.probed import ProbeLoss
 from pliant.trials.q_learning import ActionValues, QLearning
 from pliant.trials.sac import SAC
@@ -13,6 +13,7 @@ __all__ = [
     "ActionValues",
     "Arrays",
     "Fit",
+    "HeldOut",
     "Measure",
     "Mechanisms",
     "Moment",

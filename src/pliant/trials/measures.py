@@ -139,6 +139,24 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class HeldOut(Fit):
+    """What `Fit` says, of the task's held-out examples (`Domains`): `held_out_loss`, `held_out_accuracy`.
+
+    With class labels, `held_out_constant` is the best accuracy there of a network that always says the same.
+
+    >>> HeldOut(examples=100).when.ends
+    True
+    """
+
+    def __call__(self, population: Population, state: PopulationState, x: Any, y: Any, update: Params) -> Row:
+        found = super().__call__(population, state, x, y, update)
+        if not y.is_floating_point():
+            most = torch.stack([labels.bincount().max() for labels in y])
+            found["constant"] = most.to(population.dtype) / y.shape[1]
+        return {f"held_out_{name}": values for name, values in found.items()}
+
+
+@dataclass(frozen=True)
 class Steps:
     """A row with no more than what every row of the trial has, such as the batch loss.
 

@@ -17,7 +17,7 @@ from pliant.population import Population, PopulationState
 from pliant.tasks import Stream, Task
 from pliant.trials.base import Row, Run
 from pliant.trials.building import BLOCK, Net, built, several
-from pliant.trials.measures import Measure, Moment, brief
+from pliant.trials.measures import HeldOut, Measure, Moment, brief
 
 SWITCH = "task_switch"  # the event at the start of every task but the first
 
@@ -135,9 +135,10 @@ class Supervised:
                 row = {**shared, "batch_loss": losses, "update_norm": _norms(update)}
                 looked_at = {}
                 for measure in due:
-                    if measure.examples not in looked_at:
-                        looked_at[measure.examples] = stream.examples(task, measure.examples)
-                    row |= measure(population, state, *looked_at[measure.examples], update)
+                    of = stream.held_out if isinstance(measure, HeldOut) else stream.examples
+                    if (of, measure.examples) not in looked_at:
+                        looked_at[of, measure.examples] = of(task, measure.examples)
+                    row |= measure(population, state, *looked_at[of, measure.examples], update)
                 del looked_at, update
                 yield row
 
