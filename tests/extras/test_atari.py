@@ -22,13 +22,13 @@ from tests.bitwise import assert_same
 class Raw:
     """The emulator, a frame at a time: image, reward, lives, whether the game is over."""
 
-    def __init__(self, game: str, seed: int, episode: int):
+    def __init__(self, game: str, waited: int):
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", 0.0)
         self.ale.loadROM(ale_py.roms.get_rom_path(game))
         self.ale.reset_game()
-        for _ in range(int(draw(seed, "no-ops", episode).integers(1, 31))):
+        for _ in range(waited):
             self.ale.act(0)
 
     def seen(self) -> tuple:
@@ -48,7 +48,7 @@ def grey(images: list[np.ndarray]) -> np.ndarray:
 
 def naive(game: str, seed: int, episode: int, actions: list[int], max_frames: int) -> list[tuple]:
     """All that an agent is shown: images, summed rewards, products of discounts, ends."""
-    raw = Raw(game, seed, episode)
+    raw = Raw(game, int(draw(seed, "no-ops", episode).integers(1, 31)))
     image, lives, over = raw.seen()
     black = np.zeros_like(image)
     shown, block, frames, chosen = [(grey([black, image]), None, None, False)], [], 0, iter(actions)
@@ -101,7 +101,46 @@ def test_an_agent_is_shown_what_dqn_zoo_shows(game: str, decisions: int, max_fra
             assert (found[-1][0] == 0).all()
 
 
-def test_an_episode_is_a_function_of_seed_number_and_actions_whatever_was_before() -> None:
+@pytest.mark.parametrize(("game", "decisions"), [("breakout", 300), ("freeway", 40)])
+def test_fast_shows_the_same_game_a_little_otherwise(game: str, decisions: int) -> None:
+    """Rewards, discounts, ends and frames are the emulator's own; images are much like the exact ones."""
+    emulator = Atari(game, fast=True).emulator(3)
+    for episode in (1, 0):
+        first = emulator.begin(episode)
+        raw = Raw(game, emulator._emulated)
+        assert 0 <= emulator._emulated < 30
+        assert first.shape == (1, 84, 84)
+        (image, lives, over), shown = raw.seen(), 0.0
+        for action in np.random.default_rng(episode).integers(0, emulator.num_actions, decisions).tolist():
+            total, discount, images = 0, 1.0, []
+            for _ in range(4):
+                frame = emulator.frame(action)
+                reward, image, now, over = raw.act(action)
+                total, images = total + reward, [*images, image]
+                discount, lives = (0.0 if over or now < lives else discount), now
+                assert (frame.observation is None) == (len(images) < 4 and not over)
+                if over:
+                    break
+            assert (frame.reward, frame.discount, frame.last) == (total, discount, over)
+            if over:
+                break
+            exact = grey(images[2:]).astype(int)
+            shown = max(shown, float(np.abs(frame.observation[0] - exact).mean()))
+        assert shown < 3
+        assert over == (game == "breakout")
+
+
+def test_fast_is_cut_after_the_block_that_reaches_the_limit_and_bootstraps() -> None:
+    emulator = Atari("pong", side=42, max_frames=110, fast=True).emulator(0)
+    assert emulator.begin(0).shape == emulator.shape == (1, 42, 42)
+    frames = [emulator.frame(0) for _ in range(112)]
+    assert [at for at, frame in enumerate(frames) if frame.last] == [111]
+    assert frames[-1].discount == 1.0
+    assert sum(frame.observation is not None for frame in frames) == 28
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_episode_is_a_function_of_seed_number_and_actions_whatever_was_before(fast: bool) -> None:
     """Tennis keeps something of the game before when it is reset; here nothing is kept."""
 
     def story(emulator, episode: int) -> list:
@@ -111,9 +150,9 @@ def test_an_episode_is_a_function_of_seed_number_and_actions_whatever_was_before
             found += [frame.observation] if frame.observation is not None else []
         return found
 
-    used = Atari("tennis").emulator(0)
+    used = Atari("tennis", fast=fast).emulator(0)
     stories = [story(used, episode) for episode in (0, 1, 0)]
-    for fresh, again in ((story(Atari("tennis").emulator(0), 1), stories[1]), (stories[0], stories[2])):
+    for fresh, again in ((story(Atari("tennis", fast=fast).emulator(0), 1), stories[1]), (stories[0], stories[2])):
         assert all((a == b).all() for a, b in zip(fresh, again, strict=True))
     starts = [used.begin(episode) for episode in range(8)]
     assert any((start != starts[0]).any() for start in starts)
@@ -143,9 +182,10 @@ def test_a_double_dqn_agent_that_is_stopped_in_a_game_goes_on_bitwise() -> None:
     assert_same(again[-1], whole[-1])
 
 
-def test_an_unknown_game_is_told_its_nearest_match() -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_unknown_game_is_told_its_nearest_match(fast: bool) -> None:
     with pytest.raises(ValueError, match="unknown Atari game 'roadrunner': did you mean 'road_runner'"):
-        Atari("roadrunner").emulator(0)
+        Atari("roadrunner", fast=fast).emulator(0)
 
 
 def test_the_57_games_of_the_experiments_are_known_to_the_emulator() -> None:

@@ -122,3 +122,20 @@ def test_steps_can_be_counted_in_a_unit() -> None:
     assert grid.headings[0] == "target update"
     assert [row[0] for row in grid.rows[:2]] == ["0.1", "0.2"]
     assert Lines("norm", "norm", over="step").grid(made, SETUP.look).headings[0] == "step"
+
+
+def test_differences_are_taken_seed_by_seed_from_an_arm_that_is_not_drawn() -> None:
+    made = results()
+    plot = Lines("accuracy", "difference", against="none")
+    (line,) = [one for one in plot.curves(made, SETUP.look) if one.arm == "l2"]
+    expected = made.ends("l2", "accuracy") - made.ends("none", "accuracy")
+    assert np.allclose(line.mean, expected.mean(0))
+    assert np.allclose([line.low[2], line.high[2]], interval(expected[:, 2])[1:])
+    assert "none" not in [one.arm for one in plot.curves(made, SETUP.look)]
+    assert f"Differences from {SETUP.look.labels['none']}, seed by seed." in plot.caption(made, SETUP.look)
+    fewer = Results({key: table for key, table in made.tables.items() if key != ("none", made.seeds[0])})
+    (line,) = [one for one in plot.curves(fewer, SETUP.look) if one.arm == "l2"]
+    assert np.allclose(line.mean, expected[1:].mean(0))
+    without = Results({key: table for key, table in made.tables.items() if key[0] != "none"})
+    assert plot.curves(without, SETUP.look) == []
+    assert figure("nothing", [plot], without, SETUP.look).axes

@@ -11,7 +11,7 @@ import struct
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,10 @@ def load_iwildcam(name: str, progress: Progress | None = None) -> Dataset:
     facts = json.loads((ready / "facts.json").read_text())
     if facts["unreadable"]:
         _warn(name, facts["unreadable"], len(rows), ready / "facts.json")
-    return Dataset(name, *_arrays(ready), classes, 255.0, tuple(facts["mean"]), tuple(facts["std"]), *_places(ready))
+    arrays = _arrays(ready, facts["shape"])
+    return Dataset(
+        name=name, num_classes=classes, scale=255.0, mean=tuple(facts["mean"]), std=tuple(facts["std"]), **arrays
+    )
 
 
 def _rows(path: Path) -> tuple[list[Row], int]:
@@ -198,17 +201,14 @@ def _image(path: Path, side: int) -> np.ndarray:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _arrays(ready: Path) -> Iterator[np.ndarray]:
-    """x_train, y_train, x_test, y_test."""
-    shape = json.loads((ready / "facts.json").read_text())["shape"]
+def _arrays(ready: Path, shape: Sequence[int]) -> dict[str, np.ndarray]:
+    """The arrays of a data set by name, images memory-mapped."""
+    names = [f"{kind}_{part}" for kind in ("y", "domain") for part in ("train", "test")]
+    found = {name: np.load(ready / f"{name}.npy", allow_pickle=False) for name in names}
     for part in ("train", "test"):
-        y = np.load(ready / f"y_{part}.npy", allow_pickle=False)
-        yield np.memmap(ready / f"x_{part}", np.uint8, "r", shape=(len(y), *shape))
-        yield y
-
-
-def _places(ready: Path) -> Iterator[np.ndarray]:
-    return (np.load(ready / f"domain_{part}.npy", allow_pickle=False) for part in ("train", "test"))
+        images = (len(found[f"y_{part}"]), *shape)
+        found[f"x_{part}"] = np.memmap(ready / f"x_{part}", np.uint8, "r", shape=images)
+    return found
 
 
 def _warn(name: str, unreadable: dict[str, str], number: int, listed: Path) -> None:
