@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from pliant.data.dataset import Dataset, channel_moments
-from pliant.functional.draws import draw
 
 PRIOR = 0.3  # of the Dirichlet distribution of a place's classes: long-tailed
 NIGHT = (0.15, 0.5)  # of a place's light at night, the day's being 1
@@ -52,7 +51,7 @@ class Cameras:
         assert items.num_classes is not None
         made: dict[str, list[Any]] = {"train": [], "test": []}
         for place in range(self.places):
-            generator = draw(0, "camera", place)
+            generator = np.random.default_rng([*b"camera", place])
             shown = _Place.drawn(self, backgrounds, items.num_classes, generator)
             for part, number, x, y in (
                 ("train", self.num_train, items.x_train, items.y_train),
