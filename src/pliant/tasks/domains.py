@@ -27,7 +27,7 @@ class Domains(Task):
     >>> task = Domains(num_examples=40, batch_size=10, every=10, num_tasks=4, num_held_out=20)
     >>> cameras = load("cameras-digits")
     >>> [set(cameras.domain_train[task.examples(cameras, seed=0, task=t).rows].tolist()) for t in range(4)]
-    [{3}, {0}, {1}, {2}]
+    [{1}, {2}, {0}, {3}]
 
     Source: P2's natural shift (iWildCam); Koh et al. 2021. P2 does not say in which order the places come.
     """
