@@ -56,7 +56,9 @@ from torch import nn
 def build():
     return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
 """
-DIAGNOSE = "diagnose --model own:build --checkpoint own.pt --data own.npz --loss cross_entropy --fresh --steps 100"
+DIAGNOSE = (  # of a network that was never trained, which is healthy: exit code 0
+    "diagnose --model own:build --checkpoint own.pt --data own.npz --loss cross_entropy --fresh --lr 0.01 --steps 300"
+)
 
 
 def main(pairs: Sequence[str]) -> int:
