@@ -177,9 +177,19 @@ def public() -> list[tuple[str, str]]:
 
 
 def test_a_public_name_is_one_thing():
+    """Of packages, and the classes of modules that lie beside them (`pliant.units`, `pliant.testing`)."""
+    modules = {
+        name: importlib.import_module(f"pliant.{name}") for name in (path.stem for path in ROOT.glob("[a-z]*.py"))
+    }
+    classes = [
+        (module, name)
+        for module, of in modules.items()
+        for name, thing in vars(of).items()
+        if inspect.isclass(thing) and thing.__module__ == of.__name__ and not name.startswith("_")
+    ]
     found: dict[str, set[int]] = {}
-    for package, name in public():
-        found.setdefault(name, set()).add(id(getattr(importlib.import_module(f"pliant.{package}"), name)))
+    for part, name in [*public(), *classes]:
+        found.setdefault(name, set()).add(id(getattr(importlib.import_module(f"pliant.{part}"), name)))
     assert [name for name, things in found.items() if len(things) > 1] == []
 
 

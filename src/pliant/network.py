@@ -40,7 +40,7 @@ from pliant.sites import (
 )
 
 if TYPE_CHECKING:
-    from pliant.units import Units
+    from pliant.units import UnitGroup
 
 Params = dict[str, Tensor]
 Forward = Callable[[Params, Any, Tensor | None], Any]
@@ -158,7 +158,7 @@ class Network:
         return {name: p.detach().clone() for name, p in self.module.named_parameters()}
 
     @cached_property
-    def units(self) -> tuple[Units, ...]:
+    def units(self) -> tuple[UnitGroup, ...]:
         """The hidden units: which entries of the parameters feed and read each (see `pliant.units`)."""
         from pliant.poking import find_units
 

@@ -24,10 +24,10 @@ from pliant.feeding import Group
 from pliant.generic import Generic, in_double
 from pliant.modules import seeded
 from pliant.reading import Masks, Read, same
-from pliant.units import Entries, Units
+from pliant.units import Entries, UnitGroup
 
 
-def find_units(module: nn.Module, example: Any) -> tuple[Units, ...]:
+def find_units(module: nn.Module, example: Any) -> tuple[UnitGroup, ...]:
     """The unit map of a module in train mode, from one batch of inputs; module and global stream are left alone.
 
     Batch normalisation stays in the mode in which it is. Dropout drops nothing.
@@ -67,7 +67,7 @@ class Poked(Read):
         super().__init__(module, example)
         self._silent: dict[int, Tensors] = {}
 
-    def units(self, groups: list[Group]) -> list[Units]:
+    def units(self, groups: list[Group]) -> list[UnitGroup]:
         """What reads the units of each group, and what a reset would do to the rest of the network."""
         reading = self.reading(groups)
         candidates = [(i, name) for i, codes in enumerate(reading) for name in codes]
@@ -83,7 +83,7 @@ class Poked(Read):
         reads = [self.entries(g, o, o) for g, o in zip(groups, outgoing, strict=True)]
         exact = set(self.passing(claimed, lambda some: self.unmoved(groups, outgoing, shared, some)))
         return [
-            Units(
+            UnitGroup(
                 name=next(iter(group.sites)),
                 sites=tuple(group.sites.items()),
                 size=group.size,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pliant.adapter import bare
 from pliant.modules import seeded
 from pliant.network import Network
-from pliant.units import Entries, Units
+from pliant.units import Entries, UnitGroup
 
 TIMES = 20  # resets, each of a copy; their draws are pooled
 NEVER = 1e-4  # chance of a Kolmogorov-Smirnov test that says "drawn otherwise" where draws are alike
@@ -34,7 +34,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedReset:
     """All findings on a reset; true where every check passed. Printed, it has a line a check."""
 
     findings: tuple[Finding, ...]
@@ -60,7 +60,7 @@ def check_reset(
     *,
     draw: Callable[[Tensor], Any] | None = None,
     fresh: Callable[[], nn.Module] | None = None,
-) -> Checked:
+) -> CheckedReset:
     """Tries a reset of silent units on copies of a model, in eval mode, in which every third unit has been silenced.
 
     Silenced units have zeros in all entries that feed them, so that ReLU, tanh, GELU and whatever else maps 0 to 0
@@ -116,7 +116,7 @@ def check_reset(
         reset(made.model, made.optimizer)
         tried.append(made)
     first, weights = tried[0], {name: mask for name, mask in feeding.items() if name in network.weights}
-    return Checked(
+    return CheckedReset(
         (
             _drawn(network, first, weights, shared),
             _woken(network, groups, dead, tried, inputs),
@@ -168,12 +168,12 @@ class _Tried:
                         value[masks[name]] = MARK
 
 
-def _fed(units: Units) -> dict[str, Entries]:
+def _fed(units: UnitGroup) -> dict[str, Entries]:
     """The entries that feed units and can be drawn anew without a change for others."""
     return units.normaliser if units.shared_statistics else {**units.incoming, **units.normaliser}
 
 
-def _entries(groups: list[Units], dead: Masks) -> tuple[Masks, Masks, Masks]:
+def _entries(groups: list[UnitGroup], dead: Masks) -> tuple[Masks, Masks, Masks]:
     """By parameter: entries that feed silent units, entries that read them, and those that do both."""
     feeding: Masks = {}
     reading: Masks = {}
@@ -189,7 +189,7 @@ def _only(masks: Masks, without: Masks) -> Masks:
     return {name: mask & ~without[name] if name in without else mask for name, mask in masks.items()}
 
 
-def _silent(network: Network, groups: list[Units], dead: Masks, params: Masks, inputs: Any) -> Masks:
+def _silent(network: Network, groups: list[UnitGroup], dead: Masks, params: Masks, inputs: Any) -> Masks:
     """Which units pass nothing on for any input: those that were silenced, and those that were so before."""
     activations = network.watch(params, inputs).activations
     silent = {units.name: (units.activity(activations) == 0).all(0) for units in groups}
@@ -215,7 +215,7 @@ def _drawn(network: Network, after: _Tried, weights: Masks, shared: Masks) -> Fi
     return Finding("draws all of them anew", not found, said)
 
 
-def _woken(network: Network, groups: list[Units], dead: Masks, tried: list[_Tried], inputs: Any) -> Finding:
+def _woken(network: Network, groups: list[UnitGroup], dead: Masks, tried: list[_Tried], inputs: Any) -> Finding:
     """A unit that is drawn anew may be silent by chance, but not each time."""
     awake = {name: torch.zeros_like(units) for name, units in dead.items()}
     for made in tried:

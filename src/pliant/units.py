@@ -102,7 +102,7 @@ def _block(codes: Tensor, size: int) -> tuple[int, tuple[int, int], int] | None:
 
 
 @dataclass(frozen=True)
-class Units:
+class UnitGroup:
     """Hidden units that belong together: those of one nonlinearity call, or of several that the same weights feed.
 
     Attributes:

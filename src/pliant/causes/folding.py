@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.modules import unpadded
 from pliant.network import Params
-from pliant.units import Units
+from pliant.units import UnitGroup
 
 ROUNDING = 1e-6  # of what readers get from the units
 
@@ -38,7 +38,7 @@ class Folded(NamedTuple):
 
 
 def fold(
-    group: Units,
+    group: UnitGroup,
     params: Params,
     post: Tensor,
     dead: Tensor,
@@ -146,7 +146,7 @@ def _pivoted(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return qr(a, pivoting=True)  # type: ignore[return-value]
 
 
-def _handed(group: Units, params: Params, gone: Tensor, weights: Tensor | None, constant: Tensor) -> Params | None:
+def _handed(group: UnitGroup, params: Params, gone: Tensor, weights: Tensor | None, constant: Tensor) -> Params | None:
     """Parameters with which nothing reads the units `gone`, and others are read more; None where that cannot be."""
     new = dict(params)
     for name, entries in group.outgoing.items():

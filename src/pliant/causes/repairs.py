@@ -19,7 +19,7 @@ from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params, Trace
 from pliant.optim import Moments
 from pliant.sites import rows
-from pliant.units import Units as Group
+from pliant.units import UnitGroup
 
 
 class Repaired(NamedTuple):
@@ -282,7 +282,7 @@ def axes(network: Network) -> dict[str, int]:
     return {site: axis for group in network.units for site, axis in group.sites}
 
 
-def _seen(trace: Trace, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+def _seen(trace: Trace, group: UnitGroup) -> tuple[Tensor, Tensor, Tensor]:
     """Preactivations, activations and slopes of units, `(samples, units)`, over all the sites where they are active."""
     sites = [trace.sites[name] for name, _ in group.sites]
     return tuple(torch.cat(parts) for parts in zip(*sites, strict=True))  # type: ignore[return-value]

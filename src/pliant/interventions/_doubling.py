@@ -18,7 +18,7 @@ from pliant.interventions.infer import Heads
 from pliant.modules import seeded
 from pliant.poking import find_units
 from pliant.sites import LAYERS, arguments
-from pliant.units import Units
+from pliant.units import UnitGroup
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -93,13 +93,13 @@ def doubled(
     return built
 
 
-def _groups(method: str, module: nn.Module, example: Any, among: Among) -> list[Units]:
+def _groups(method: str, module: nn.Module, example: Any, among: Among) -> list[UnitGroup]:
     """The units to double."""
     kind = type(module).__name__
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="no weights feed the units of")  # an error here
         found = {site: units for units in find_units(module, example) for site, _ in units.sites}
-    chosen: list[Units] = []
+    chosen: list[UnitGroup] = []
     for call in nonlinearity_calls(module, example)[0]:
         if not call.within(among):
             continue
@@ -117,7 +117,7 @@ def _groups(method: str, module: nn.Module, example: Any, among: Among) -> list[
     return chosen
 
 
-def _shapes(method: str, groups: list[Units], sizes: dict[str, int], before: Sizes) -> Sizes:
+def _shapes(method: str, groups: list[UnitGroup], sizes: dict[str, int], before: Sizes) -> Sizes:
     """The shapes of all parameters with so many units in each group."""
     after = {name: list(shape) for name, shape in before.items()}
     for units in groups:
@@ -138,7 +138,7 @@ def _axis(method: str, name: str, codes: Tensor) -> tuple[int, int]:
     raise ValueError(f"{method} cannot resize {name}: its entries do not belong to units along one axis")
 
 
-def _fitting(method: str, groups: list[Units], before: Sizes) -> dict[str, int]:
+def _fitting(method: str, groups: list[UnitGroup], before: Sizes) -> dict[str, int]:
     """The largest sizes, all by one factor smaller, at which the parameters are not more than before."""
 
     def scaled(factor: float) -> dict[str, int]:
@@ -174,7 +174,7 @@ def _resize(method: str, built: nn.Module, path: str, shapes: Sizes) -> None:
     layer.reset_parameters()  # type: ignore[operator]
 
 
-def _resize_normalisers(built: nn.Module, units: Units, size: int) -> None:
+def _resize_normalisers(built: nn.Module, units: UnitGroup, size: int) -> None:
     """How many units the normalisers behind the layers that feed them expect."""
     paths = {name.rpartition(".")[0] for name in (*units.incoming, *units.normaliser)}
     for path in paths:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pliant.interventions.base import Change, Draw, State, cleared
 from pliant.network import Network, Params
 from pliant.optim import Moments
-from pliant.units import Units
+from pliant.units import UnitGroup
 
 Incoming = Literal["initial", "xavier"]
 
@@ -38,12 +38,12 @@ def refuse_without_units(network: Network, name: str, side_effects: bool = False
         )
 
 
-def _resets(units: Units) -> bool:
+def _resets(units: UnitGroup) -> bool:
     """Whether a reset without side effects changes anything of these units."""
     return bool(units.outgoing) or (units.exact and (bool(units.normaliser) or not units.shared_statistics))
 
 
-def activity(units: Units, activations: dict[str, Tensor]) -> Tensor | None:
+def activity(units: UnitGroup, activations: dict[str, Tensor]) -> Tensor | None:
     """What left the units, `(samples, units)`; None where no sample came by (an expert without tokens): not measured.
 
     >>> from pliant import Network
@@ -71,7 +71,7 @@ def recycle(
     clear: bool = True,
     connected: bool = False,
 ) -> Change:
-    """Chosen units (booleans by the name of their `Units`) drawn anew, with nothing reading them.
+    """Chosen units (booleans by the name of their `UnitGroup`) drawn anew, with nothing reading them.
 
     Incoming weights are drawn from the layer's initial distribution (or Glorot's), incoming biases set to 0, entries of
     normalisers to their initial values, then outgoing weights to 0, so that these are 0 also where the unit that reads
@@ -126,7 +126,9 @@ def recycle(
     return Change(new, cleared(moments, touched) if clear else {})
 
 
-def _fresh(network: Network, groups: Sequence[Units], drawn: Sequence[Units], draw: Draw, incoming: Incoming) -> Params:
+def _fresh(
+    network: Network, groups: Sequence[UnitGroup], drawn: Sequence[UnitGroup], draw: Draw, incoming: Incoming
+) -> Params:
     """New values of what is to be drawn; biases are not (they start at 0), so only these layers are."""
     normalisers = [name for units in groups for name in units.normaliser]
     weights = [name for units in drawn for name in units.incoming]

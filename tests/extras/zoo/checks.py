@@ -20,7 +20,7 @@ import pliant
 from pliant import L2, Chain, Inputs, LayerNorm, Monitor, Network, ReDo
 from pliant.diagnostics import DormantUnits
 from pliant.sites import arguments
-from pliant.units import Units
+from pliant.units import UnitGroup
 from tests.bitwise import assert_same, streams
 from tests.extras.zoo.network import Net, call, loss
 
@@ -158,7 +158,7 @@ def _written_out(model: nn.Module, name: str) -> bool:
 # -- units -------------------------------------------------------------------------------------------------------------
 
 
-def half(units: Units) -> Tensor:
+def half(units: UnitGroup) -> Tensor:
     return torch.arange(units.size) % 2 == 0
 
 
@@ -180,7 +180,7 @@ def nothing(p: Tensor) -> Tensor:
     return torch.zeros_like(p)
 
 
-def fed(units: Units) -> dict[str, Any]:
+def fed(units: UnitGroup) -> dict[str, Any]:
     return {**units.incoming, **units.normaliser}
 
 
@@ -310,7 +310,7 @@ def silent_units_show(net: Net) -> int:
     return len(killed)
 
 
-def silence(network: Network, x: Any) -> tuple[dict[str, Tensor], list[Units]]:
+def silence(network: Network, x: Any) -> tuple[dict[str, Tensor], list[UnitGroup]]:
     """Parameters with half of all units made silent by hand, and the groups where that is so."""
     params, killed = network.params(), []
     for group in network.units:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pliant import Monitor, Network
-from pliant.units import Entries, Units
+from pliant.units import Entries, UnitGroup
 from tests.extras.zoo.checks import CHECKS
 from tests.extras.zoo.networks import NETWORKS
 
@@ -22,23 +22,25 @@ def next_one(found: dict[str, Entries]) -> dict[str, Entries]:
     return {n: Entries(torch.where(e.codes < 0, -1, (e.codes + 1) % e.size), e.size) for n, e in found.items()}
 
 
-def fed_by_others(units: Units) -> Units:
+def fed_by_others(units: UnitGroup) -> UnitGroup:
     return replace(units, incoming=next_one(units.incoming))
 
 
-def unread(units: Units) -> Units:
+def unread(units: UnitGroup) -> UnitGroup:
     """Half of the reading entries forgotten."""
     kept = {n: Entries(torch.where(e.codes < e.size // 2, -1, e.codes), e.size) for n, e in units.outgoing.items()}
     return replace(units, outgoing=kept)
 
 
-def read_by_others(units: Units) -> Units:
+def read_by_others(units: UnitGroup) -> UnitGroup:
     return replace(units, outgoing=next_one(units.outgoing))
 
 
 @pytest.mark.parametrize("name", ["vae", "dueling", "unet"])
 @pytest.mark.parametrize("wrong", [fed_by_others, unread, read_by_others])
-def test_wrong_maps_are_found(name: str, wrong: Callable[[Units], Units], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_maps_are_found(
+    name: str, wrong: Callable[[UnitGroup], UnitGroup], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = Network.units.func  # type: ignore[attr-defined]
     monkeypatch.setattr(Network, "units", property(lambda network: tuple(map(wrong, found(network)))))
     with pytest.raises(AssertionError):
