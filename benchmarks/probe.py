@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import pliant
+from pliant.causes import REPAIRS
 from pliant.network import Network
 from pliant.optim import Adam
 from pliant.probe import FreshLabels, Start, Training, refit
@@ -79,7 +80,7 @@ def main() -> None:
     with torch.no_grad():
         model[0].bias[:64] = -1e3  # type: ignore[index]  # so that all five repairs have something to do
     start = time.perf_counter()
-    found = pliant.disentangle(model, inputs=x, optimizer=optimizer, probe=probe, targets=5, steps=500)
+    found = pliant.disentangle(model, inputs=x, optimizer=optimizer, probe=probe, repairs=REPAIRS, targets=5, steps=500)
     refits, seconds = 5 * (len(found.values) + 1), time.perf_counter() - start
     print(f"disentangle: {refits} refits of 500 steps in {seconds:.0f} s (goal 120 s)")
 

@@ -8,19 +8,30 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.causes import REPAIRS, Causes, Norm, OptimizerState, OutputLayer, Repaired, TargetScale, Units, disentangle
+from pliant.causes import (
+    EVERY,
+    Causes,
+    HiddenSchedule,
+    Norm,
+    OptimizerState,
+    OutputLayer,
+    Repaired,
+    TargetScale,
+    Units,
+    disentangle,
+)
 from pliant.functional.shapley import orders, prefixes
 from pliant.interventions import Draw
 from pliant.network import Network
 from pliant.optim import Adam
 from pliant.probe import FreshLabels, Plasticity, Sines, Training, plasticity
-from pliant.probe.draws import number
+from pliant.probe.draws import draw, number
 from pliant.sites import Inputs
 from tests.probe.setting import assert_same, inputs, perceptron, snapshot, trained
 from tests.probe.test_measure import Two, Words, adam
 from tests.probe.test_refused import broken
 
-NAMES = [repair.name for repair in REPAIRS]
+NAMES = [repair.name for repair in EVERY]
 
 
 def asked(model, x=None, **settings):
@@ -219,7 +230,7 @@ def test_repairs_that_change_nothing_are_left_out():
     assert "units" in causes.idle
     assert {"norm growth", "output layer", "target scale"} <= {repair.name for repair in causes.repairs}
     assert sorted([*causes.idle, *(repair.name for repair in causes.repairs)]) == sorted(NAMES)
-    assert set(causes.evidence) == set(NAMES)
+    assert set(causes.evidence) == {*NAMES, "curvature"}
     assert asked(perceptron(), repairs=()).repairs == ()
 
 
@@ -228,8 +239,13 @@ def test_more_than_six_repairs_are_sampled():
     model, told = perceptron(), []
     causes = asked(model, repairs=[kind() for kind in kinds], orders=3, on_progress=lambda *at: told.append(at))
     assert len(causes.repairs) == 7
-    assert causes.orders == orders(7, 3, 0)
-    assert set(causes.values) == set(prefixes(causes.orders))
+    assert causes.orders == [orders(7, 3, number(0, target, 5)) for target in range(2)]
+    assert causes.orders[0] != causes.orders[1], "so that the interval over targets counts the sampling"
+    assert set(causes.values) == {c for of_target in causes.orders for c in prefixes(of_target)}
+    for t, of_target in enumerate(causes.orders):
+        there = {c for c, value in causes.values.items() if np.isfinite(value[t])}
+        assert there == set(prefixes(of_target)) == {c for c in causes.values if causes.refitted(c)[t]}
+        assert len(there) <= 2 + 3 * 6, "as the docstring says"
     assert causes.interactions is None
     capped = {c: np.minimum(v, causes.probed.baseline) for c, v in causes.values.items()}
     lost = capped[frozenset()] - capped[frozenset(range(7))]
@@ -238,7 +254,11 @@ def test_more_than_six_repairs_are_sampled():
     assert causes.to_dict()["exact"] is False
     assert any(causes.alone(i) is None for i in range(7))
     str(causes)
-    assert told == [(0, 1), (1, 1)]
+    stored = json.loads(json.dumps(causes.to_dict(), allow_nan=False))["values"]
+    assert (
+        sum(loss is not None for values in stored.values() for loss in values) == len(causes.to_csv().splitlines()) - 3
+    )
+    assert told[-1][0] == told[-1][1]
 
 
 def test_same_twice_and_another_seed_is_another():
@@ -268,7 +288,10 @@ def test_kinds_of_models():
     assert json.dumps(compiled.to_dict()) == json.dumps(asked(model).to_dict())
     noisy = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 2)).double()
     before = snapshot(noisy)
-    assert len(asked(noisy, purify=True, probe=FreshLabels(2)).values) == 8
+    behind = asked(noisy, purify=True, probe=FreshLabels(2))
+    assert len(behind.values) == 8
+    assert behind.repairs[0] == HiddenSchedule()
+    assert "normaliser scales" in behind.idle  # it was never trained
     assert_same(snapshot(noisy), before)
 
 
@@ -351,3 +374,21 @@ def test_nothing_is_touched_by_a_repair_that_fails():
     with pytest.raises(RuntimeError, match="on the way"):
         asked(model, x, optimizer=optimizer, repairs=(Norm(), Failing()), probe=Sines())
     assert_same(snapshot(model, optimizer), before)
+
+
+@pytest.mark.parametrize("name", ["sharpness", "of_a_fresh_network"])
+def test_curvature_is_that_of_the_probes_loss(name):
+    """Against a dense Hessian, at the network and at the fresh one that is the first target's control."""
+    model, x = perceptron(hidden=3), inputs()
+    found = asked(model, x).evidence["curvature"]
+    network, probe = Network(model, example=x[:4]), Sines()
+    params = network.params() if name == "sharpness" else draw(network, network.params(), 0, 0)
+    y, sizes = probe.targets(network, params, x, number(0, 0, 0)), [p.numel() for p in params.values()]
+
+    def loss(flat):
+        parts = zip(params.items(), flat.split(sizes), strict=True)
+        return probe.loss(network({n: t.view_as(p) for (n, p), t in parts}, x), y)
+
+    flat = torch.cat([p.flatten() for p in params.values()])
+    top = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, flat))[-1]
+    assert found[name] == pytest.approx(float(top), rel=0.01)

@@ -77,7 +77,9 @@ def found():
         model, optimizer, x = regressor()
         plant(model, optimizer, x)
         before = snapshot(model, optimizer)
-        said[name] = disentangle(model, inputs=x, optimizer=optimizer, targets=3, steps=60, batch_size=64)
+        said[name] = disentangle(
+            model, inputs=x, optimizer=optimizer, repairs=REPAIRS, targets=3, steps=60, batch_size=64
+        )
         assert_same(snapshot(model, optimizer), before)
     return said
 
@@ -162,7 +164,9 @@ def test_numbers_survive_json(found, name):
 
 def test_a_fresh_network_has_lost_nothing():
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
-    causes = disentangle(model, inputs=digits(), optimizer=Adam(3e-3), targets=5, steps=150, batch_size=64)
+    causes = disentangle(
+        model, inputs=digits(), optimizer=Adam(3e-3), repairs=REPAIRS, targets=5, steps=150, batch_size=64
+    )
     assert causes.verdict != "lost"
     assert str(causes).startswith(("healthy: ", "cannot tell: final loss "))
     assert "optimizer state" in causes.idle

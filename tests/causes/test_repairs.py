@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pliant.causes import Repaired, Units
+from pliant.causes import Preactivations, Repaired, Units
 from pliant.causes.repairs import axes
 from pliant.functional import units as functional
 from pliant.interventions import Draw
@@ -301,3 +301,38 @@ def test_an_expert_without_samples_has_nothing_to_repair():
     changed = {name for name, p in after.params.items() if not torch.equal(p, before.params[name])}
     assert changed <= {"experts.0.0.weight", "experts.0.0.bias", "experts.0.2.weight", "experts.0.2.bias"}
     assert changed
+
+
+# -- preactivations ----------------------------------------------------------------------------------------------------
+
+
+def test_shifted_preactivations_lean_as_new_ones_and_what_reads_them_gets_the_same_mean():
+    module, x = built(lambda: MLP((3,), 2, hidden=(20, 20)), (3,))
+    network, now = setting(module, x)
+    shift = torch.linspace(2, 5, 20).double()
+    shift[1] = 0
+    params = now.params | {n: p + shift for n, p in now.params.items() if n.startswith("hidden") and p.ndim == 1}
+    params["hidden.0.bias"][0] = -90  # dead: it is left to `Units`
+    before = Repaired(params, now.moments)
+    after = Preactivations().repair(network, before, x, SEED)
+    assert set(changed(params, after.params)) == {"hidden.0.bias", "hidden.1.bias", "output.bias"}
+    assert after.params["hidden.0.bias"][0] == -90
+    assert after.moments is before.moments
+    leans = []
+    for these in (after.params, SEED.fresh(network)):
+        sites = network.trace({n: p.double() for n, p in these.items()}, x).sites
+        leans.append([site.pre.mean(0) / site.pre.std(0) for site in sites.values()])
+    for mine, new in zip(*leans, strict=True):
+        most = new.abs().quantile(0.95)
+        torch.testing.assert_close(mine[2:], new.clamp(-most, most)[2:])
+    assert after.params["hidden.0.bias"][1] == params["hidden.0.bias"][1], "it has not drifted"
+    assert (network(params, x).mean(0) - network(after.params, x).mean(0)).abs().max() < 1e-10
+    found = [Preactivations().evidence(network, r, x, network.trace(r.params, x, axes(network)), SEED.fresh(network))
+             for r in (before, after)]  # fmt: skip
+    assert found[0]["mean_over_deviation"] > 2 * found[0]["of_a_fresh_network"]
+
+
+def test_preactivations_behind_a_normaliser_are_its_offsets():
+    module = nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 2)).double()
+    network, before = setting(module, randn(50, 3))
+    assert Preactivations().repair(network, before, randn(50, 3), SEED) is before

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.causes import REPAIRS
+from pliant.causes import EVERY
 from pliant.claims import check
 from pliant.experiment import find
 from pliant.functional import units as functional
-from pliant.nets import MLP
+from pliant.nets import MLP, layer_norm
 from pliant.network import Network
 from pliant.optim import Adam
 from pliant.papers.lyle2024 import swiss_cheese
@@ -105,7 +105,7 @@ def with_fresh(results, learned):
 
 
 def test_no_verdict_where_fresh_networks_do_not_learn_the_probe():
-    for claims, shares in ((causes.CLAIMS, SHARES), (planted.CLAIMS, FOUND)):
+    for claims, shares in ((causes.CLAIMS, SHARES), (CLAIMS, FOUND)):
         parts = causes.PARTS if claims is causes.CLAIMS else planted.PARTS
         known = check(claims, with_fresh(made(shares, parts), 0.9))
         assert {one.verdict for one in known} == {"holds"}
@@ -209,44 +209,58 @@ def test_probing_leaves_training_alone_and_its_parts_sum_up():
 
 # -- planted -----------------------------------------------------------------------------------------------------------
 
+NETS = ("mlp", "transformer")
+CLAIMS = planted.claims(NETS)
+LEADS = {  # by arm, the mechanism that has to lead
+    planted.arm(cause, net, normed): mechanism
+    for net in NETS
+    for normed in (False, True)
+    for cause, mechanism in planted.causes(net, normed).items()
+}
+HEALTHY = [planted.arm("healthy", net, normed) for net in NETS for normed in (False, True)]
 FOUND = {
-    "healthy": (0.02, {}),
-    "units": (0.3, {"units": 0.9}),
-    "norm": (0.3, {"norm growth": 0.6, "output layer": 0.3}),
-    "optimizer": (0.3, {"optimizer state": 1.1, "norm growth": -0.1}),
-    "target scale": (0.3, {"target scale": 0.5, "units": 0.4}),
-    "shifted": (0.3, {"units": 0.2, "target scale": 0.7}),
+    **{name: (0.02, {}) for name in HEALTHY},
+    **{name: (0.3, {mechanism: 0.6, "output layer": 0.3}) for name, mechanism in LEADS.items()},
+    planted.SHIFTED: (0.3, {"units": 0.2, "target scale": 0.7}),
 }
 
 
 def checked(changes):
     found = made(FOUND | changes, planted.PARTS, tasks=1, asked=(0,))
-    return dict(zip(["units", "norm", "optimizer", "target scale", "shifted", "healthy", "mildest"],
-                    verdicts(planted.CLAIMS, found), strict=True))  # fmt: skip
+    names = [*LEADS, "shifted", "rest", "healthy", "mildest"]
+    return dict(zip(names, verdicts(CLAIMS, found), strict=True))
 
 
 def test_claims_about_what_was_planted():
     assert set(checked({}).values()) == {"holds"}
-    wrong = checked({"norm": (0.3, {"norm growth": 0.3, "output layer": 0.6})})
-    assert wrong.pop("norm") == "fails"
-    assert set(wrong.values()) == {"holds"}
-    assert checked({"units": (0.01, {"units": 0.9})})["units"] == "inconclusive"  # nothing was lost
-    assert checked({"units": (0.01, {"units": 0.9})})["mildest"] == "fails"
-    assert checked({"shifted": (0.3, {"units": 0.7, "target scale": 0.2})})["shifted"] == "fails"
-    assert checked({"healthy": (0.2, {})})["healthy"] == "fails"
+    for name, mechanism in LEADS.items():
+        wrong = checked({name: (0.3, {mechanism: 0.3, "output layer": 0.6})})
+        assert wrong.pop(name) == "fails"
+        assert set(wrong.values()) == {"holds"}
+    assert checked({"units-mlp": (0.01, {"units": 0.9})})["units-mlp"] == "inconclusive"  # nothing was lost
+    assert checked({"units-mlp": (0.01, {"units": 0.9})})["mildest"] == "fails"
+    wrong = checked({planted.SHIFTED: (0.3, {"units": 0.2, "target scale": 0.1})})
+    assert (wrong["shifted"], wrong["rest"]) == ("fails", "fails")
+    assert checked({"healthy-transformer": (0.2, {})})["healthy"] == "fails"
 
 
 def test_every_planted_cause_has_an_arm_a_claim_and_a_repair():
-    setup = planted.EXPERIMENT.setup(planted.EXPERIMENT.settings("laptop"))
-    assert list(setup.arms) == list(FOUND)
-    assert {"units", "norm growth", "optimizer state", "target scale"} < {repair.name for repair in REPAIRS}
-    assert mechanisms(setup).when.tasks == (setup.arms["units"].trial.task.num_tasks - 1,)
-    assert set(setup.plots[0].columns()) == {f"lost/{repair.name}" for repair in REPAIRS} | {"lost/unexplained"}
+    settings = planted.EXPERIMENT.settings("laptop")
+    setup = planted.EXPERIMENT.setup(replace(settings, nets=NETS))
+    assert set(setup.arms) == set(FOUND)
+    every = planted.EXPERIMENT.setup(settings)
+    assert set(setup.arms) < set(every.arms)
+    names = {repair.name for repair in EVERY}
+    assert {"output layer"} == names - set(LEADS.values())
+    assert mechanisms(every).when.tasks == (every.arms["units-mlp"].trial.task.num_tasks - 1,)
+    assert set(every.plots[0].columns()) == {f"lost/{name}" for name in names} | {"lost/unexplained"}
+    with pytest.raises(ValueError, match="mlp"):
+        planted.EXPERIMENT.setup(replace(settings, nets=("mpl",)))
     assert find("toolbox/planted") is planted.EXPERIMENT
     assert find("toolbox/causes") is causes.EXPERIMENT
 
 
-def damaged(plant):
+def damaged(plant, norm=None):
     """A small regression network after 3 steps, with the damage after the last and without it; and the batch."""
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)).double()
     y = torch.zeros(1, 50, 2).double()
@@ -254,7 +268,7 @@ def damaged(plant):
     for chain in ([plant], []):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = Network(MLP((4,), 2, hidden=(6, 6)), example=x[:4].float())
+            network = Network(MLP((4,), 2, hidden=(6, 6), norm=norm), example=x[:4].float())
         members = [Member(0, Adam(1e-4), planted.Chain(*chain))]
         population = Population(network, torch.nn.functional.mse_loss, members, dtype=torch.float64)
         state = population.init()
@@ -265,21 +279,54 @@ def damaged(plant):
     return network, x, *found
 
 
-def test_killed_units_are_half_of_each_layer():
+def test_killed_units_are_three_quarters_of_each_layer():
     network, x, (params, _), (before, _) = damaged(planted.KillUnits(3))
     for site in network.trace(params, x).sites.values():
-        assert functional.dead(site.slope)[:3].all()
+        assert functional.dead(site.slope)[:4].all()
     for name, p in params.items():
         if name in network.head:
             assert torch.equal(p, before[name])
         else:
-            assert torch.equal(p[3:], before[name][3:])
+            assert torch.equal(p[4:], before[name][4:])
 
 
-def test_scaled_weights_and_stale_moments():
-    _, _, (params, moments), (before, early) = damaged(planted.ScaleWeights(3))
-    assert all(torch.equal(p, 8 * before[name]) for name, p in params.items())
+def test_killed_units_behind_a_normaliser():
+    network, x, (params, _), (before, _) = damaged(planted.KillUnits(3), layer_norm)
+    for site in network.trace(params, x).sites.values():
+        assert functional.dead(site.slope)[:4].all()
+    assert {n for n, p in params.items() if not torch.equal(p, before[n])} == network.normalisers
+
+
+GROWN = {
+    planted.GrowNorms(3, 8.0): (8.0, {"hidden.0", "hidden.1"}, set()),
+    planted.GrowBeforeNormalisers(3, 30.0): (30.0, set(), {"hidden.0", "hidden.1"}),
+    planted.ScaleNormalisers(3, 0.1): (0.1, set(), {"norms.0", "norms.1"}),
+    planted.ScaleOutputs(3, 30.0): (30.0, {"output"}, {"output"}),
+}
+
+
+@pytest.mark.parametrize("plant", GROWN, ids=lambda plant: type(plant).__name__)
+@pytest.mark.parametrize("norm", [None, layer_norm], ids=["plain", "norm"])
+def test_scales_that_are_planted(plant, norm):
+    by, plain, normed = GROWN[plant]
+    if not (normed if norm else plain):
+        return
+    network, x, (params, moments), (before, early) = damaged(plant, norm)
+    for name, p in params.items():
+        grown = name.rpartition(".")[0] in (normed if norm else plain)
+        torch.testing.assert_close(p, by * before[name] if grown else before[name], rtol=1e-3, atol=1e-12)
     assert all(torch.equal(m, early[kind][name]) for kind, group in moments.items() for name, m in group.items())
+    if isinstance(plant, planted.GrowBeforeNormalisers):
+        torch.testing.assert_close(network(params, x), network(before, x), rtol=1e-3, atol=1e-3)
+
+
+def test_shifted_preactivations():
+    *_, (params, _), (before, _) = damaged(planted.ShiftPreactivations(3, 2.0))
+    assert {n for n, p in params.items() if not torch.equal(p, before[n])} == {"hidden.0.bias", "hidden.1.bias"}
+    torch.testing.assert_close(params["hidden.0.bias"], before["hidden.0.bias"] + 2)
+
+
+def test_stale_moments():
     _, _, (params, moments), (before, early) = damaged(planted.StaleMoments(3))
     assert all(torch.equal(p, before[name]) for name, p in params.items())
     assert all(torch.equal(m, early["exp_avg"][name]) for name, m in moments["exp_avg"].items())

@@ -113,7 +113,7 @@ def test_nothing_is_shared_out_where_nothing_is_known_to_be_lost(lost: float, ki
 
 
 def test_estimated_shares_say_so() -> None:
-    text = causes_page.page(replace(made(), orders=[(0, 1, 2), (2, 1, 0)]), TITLE)
+    text = causes_page.page(replace(made(), orders=[[(0, 1, 2), (2, 1, 0)]] * 3), TITLE)
     assert "random orders" in text
     assert "Pairs of repairs" not in text
 

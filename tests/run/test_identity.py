@@ -112,8 +112,8 @@ def test_import_paths_are_those_of_packages() -> None:
     assert canonical(doubled).endswith("test_identity.doubled")
     assert canonical(Colour.RED).endswith("test_identity.Colour.RED")
     assert canonical(Rate(0.5).__call__) == f"{canonical(Rate)}(rate=0.5).__call__"
-    planted = experiments()["toolbox/planted"].setup(experiments()["toolbox/planted"].tiers["smoke"]).arms["units"]
-    assert canonical(planted.trial.chain) == "(pliant.papers.toolbox.planted.KillUnits(at=100),)"
+    planted = experiments()["toolbox/planted"].setup(experiments()["toolbox/planted"].tiers["smoke"]).arms["units-mlp"]
+    assert canonical(planted.trial.chain) == "(pliant.papers.toolbox.planted.KillUnits(at=20),)"
 
 
 def test_defaults_of_factories_count_and_numbers_of_numpy_are_numbers() -> None:

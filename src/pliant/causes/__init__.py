@@ -1,15 +1,22 @@
 """Which mechanism took a network's plasticity: each is undone alone and with the others, and the probe is refitted."""
 
 from pliant.causes.attribution import disentangle
-from pliant.causes.repairs import REPAIRS, Norm, OptimizerState, OutputLayer, Repair, Repaired, TargetScale, Units
+from pliant.causes.base import Repair, Repaired
+from pliant.causes.repairs import EVERY, REPAIRS, OptimizerState, OutputLayer, Preactivations, TargetScale, Units
 from pliant.causes.result import Causes
+from pliant.causes.scales import HiddenSchedule, LogitScale, Norm, NormaliserScales
 
 __all__ = [
+    "EVERY",
     "REPAIRS",
     "Causes",
+    "HiddenSchedule",
+    "LogitScale",
     "Norm",
+    "NormaliserScales",
     "OptimizerState",
     "OutputLayer",
+    "Preactivations",
     "Repair",
     "Repaired",
     "TargetScale",

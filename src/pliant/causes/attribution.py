@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pliant.adapter import How, bare
+from pliant.causes.base import Repair, Repaired, axes
+from pliant.causes.curvature import curvature
 from pliant.causes.folding import moved
-from pliant.causes.repairs import REPAIRS, Repair, Repaired, axes
+from pliant.causes.repairs import EVERY
 from pliant.causes.result import Causes
 from pliant.functional.shapley import EXACT, Coalition, coalitions, orders, prefixes
 from pliant.interventions.base import Draw
@@ -25,6 +28,9 @@ from pliant.probe.refit import Start, refit
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Taken, outputs
 
+ORDERS = 8  # of many repairs, for each target
+CURVATURE = "curvature"  # evidence of no repair's own
+
 
 def disentangle(
     model: nn.Module,
@@ -33,7 +39,7 @@ def disentangle(
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Optimizer | Training,
     fresh: Callable[[], nn.Module] | None = None,
     probe: Probe | None = None,
-    repairs: Sequence[Repair] = REPAIRS,
+    repairs: Sequence[Repair] = EVERY,
     actions: Tensor | None = None,
     targets: int = 5,
     steps: int | None = None,
@@ -42,14 +48,16 @@ def disentangle(
     purify: bool = False,
     call: How | None = None,
     mask: Tensor | None = None,
-    orders: int = 32,
+    orders: int | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Causes:
-    """What each mechanism took of a network's plasticity: units, norms, output layer, target scale, optimizer state.
+    """What each mechanism took of a network's plasticity: units, norms, output layer, optimizer state, ...
 
     Every subset of the repairs is made to a copy of the network, each result is refitted to fresh targets as in
     `plasticity`, all of them at once; what a mechanism took is the Shapley value of its repair, in the probe's unit.
+    Of many repairs it is estimated, from other orders of the repairs for each target, so that intervals over targets
+    hold the error of the estimate, too.
     With what all repairs together leave unexplained, the parts sum to the difference from fresh networks. The
     optimizer's state is carried into the refits where there is one, as the user's own training would. The model is
     never touched, nor are its hooks called.
@@ -61,7 +69,8 @@ def disentangle(
             read only; each parameter group trains as its own settings say.
         fresh: a function that builds an untrained network; without it, layers are drawn anew by `reset_parameters`.
         probe: the targets; P1's sines if None.
-        repairs: applied in this order; up to 6 in all subsets, more by random orders.
+        repairs: applied in this order; those that change something are made in all subsets, where these are more than
+            6 in 8 random orders of each target's own.
         actions: the taken action of every input, `(samples,)`: then only that output is fitted.
         targets: how many, each with a fresh network of its own.
         steps: of each refit; if None, chosen on control targets, as in `plasticity`.
@@ -72,7 +81,9 @@ def disentangle(
             method, or a function of the model and its inputs, as in `call=lambda agent, x: agent.actor(x)`.
         mask: of sequences, `(samples, tokens)` and boolean: False at padding, which is left out of the probe, where the
             network answers for each token, and of what repairs and evidence look at.
-        orders: how many random orders, with more than 6 repairs.
+        orders: how many random orders of the repairs each target has (even numbers are steadier), instead of all
+            subsets: at most 2 + orders (repairs - 1) refits a target. Two, and more targets, take fewer refits for
+            intervals as narrow.
         seed: of targets, fresh networks, repairs and minibatches.
         on_progress: told how many populations of refits are done, of how many.
 
@@ -80,14 +91,16 @@ def disentangle(
 
     Source: ours; the question is P2's title, the probe P1's.
 
+    >>> from pliant.causes import REPAIRS
     >>> from pliant.optim import Adam
     >>> from pliant.probe import FreshLabels
     >>> _ = torch.manual_seed(1)  # one fresh network in ten has a unit that is linear on 32 inputs
     >>> model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2))
     >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
-    >>> causes = disentangle(model, inputs=x, optimizer=Adam(1e-2), probe=FreshLabels(2), targets=3, steps=20)
-    >>> [repair.name for repair in causes.repairs], causes.idle
-    (['norm growth', 'output layer', 'target scale'], ('units', 'optimizer state'))
+    >>> few = {"repairs": REPAIRS, "targets": 3, "steps": 20}
+    >>> causes = disentangle(model, inputs=x, optimizer=Adam(1e-2), probe=FreshLabels(2), **few)
+    >>> [repair.name for repair in causes.repairs]
+    ['norm growth', 'output layer', 'target scale']
     """
     network, params = pure(model, inputs, fresh, purify, optimizer, call)
     how = training(optimizer, bare(model), lr=lr)
@@ -96,11 +109,13 @@ def disentangle(
         probe, mask = masked(probe, mask, network, params, inputs)
     if actions is not None:
         probe = Taken(probe, actions)
-    return disentangled(
-        network.padded(mask), params, inputs, how, probe, repairs=repairs, targets=targets, steps=steps,
+    network = network.padded(mask)
+    found = disentangled(
+        network, params, inputs, how, probe, repairs=repairs, targets=targets, steps=steps,
         batch_size=batch_size,
         num_orders=orders, seed=seed, on_progress=on_progress,
     )  # fmt: skip
+    return replace(found, evidence=found.evidence | {CURVATURE: curvature(network, params, inputs, probe, seed)})
 
 
 def disentangled(
@@ -110,11 +125,11 @@ def disentangled(
     how: Training,
     probe: Probe,
     *,
-    repairs: Sequence[Repair] = REPAIRS,
+    repairs: Sequence[Repair] = EVERY,
     targets: int = 5,
     steps: int | None = None,
     batch_size: int = 128,
-    num_orders: int = 32,
+    num_orders: int | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Causes:
@@ -130,12 +145,14 @@ def disentangled(
     with torch.no_grad():
         mended = [r.repair(network, now, inputs, _draw(seed, 0, i)) for i, r in enumerate(repairs)]
         acting = tuple(r for r, after in zip(repairs, mended, strict=True) if not _same(now, after))
-        drawn = orders(len(acting), num_orders, seed) if len(acting) > EXACT else []
-        wanted = prefixes(drawn) if drawn else coalitions(len(acting))
-        starts = []
+        few = ORDERS if num_orders is None and len(acting) > EXACT else num_orders
+        drawn = [] if few is None else [orders(len(acting), few, number(seed, t, 5)) for t in range(targets)]
+        wanted = [prefixes(of_target) for of_target in drawn] or [coalitions(len(acting))] * targets
+        starts, places = [], []
         for target in range(targets):
-            made = _made(network, now, inputs, repairs, acting, wanted, seed, target)
+            made = _made(network, now, inputs, repairs, acting, wanted[target], seed, target)
             control = Repaired(draw(network, params, seed, target), {})
+            places.append({c: len(starts) + i for i, c in enumerate(wanted[target])})
             for state in (*made, control):
                 y = probe.targets(network, state.params, inputs, number(seed, target, 0))
                 starts.append(Start(state.params, y, state.moments))
@@ -147,16 +164,17 @@ def disentangled(
             r.name: moved(before, outputs(network, after.params, inputs), network.mask)
             for r, after in zip(repairs, mended, strict=True)
         }
-    width = len(wanted) + 1
-    places = [wanted.index(frozenset()), wanted.index(frozenset(range(len(acting)))), width - 1]
-    rows = [target * width + place for place in places for target in range(targets)]
+    none, every = frozenset(), frozenset(range(len(acting)))
+    fresh_at = [max(at.values()) + 1 for at in places]
+    rows = [*(at[none] for at in places), *(at[every] for at in places), *fresh_at]
     found = refit(
         network, probe, starts, inputs, how, steps=budget.steps, batch_size=batch_size, seed=seed, curves=rows,
         on_progress=on_progress,
     )  # fmt: skip
-    final = found.scores[:, -1].reshape(targets, width)
-    values = {coalition: final[:, i] for i, coalition in enumerate(wanted)}
-    baseline = np.array([probe.baseline(starts[target * width + places[0]].y) for target in range(targets)])
+    final = found.scores[:, -1]
+    made_of = sorted({c for each in wanted for c in each}, key=lambda c: (len(c), sorted(c)))
+    values = {c: np.array([final[at[c]] if c in at else np.nan for at in places]) for c in made_of}
+    baseline = np.array([probe.baseline(starts[at[none]].y) for at in places])
     curves = type(found)(found.steps, found.scores[rows], found.diverged[rows])
     probed = report(curves, ("now", "repaired"), probe, baseline, targets, how, budget)
     idle = tuple(r.name for r in repairs if r not in acting)

@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from pliant.causes.base import LinearHead, Repair, Repaired, axes, cleared, linear_head, ratio, replaced, seen, some
 from pliant.causes.folding import Folded, fold, moved
-from pliant.diagnostics._layers import Layer, layers_of
+from pliant.causes.scales import HiddenSchedule, LogitScale, Norm, NormaliserScales
 from pliant.functional import norms, units
 from pliant.functional.ranks import singular_values
 from pliant.interventions._recycling import recycle
 from pliant.interventions.base import Draw
-from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params, Trace
-from pliant.optim import Moments
 from pliant.sites import rows
-from pliant.units import UnitGroup
+from pliant.units import Entries, UnitGroup
 
-
-class Repaired(NamedTuple):
-    """A network's parameters and its optimizer's state; an empty state is a fresh one.
-
-    >>> Repaired({"weight": torch.ones(1)}, {}).moments
-    {}
-    """
-
-    params: Params
-    moments: Moments
-
-
-@dataclass(frozen=True)
-class Repair(ABC):
-    """One mechanism, undone.
-
-    `name` is what everything calls the mechanism, `cure` the interventions that treat it; where the mechanism serves a
-    network well, "keeping `kept` helps, `undone` costs". Repairs are applied in the order in which they are listed.
-
-    >>> OptimizerState().repair(None, Repaired({}, {"exp_avg": {}}), None, Draw(0, 0))
-    Repaired(params={}, moments={})
-    """
-
-    name: ClassVar[str]
-    kept: ClassVar[str]
-    undone: ClassVar[str]
-    cure: ClassVar[str]
-
-    @abstractmethod
-    def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
-        """The network after the repair; `x` are inputs to look at, `draw` is where random numbers are from."""
-
-    def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        """Numbers about the mechanism in the network as it is, by what they are.
-
-        `trace` is that of `x`, with units along `axes`; `fresh` is a draw of the initial distribution.
-        """
-        return {}
+USUAL = 0.95  # of the units of a fresh network
 
 
 @dataclass(frozen=True)
@@ -103,10 +64,10 @@ class Units(Repair):
             return before
         *_, last = folded.values()
         change = recycle(network, chosen, last.params, before.moments, draw, connected=True)
-        return _with(Repaired(last.params, before.moments), change.params, change.moments)
+        return replaced(Repaired(last.params, before.moments), change.params, change.moments)
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        sites = [seen for group in network.units if len((seen := _seen(trace, group))[0])]  # an expert may have none
+        sites = [found for group in network.units if len((found := seen(trace, group))[0])]  # an expert may have none
         if not sites:
             return {}
         dead = torch.cat([units.dead(slope) for _, _, slope in sites])
@@ -124,7 +85,7 @@ class Units(Repair):
         """Groups of units without dead and linearized ones, one after another; each may move the outputs some more."""
         found: dict[str, Folded] = {}
         for group in network.units:
-            pre, post, slope = _seen(trace, group)
+            pre, post, slope = seen(trace, group)
             if not len(pre):  # nothing says what its units are
                 found[group.name] = Folded(params, torch.zeros(group.size, dtype=torch.bool, device=pre.device))
                 continue
@@ -137,45 +98,65 @@ class Units(Repair):
 
 
 @dataclass(frozen=True)
-class Norm(Repair):
-    """Every layer's weights and biases are rescaled, as one, to the norm they have in a fresh draw.
+class Preactivations(Repair):
+    """Units whose preactivations lean to one side more than 19 in 20 of a fresh draw lean as those in the draw do.
 
-    Normalisation layers stay as they are, and so does what `TargetScale` mends: the output layer's bias, and its
-    weights along the mean feature; the rest of these is rescaled. Where layers are homogeneous this changes the scale
-    of the function, else the function.
+    How far a unit leans is the mean of its preactivation over the standard deviation. The biases move; what reads the
+    units gets the same mean as before, where it has a bias, too. Where targets are far from 0, say, preactivations
+    drift to one side until most units are always on: what others do not make up, `Units` cannot fold, and the drift
+    itself is undone here. This changes the function. Dead units are left to `Units`, those behind a normaliser to
+    `NormaliserScales`.
 
     >>> from torch import nn
-    >>> net = Network(nn.Sequential(nn.Linear(500, 10), nn.ReLU(), nn.Linear(10, 1)), example=torch.ones(1, 500))
-    >>> aged = {name: 8 * p for name, p in net.fresh(0).items()}
-    >>> mended = Norm().repair(net, Repaired(aged, {}), torch.randn(9, 500), Draw(0, 0)).params
-    >>> bool(7 < aged["0.weight"].norm() / mended["0.weight"].norm() < 9)
-    True
+    >>> net = Network(nn.Sequential(nn.Linear(2, 50), nn.ReLU(), nn.Linear(50, 1)), example=torch.ones(1, 2))
+    >>> params, x = net.fresh(0), torch.randn(100, 2)
+    >>> aged = params | {"0.bias": params["0.bias"] + 9}
+    >>> mended = Preactivations().repair(net, Repaired(aged, {}), x, Draw(0, 0)).params
+    >>> bool(mended["0.bias"].abs().max() < 3), [name for name, p in mended.items() if not torch.equal(p, aged[name])]
+    (True, ['0.bias', '2.bias'])
 
-    Source: ours; norm growth is P2's mechanism (section 3.3).
+    Source: ours; preactivations that shift are P2's mechanism (section 3.2).
     """
 
-    name: ClassVar[str] = "norm growth"
-    kept: ClassVar[str] = "the norms of its layers"
-    undone: ClassVar[str] = "scaling them to those of a fresh network"
-    cure: ClassVar[str] = 'L2(1e-4), NormalizeAndProject(scales="project")'
+    name: ClassVar[str] = "preactivation shift"
+    kept: ClassVar[str] = "the means of its preactivations"
+    undone: ClassVar[str] = "moving them to those of a fresh network"
+    cure: ClassVar[str] = "LayerNorm(), L2Init(1e-3)"
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
+        groups = [group for group in network.units if _biases(group, before.params)]
+        if not groups:
+            return before
         fresh = {n: p.to(before.params[n]) for n, p in draw.fresh(network).items()}
-        params = dict(before.params)
-        linear = _linear_head(network, before.params, x)
-        for names in _layers(network):
-            if linear is not None and (weight := linear.weight) in names:
-                kept = linear.along(params[weight])
-                rest, like = params[weight] - kept, fresh[weight] - linear.along(fresh[weight])
-                params[weight] = kept + rest * _ratio(norms.norm({"": like}), norms.norm({"": rest}))
+        like, params = network.trace(fresh, x, axes(network)), dict(before.params)
+        for group in groups:
+            pre, post, slope = seen(network.trace(params, x, axes(network)), group)
+            if len(pre) < 2:
                 continue
-            scale = _ratio(norms.norm(_some(fresh, names)), norms.norm(_some(params, names)))
-            params |= {name: params[name] * scale for name in names}
+            new = _lean(seen(like, group)[0])
+            most = new.abs().float().quantile(USUAL).to(new)
+            new, drifted = new.clamp(-most, most), (_lean(pre).abs() > most) & ~units.dead(slope)
+            if not drifted.any():
+                continue
+            shift = torch.where(drifted, new * pre.std(0) - pre.mean(0), 0.0)
+            for name, entries in _biases(group, params).items():
+                params[name] = params[name] + entries.spread(shift)
+            now = seen(network.trace(params, x, axes(network)), group)[1]
+            for weight, bias in group.biases.items():
+                carried = group.outgoing[weight].spread(post.mean(0) - now.mean(0)) * params[weight]
+                params[bias] = params[bias] + group.outgoing[weight].by_output(carried)
         return Repaired(params, before.moments)
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        ratios = [norms.norm(_some(before.params, n)) / norms.norm(_some(fresh, n)) for n in _layers(network)]
-        return {"norm_ratio": float(torch.stack(ratios).mean()), "largest_ratio": float(torch.stack(ratios).max())}
+        fresh = {n: p.to(before.params[n]) for n, p in fresh.items()}
+        groups = [group for group in network.units if len(seen(trace, group)[0]) > 1]
+        if not groups:
+            return {}
+        like = network.trace(fresh, x, axes(network))
+        now, then = (
+            torch.cat([_lean(seen(t, group)[0]) for group in groups]).square().mean().sqrt() for t in (trace, like)
+        )
+        return {"mean_over_deviation": float(now), "of_a_fresh_network": float(then)}
 
 
 @dataclass(frozen=True)
@@ -183,7 +164,11 @@ class OutputLayer(Repair):
     """The output layer is drawn anew but for its part along the mean feature, and its optimizer's state is cleared.
 
     With the mean m of the penultimate features, of length 1, W <- W' - W' m m' + W m m' for a fresh W', and b stays:
-    the mean prediction is `TargetScale`'s to mend. Where there is not one linear output layer, all of it is drawn.
+    the mean prediction is `TargetScale`'s to mend. Where there is not one linear output layer, all of it is drawn. An
+    embedding that is tied to it is the same tensor, and is drawn with it.
+
+    Args:
+        apart: leave its norm, but for that part, to `LogitScale`.
 
     >>> from torch import nn
     >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), example=torch.ones(1, 2))
@@ -202,17 +187,21 @@ class OutputLayer(Repair):
     undone: ClassVar[str] = "drawing it anew"
     cure: ClassVar[str] = 'Reset("last")'
 
+    apart: bool = False
+
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
         drawn = draw.fresh(network, network.head)
         new = {name: drawn[name].to(before.params[name]) for name in network.head}
-        linear = _linear_head(network, before.params, x)
+        linear = linear_head(network, before.params, x)
         if linear is not None:
             weight = linear.weight
             new = {weight: new[weight] + linear.along(before.params[weight] - new[weight])}
-        return _cleared(before, new)
+        if self.apart:
+            new = _as_large(new, before.params, linear)
+        return cleared(before, new)
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        ratio = norms.norm(_some(before.params, network.head)) / norms.norm(_some(fresh, network.head))
+        ratio = norms.norm(some(before.params, network.head)) / norms.norm(some(fresh, network.head))
         return {"norm_ratio": float(ratio)}
 
 
@@ -240,11 +229,11 @@ class TargetScale(Repair):
     cure: ClassVar[str] = "a PopArt or HLGauss head"
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
-        linear = _linear_head(network, before.params, x)
+        linear = linear_head(network, before.params, x)
         if linear is None:
             return before
         w, bias = before.params[linear.weight], linear.bias
-        return _cleared(before, {linear.weight: w - linear.along(w), bias: torch.zeros_like(before.params[bias])})
+        return cleared(before, {linear.weight: w - linear.along(w), bias: torch.zeros_like(before.params[bias])})
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
         s = singular_values(trace.features)
@@ -274,70 +263,39 @@ class OptimizerState(Repair):
         return Repaired(before.params, {})
 
 
-REPAIRS: tuple[Repair, ...] = (Units(), Norm(), OutputLayer(), TargetScale(), OptimizerState())
+REPAIRS: tuple[Repair, ...] = (Units(), Norm(), OutputLayer(), TargetScale(), OptimizerState())  # of P2's mechanisms
+EVERY: tuple[Repair, ...] = (
+    Units(),
+    Preactivations(),
+    HiddenSchedule(),
+    Norm(apart=True),
+    NormaliserScales(),
+    LogitScale(),
+    OutputLayer(apart=True),
+    TargetScale(),
+    OptimizerState(),
+)
 
 
-def axes(network: Network) -> dict[str, int]:
-    """Where the units of each site run."""
-    return {site: axis for group in network.units for site, axis in group.sites}
+def _biases(group: UnitGroup, params: Params) -> dict[str, Entries]:
+    """What moves the preactivations of units by themselves; nothing where a normaliser's offset does."""
+    if group.normaliser or group.shared_statistics:
+        return {}
+    return {name: entries for name, entries in group.incoming.items() if params[name].ndim == 1}
 
 
-def _seen(trace: Trace, group: UnitGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Preactivations, activations and slopes of units, `(samples, units)`, over all the sites where they are active."""
-    sites = [trace.sites[name] for name, _ in group.sites]
-    return tuple(torch.cat(parts) for parts in zip(*sites, strict=True))  # type: ignore[return-value]
+def _lean(pre: Tensor) -> Tensor:
+    """The mean of each unit's preactivation over its standard deviation; 0 for one that does not vary."""
+    deviation = pre.std(0)
+    return torch.where(deviation > 0, pre.mean(0) / deviation.clamp(min=torch.finfo(pre.dtype).tiny), 0.0)
 
 
-def _layers(network: Network) -> list[list[str]]:
-    """The parameters of every layer that has a weight matrix or kernel; normalisation layers are none."""
-    layers: dict[str, list[str]] = {}
-    for name in network.names:
-        if name not in network.normalisers:
-            layers.setdefault(name.rpartition(".")[0], []).append(name)
-    return [names for names in layers.values() if any(name in network.weights for name in names)]
-
-
-class _LinearHead(NamedTuple):
-    """The one output layer of a network, its weight and bias by name, and the mean of its inputs, of length 1."""
-
-    weight: str
-    bias: str
-    layer: Layer
-    mean: Tensor
-
-    def along(self, weight: Tensor) -> Tensor:
-        """The part of a weight matrix that reads the mean."""
-        w = self.layer.rows(weight)
-        return self.layer.rows((w @ self.mean)[:, None] * self.mean)  # turned twice, where it is `(incoming, units)`
-
-
-def _linear_head(network: Network, params: Params, x: Any) -> _LinearHead | None:
-    """None if it is not one linear layer with a bias."""
-    features = network.trace(params, x).features
-    weights = [name for name in network.head if params[name].ndim == 2]
-    biases = [name for name in network.head if params[name].ndim == 1]
-    last = layers_of(network, params, x)[-1] if len(weights) == len(biases) == 1 else None
-    if last is None or last.weight != weights[0] or last.rows(params[weights[0]]).shape[1] != features.shape[1]:
-        return None
-    mean = features.mean(0)
-    return _LinearHead(weights[0], biases[0], last, mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny))
-
-
-def _ratio(then: Tensor, now: Tensor) -> Tensor:
-    """One norm over another; 1 where either is 0."""
-    return torch.where((now > 0) & (then > 0), then / now, 1.0)
-
-
-def _cleared(before: Repaired, new: Params) -> Repaired:
-    """The network with new values of some parameters, whose part of the optimizer's state is cleared."""
-    return _with(before, new, reset_moments(before.moments, tuple(new)))
-
-
-def _with(before: Repaired, params: Params, moments: Moments) -> Repaired:
-    """The network with some parameters and some of the optimizer's state replaced."""
-    kept = {kind: group | moments.get(kind, {}) for kind, group in before.moments.items()}
-    return Repaired(before.params | params, kept)
-
-
-def _some(params: Params, names: Any) -> Params:
-    return {name: params[name] for name in names}
+def _as_large(new: Params, old: Params, linear: LinearHead | None) -> Params:
+    """New values of an output layer, as large as the old ones are; what it reads along the mean feature is as it is."""
+    if linear is None:
+        scale = ratio(norms.norm(some(old, new)), norms.norm(new))
+        return {name: p * scale for name, p in new.items()}
+    weight = linear.weight
+    kept = linear.along(new[weight])
+    rest, like = new[weight] - kept, old[weight] - linear.along(old[weight])
+    return {weight: kept + rest * ratio(norms.norm({"": like}), norms.norm({"": rest}))}

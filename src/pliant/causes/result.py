@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pliant.causes.repairs import Repair
+from pliant.causes.base import Repair
 from pliant.causes.words import remarks, treatment
 from pliant.functional.shapley import Coalition, interactions, sampled, shapley
 from pliant.functional.statistics import Interval, interval
@@ -31,12 +31,14 @@ class Causes:
     Attributes:
         repairs: those that changed something, in the order of application.
         idle: names of those that found nothing to repair.
-        values: final losses, `(targets,)`, by the repairs made (indices into `repairs`).
+        values: final losses, `(targets,)`, by the repairs made (indices into `repairs`); NaN where a target's orders do
+            not make them.
         probed: the curves as they are (`"now"`), with all repairs (`"repaired"`) and of fresh networks.
-        evidence: numbers about each mechanism in the network as it is, by name of the repair.
+        evidence: numbers about each mechanism in the network as it is, by name of the repair; and about its
+            `"curvature"`, how sharply the probe's loss bends where the refits begin.
         changed: how far each repair alone moved the outputs: the root mean square of the change over theirs, that of
             the output that moved most where there are several.
-        orders: of the repairs, where the parts are estimated from some; empty where they are exact.
+        orders: of the repairs, those of each target, where the parts are estimated; empty where they are exact.
 
     >>> from pliant.causes import Norm
     >>> aged, new = np.array([[1.0, 0.9], [1.0, 0.8]]), np.array([[1.0, 0.1], [1.0, 0.0]])
@@ -54,7 +56,7 @@ class Causes:
     probed: Plasticity
     evidence: dict[str, dict[str, float]]
     changed: dict[str, float]
-    orders: list[tuple[int, ...]] = field(default_factory=list)
+    orders: list[list[tuple[int, ...]]] = field(default_factory=list)
 
     @property
     def lost(self) -> np.ndarray:
@@ -77,7 +79,10 @@ class Causes:
         gains = {coalition: -self._capped(value) for coalition, value in self.values.items()}
         if not self.repairs:
             return np.zeros((0, len(self.probed.baseline)))
-        return sampled(gains, self.orders) if self.orders else shapley(gains, len(self.repairs))
+        if not self.orders:
+            return shapley(gains, len(self.repairs))
+        each = [sampled({c: g[t] for c, g in gains.items()}, orders) for t, orders in enumerate(self.orders)]
+        return np.stack(each, axis=1)
 
     @cached_property
     def parts(self) -> dict[str, Interval]:
@@ -119,9 +124,22 @@ class Causes:
         return interactions({c: -self._capped(v) for c, v in self.values.items()}, len(self.repairs))
 
     def alone(self, index: int) -> float | None:
-        """The loss recovered by one repair and no other."""
-        there = self.values.get(frozenset({index}))
-        return None if there is None else float((self._capped(self.values[frozenset()]) - self._capped(there)).mean())
+        """The loss recovered by one repair and no other; None where some target's orders do not make it alone."""
+        alone = frozenset({index})
+        if not all(self.refitted(alone)):
+            return None
+        return float((self._capped(self.values[frozenset()]) - self._capped(self.values[alone])).mean())
+
+    def refitted(self, coalition: Coalition) -> list[bool]:
+        """Whether the network with these repairs was refitted, for each target."""
+        if not self.orders:
+            return [coalition in self.values] * len(self.probed.baseline)
+        return [any(coalition == frozenset(o[: len(coalition)]) for o in orders) for orders in self.orders]
+
+    def _losses(self, coalition: Coalition) -> list[float | None]:
+        """The final loss with some repairs on each target, None where it was not refitted."""
+        pairs = zip(self.values[coalition].tolist(), self.refitted(coalition), strict=True)
+        return [loss if there else None for loss, there in pairs]
 
     def _capped(self, loss: np.ndarray) -> np.ndarray:
         """A network no better than the constant predictor has no plasticity left, however much worse it is."""
@@ -145,7 +163,7 @@ class Causes:
             "shares": self.shares,
             "recovered": {r.name: self.recovered[i].tolist() for i, r in enumerate(self.repairs)},
             "interactions": None if self.interactions is None else self.interactions.tolist(),
-            "values": {self.made(c): v.tolist() for c, v in self.values.items()},
+            "values": {self.made(c): self._losses(c) for c in self.values},
             "evidence": self.evidence,
             "changed": self.changed,
             "idle": list(self.idle),
@@ -154,13 +172,17 @@ class Causes:
         }
 
     def to_csv(self) -> str:
-        """The final loss of every subset of repairs and of fresh networks on every target, uncapped, as CSV."""
+        """The final loss of every subset of repairs and of fresh networks on every target, uncapped, as CSV.
+
+        Subsets that a target's orders do not make are left out.
+        """
         out = io.StringIO()
         rows = csv.writer(out, lineterminator="\n")
         rows.writerow(["repairs", "target", "final_loss", "constant_predictor"])
-        finals = {self.made(c): v for c, v in self.values.items()} | {"a fresh network": self.probed.final(FRESH)}
+        finals = {self.made(c): self._losses(c) for c in self.values} | {"a fresh network": self.probed.final(FRESH)}
         for made, values in finals.items():
-            rows.writerows([made, i, *pair] for i, pair in enumerate(zip(values, self.probed.baseline, strict=True)))
+            pairs = enumerate(zip(values, self.probed.baseline, strict=True))
+            rows.writerows([made, i, *pair] for i, pair in pairs if pair[0] is not None)
         return out.getvalue()
 
     @property
@@ -196,7 +218,7 @@ class Causes:
         return "\n\n".join("\n".join(map(wrap, block)) for block in blocks if block)
 
     def _reading(self) -> str:
-        estimated = ", estimated from random orders of the repairs" if self.orders else ""
+        estimated = ", each with random orders of the repairs" if self.orders else ""
         return (
             f"Each line: what one mechanism adds to the final loss (95 % interval over {len(self.probed.baseline)} "
             f"targets{estimated}); from top to bottom they sum up. Per cent: of all that adds."

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pliant.causes.repairs import REPAIRS, Repair
+from pliant.causes.base import Repair
+from pliant.causes.repairs import EVERY
 from pliant.waterfall import UNEXPLAINED, Waterfall
 
 TREATED = 10  # per cent: what takes less is not worth a treatment
 
 
-def remarks(fall: Waterfall, repairs: Iterable[Repair] = REPAIRS) -> list[str]:
+def remarks(fall: Waterfall, repairs: Iterable[Repair] = EVERY) -> list[str]:
     """Sentences about what the bars do not say by themselves, one each.
 
     A repair costs, and its mechanism helps, only where the interval lies below 0.
@@ -33,7 +34,7 @@ def remarks(fall: Waterfall, repairs: Iterable[Repair] = REPAIRS) -> list[str]:
     return found
 
 
-def treatment(fall: Waterfall, repairs: Iterable[Repair] = REPAIRS) -> list[str]:
+def treatment(fall: Waterfall, repairs: Iterable[Repair] = EVERY) -> list[str]:
     """What to do, a line for each mechanism that surely took something, and a tenth of it or more; the largest first.
 
     >>> from pliant.functional.statistics import Interval

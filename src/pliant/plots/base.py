@@ -23,7 +23,11 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E
 # of mechanisms, told from each other and from every arm; the last ones are for repairs of one's own
 MECHANISMS = {
     "units": "#882255",
+    "preactivation shift": "#E3B5A4",
     "norm growth": "#999933",
+    "hidden schedule": "#4B5320",
+    "normaliser scales": "#C9A0DC",
+    "logit scale": "#1B998B",
     "output layer": "#A8D8A8",
     "target scale": "#6A3D9A",
     "optimizer state": "#FA8072",

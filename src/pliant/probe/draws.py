@@ -10,7 +10,8 @@ from pliant.network import Network, Params
 def number(seed: int, target: int, purpose: int) -> int:
     """A seed for one purpose of one target, which share no numbers.
 
-    Purposes are targets (0), fresh networks (1), repairs (2), and targets (3) and networks (4) that choose the budget.
+    Purposes are targets (0), fresh networks (1), repairs (2), targets (3) and networks (4) that choose the budget, and
+    orders of repairs (5).
     """
     words = [seed, target, purpose, *b"probe"]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

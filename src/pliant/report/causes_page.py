@@ -30,7 +30,11 @@ CURVES = {
 }
 MEANS = {
     "units": "dead and linearized units",
+    "preactivation shift": "preactivations that have moved to one side",
     "norm growth": "weights that have grown",
+    "hidden schedule": "weights that have grown before a normaliser: smaller steps of the same function",
+    "normaliser scales": "scales and offsets of normalisers that have shrunk or grown",
+    "logit scale": "outputs that vary more than those of new networks",
     "output layer": "the output layer as it is now",
     "target scale": "a mean prediction far from 0",
     "optimizer state": "moments of earlier gradients",

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
-from pliant.causes import REPAIRS
+from pliant.causes import (
+    EVERY,
+    HiddenSchedule,
+    LogitScale,
+    Norm,
+    NormaliserScales,
+    OptimizerState,
+    Preactivations,
+    TargetScale,
+    Units,
+)
+from pliant.causes.rescaling import rescalings
 from pliant.claims import Claim
 from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.interventions import Chain
 from pliant.interventions.base import Change, Intervention, Seen, State
-from pliant.nets import MLP
+from pliant.nets import CNN, MLP, ViT, layer_norm
 from pliant.network import Network, Params
 from pliant.optim import Adam, Moments
 from pliant.papers.lyle2024 import swiss_cheese
@@ -24,7 +38,9 @@ from pliant.probe import Sines
 from pliant.results import Results
 from pliant.tasks import OffsetNoise
 from pliant.trials import Fit, Mechanisms, Supervised, When
+from pliant.trials.building import Net
 from pliant.waterfall import UNEXPLAINED
+from pliant.words import unknown
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,10 @@ class Plant(Intervention):
 
 @dataclass(frozen=True)
 class KillUnits(Plant):
-    """The first half of every layer's units never fires again: no input, a bias of -1."""
+    """The first three quarters of every layer's units never fire again.
+
+    They get no input and a bias of -1; behind a normaliser that is their scale and offset.
+    """
 
     def init(self, network: Network, params: Params) -> State:
         assert network.units  # found now: finding them draws, which populations forbid
@@ -52,19 +71,80 @@ class KillUnits(Plant):
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
         new: Params = {}
         for units in network.units:
-            half = torch.arange(units.size) < units.size // 2
-            for name, entries in units.incoming.items():
-                value = 0.0 if params[name].ndim > 1 else -1.0
-                new[name] = torch.where(entries.mask(half), value, new.get(name, params[name]))
+            first = torch.arange(units.size) < 3 * units.size // 4
+            for name, entries in (units.normaliser or units.incoming).items():
+                value = -1.0 if name.endswith("bias") else 0.0
+                new[name] = torch.where(entries.mask(first), value, new.get(name, params[name]))
         return Change(new)
 
 
 @dataclass(frozen=True)
-class ScaleWeights(Plant):
-    """Every weight and bias is 8 times as large."""
+class ShiftPreactivations(Plant):
+    """The biases of all hidden units are larger."""
+
+    by: float
+
+    def init(self, network: Network, params: Params) -> State:
+        assert network.units  # found now, for the same reason
+        return {}
 
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
-        return Change({name: 8 * params[name] for name in network.names})
+        names = {name for units in network.units for name in units.incoming if name.endswith("bias")}
+        return Change({name: params[name] + self.by for name in names})
+
+
+@dataclass(frozen=True)
+class Scaled(Plant):
+    """Some parameters are larger, all by one factor."""
+
+    by: float
+
+    def init(self, network: Network, params: Params) -> State:
+        assert self.factors(network)  # found now, for the same reason
+        return {}
+
+    @abstractmethod
+    def factors(self, network: Network) -> dict[str, float]:
+        """The share of the logarithm of `by` that each parameter gets."""
+
+    def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
+        return Change({name: self.by**share * params[name] for name, share in self.factors(network).items()})
+
+
+@dataclass(frozen=True)
+class GrowNorms(Scaled):
+    """Hidden layers are larger, but for what normalisers undo."""
+
+    def factors(self, network: Network) -> dict[str, float]:
+        kept = GrowBeforeNormalisers(self.at, self.by).factors(network)
+        names = [n for layer in rescalings(network).modules for n in layer if n not in network.head]
+        return {n: share for n in names if (share := 1 - kept.get(n, 0.0)) > 0.5}
+
+
+@dataclass(frozen=True)
+class GrowBeforeNormalisers(Scaled):
+    """Layers are larger whose scale a normaliser undoes; in a residual stream all that add to it."""
+
+    def factors(self, network: Network) -> dict[str, float]:
+        found = rescalings(network)
+        kept = found.kept(torch.ones(len(found.modules)).double()).tolist()
+        return {n: share for layer, share in zip(found.modules, kept, strict=True) for n in layer if share > 0.5}
+
+
+@dataclass(frozen=True)
+class ScaleNormalisers(Scaled):
+    """Scales and offsets of all normalisers are larger (or smaller)."""
+
+    def factors(self, network: Network) -> dict[str, float]:
+        return dict.fromkeys((name for name in network.names if name in network.normalisers), 1.0)
+
+
+@dataclass(frozen=True)
+class ScaleOutputs(Scaled):
+    """The output layer is larger."""
+
+    def factors(self, network: Network) -> dict[str, float]:
+        return dict.fromkeys(network.head, 1.0)
 
 
 @dataclass(frozen=True)
@@ -97,6 +177,10 @@ class ShiftHead(Plant):
         return Change({weight: params[weight] + self.offset * mean / (mean @ mean)})
 
 
+NORM = "layer norm"
+NETS = {"mlp": "MLP", "cnn": "CNN", "transformer": "transformer"}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of planted.
@@ -104,6 +188,9 @@ class Settings:
     Args:
         data: a data set's name; only its images are used.
         hidden: widths of the hidden layers.
+        channels: of the CNN's convolutions; one hidden layer follows.
+        features: of the transformer's tokens; its hidden layer is twice as wide.
+        patch: side of the transformer's patches.
         num_examples: images a seed keeps.
         batch_size: examples a step.
         every: steps of training before the damage.
@@ -113,76 +200,129 @@ class Settings:
         lr: learning rate of Adam.
         targets: fresh targets of the probe.
         steps: of each refit.
+        nets: of `mlp`, `cnn`, `transformer`.
     """
 
-    data: str = "mnist"
+    data: str = "digits"
     hidden: tuple[int, ...] = (64, 64)
-    num_examples: int = 1000
-    batch_size: int = 128
-    every: int = 500
+    channels: tuple[int, ...] = (8, 16)
+    features: int = 32
+    patch: int = 4
+    num_examples: int = 256
+    batch_size: int = 64
+    every: int = 300
     offset: float = 100.0
-    outputs: int = 10
+    outputs: int = 2
     noise: float = 0.1
-    lr: float = 1e-3
+    lr: float = 3e-3
     targets: int = 3
-    steps: int = 300
+    steps: int = 200
+    nets: tuple[str, ...] = tuple(NETS)
+
+    def net(self, name: str, normed: bool) -> Net:
+        """A network by name, with layer norm or without."""
+        norm = layer_norm if normed else None
+        if name == "transformer":
+            return partial(
+                ViT, patch=self.patch, features=self.features, ff=2 * self.features, dropout=0.0, activation=nn.ReLU,
+                norm=norm,
+            )  # fmt: skip
+        given = {"norm": norm} if normed else {}
+        if name == "cnn":
+            return partial(CNN, channels=self.channels, hidden=self.hidden[:1], **given)
+        return partial(MLP, hidden=self.hidden, **given)
+
+
+def arm(cause: str, net: str, normed: bool) -> str:
+    """The name of an arm.
+
+    >>> arm("units", "mlp", False), arm("units", "cnn", True)
+    ('units-mlp', 'units-cnn-norm')
+    """
+    return f"{cause}-{net}{'-norm' if normed else ''}"
+
+
+def causes(net: str, normed: bool) -> dict[str, str]:
+    """What can be planted in a network: the mechanism of each cause."""
+    plain = {"norm": Norm.name, "shift": Preactivations.name}
+    layers = {"hidden": HiddenSchedule.name, "scales": NormaliserScales.name} if normed else plain
+    if normed and net == "transformer":  # a normaliser follows neither its hidden layer nor queries and keys
+        layers |= plain
+    shared = {"logits": LogitScale.name, "target scale": TargetScale.name, "optimizer": OptimizerState.name}
+    return {"units": Units.name, **layers, **shared}
 
 
 def setup(settings: Settings) -> Setup:
-    """A healthy arm, one a planted cause, and one that was trained on shifted targets; all regress noise first."""
-
+    """Of every network a healthy arm and one a planted cause; an MLP that was trained on shifted targets."""
+    for net in settings.nets:
+        if net not in NETS:
+            raise ValueError(unknown("net", net, list(NETS)))
     sizes = settings.num_examples, settings.batch_size, settings.every, 1
     asked = Mechanisms(
-        Sines(), REPAIRS, When(tasks=(0,)), settings.targets, settings.steps, settings.batch_size, settings.num_examples
+        Sines(), EVERY, When(tasks=(0,)), settings.targets, settings.steps, settings.batch_size, settings.num_examples
     )
-    trial = Supervised(
-        task=OffsetNoise(*sizes, outputs=settings.outputs, noise=settings.noise),
-        data=settings.data,
-        net=partial(MLP, hidden=settings.hidden),
-        optimizer=Adam(lr=settings.lr),
-        measures=(Fit(), asked),
-    )
-
-    def planted(*damage: Plant) -> Supervised:
-        return replace(trial, chain=Chain(*damage))
-
+    task = OffsetNoise(*sizes, outputs=settings.outputs, noise=settings.noise)
     end, offset = settings.every, settings.offset
+    damage: dict[str, Plant] = {
+        "units": KillUnits(end),
+        "norm": GrowNorms(end, 8.0),
+        "shift": ShiftPreactivations(end, 3.0),
+        "hidden": GrowBeforeNormalisers(end, 30.0),
+        "scales": ScaleNormalisers(end, 1 / 30),
+        "logits": ScaleOutputs(end, 30.0),
+        "target scale": ShiftHead(end, offset),
+        "optimizer": StaleMoments(end),
+    }
+    arms = {}
+    for net in settings.nets:
+        for normed in (False, True):
+            trial = Supervised(
+                task, settings.data, settings.net(net, normed), Adam(lr=settings.lr), measures=(Fit(), asked)
+            )
+            name = NETS[net] + (f", {NORM}" if normed else "")
+            arms[arm("healthy", net, normed)] = Arm(f"{name}: nothing planted", trial)
+            for cause in causes(net, normed):
+                label = f"{name}: {LABELS[cause]}"
+                arms[arm(cause, net, normed)] = Arm(label, replace(trial, chain=Chain(damage[cause])))
+            if net == "mlp" and not normed:
+                shifted = replace(trial, task=replace(task, offset=offset))
+                arms[SHIFTED] = Arm(f"{name}: trained on targets + {offset:g}", shifted)
     return Setup(
-        arms={
-            "healthy": Arm("nothing planted", trial),
-            "units": Arm("half the units killed", planted(KillUnits(end))),
-            "norm": Arm("weights times 8", planted(ScaleWeights(end))),
-            "optimizer": Arm("stale moments", planted(StaleMoments(end))),
-            "target scale": Arm(f"head shifted by {offset:g}", planted(ShiftHead(end, offset))),
-            "shifted": Arm(f"trained on targets + {offset:g}", replace(trial, task=replace(trial.task, offset=offset))),
-        },
+        arms=arms,
         plots=(Areas("loss of plasticity [squared error]", PARTS),),
         table=(Column("lost", "lost"), *(Column(name, column) for name, column in PARTS.items())),
-        claims=CLAIMS,
+        claims=claims(settings.nets),
         deviations=(
             "An experiment of ours, with known answers.",
-            "The arm trained on shifted targets has no known answer: the shift also makes units die and turn linear, "
-            "and leaves Adam large second moments, so that what it costs is not the shift of the head.",
+            "The arm trained on shifted targets has no known answer: the shift drives preactivations to one side, "
+            "makes units die and turn linear, leaves Adam large second moments; the head's mean is a small part of it.",
         ),
     )
 
 
-PARTS = {name: f"lost/{name}" for name in (*(repair.name for repair in REPAIRS), UNEXPLAINED)}
+SHIFTED = "shifted-mlp"
+LABELS = {
+    "units": "three quarters of the units killed",
+    "norm": "weights times 8",
+    "shift": "preactivations shifted",
+    "hidden": "weights before normalisers times 30",
+    "scales": "normalisers divided by 30",
+    "logits": "output layer times 30",
+    "target scale": "head shifted",
+    "optimizer": "stale moments",
+}
+PARTS = {name: f"lost/{name}" for name in (*(repair.name for repair in EVERY), UNEXPLAINED)}
 
 
 def _lead(arm: str, mechanism: str) -> Callable[[Results], np.ndarray]:
     """How much more a mechanism took than any other, as a share of what an arm lost, one a seed."""
 
     def lead(results: Results) -> np.ndarray:
-        taken = {repair.name: results.last(arm, f"lost/{repair.name}") for repair in REPAIRS}
+        taken = {repair.name: results.last(arm, f"lost/{repair.name}") for repair in EVERY}
         others = np.max([values for name, values in taken.items() if name != mechanism], axis=0)
         return (taken[mechanism] - others) / results.last(arm, "lost")
 
     return lead
-
-
-PLANTED = ("units", "norm", "optimizer", "target scale")
-WORKS = swiss_cheese.fresh_learn("healthy", *PLANTED)
 
 
 def _of_baseline(arm: str) -> Callable[[Results], np.ndarray]:
@@ -190,35 +330,67 @@ def _of_baseline(arm: str) -> Callable[[Results], np.ndarray]:
     return lambda r: r.last(arm, "lost") / r.last(arm, "probe_baseline")
 
 
-def _lost(arm: str, what: str) -> Claim:
-    text = f"{what} cost plasticity: more than 0.1 of the constant predictor's loss."
-    return Claim(text, _of_baseline(arm), threshold=0.1, ours=True)
-
-
-def _planted(arm: str, mechanism: str, what: str) -> Claim:
+def _planted(name: str, healthy: str, mechanism: str, what: str) -> Claim:
+    works = swiss_cheese.fresh_learn(healthy, name)
+    lost = Claim(
+        f"{what} cost plasticity: more than 0.1 of the constant predictor's loss.",
+        _of_baseline(name),
+        threshold=0.1,
+        ours=True,
+    )
     text = f"{what}: {mechanism} takes the largest share (its lead over the next)."
-    return Claim(text, _lead(arm, mechanism), ours=True, given=(WORKS, _lost(arm, what)))
+    return Claim(text, _lead(name, mechanism), ours=True, given=(works, lost))
 
 
-CLAIMS = (
-    _planted("units", "units", "Half the units killed"),
-    _planted("norm", "norm growth", "Weights times 8"),
-    _planted("optimizer", "optimizer state", "Stale moments"),
-    _planted("target scale", "target scale", "A head shifted by 100"),
-    _planted("shifted", "target scale", "Training on targets shifted by 100"),
-    Claim(
-        "With nothing planted, the loss of plasticity stays below 0.1 of the constant predictor's loss (what is left).",
-        lambda r: 0.1 - _of_baseline("healthy")(r),
+def _shifted() -> tuple[Claim, ...]:
+    """Of the arm that was trained on shifted targets: nobody planted what took its plasticity."""
+    lead = _planted(SHIFTED, arm("healthy", "mlp", False), TargetScale.name, "MLP, trained on targets shifted by 100")
+    rest = Claim(
+        "Of what training on targets shifted by 100 cost, less than half stays unexplained (what is left of the half).",
+        lambda r: 0.5 - r.last(SHIFTED, f"lost/{UNEXPLAINED}") / r.last(SHIFTED, "lost"),
         ours=True,
-        given=(WORKS,),
-    ),
-    Claim(
-        "Each planted cause costs more than training alone (the mildest one).",
-        lambda r: np.min([_of_baseline(arm)(r) for arm in PLANTED], axis=0) - _of_baseline("healthy")(r),
-        ours=True,
-        given=(WORKS,),
-    ),
-)
+        given=lead.given,
+    )
+    return lead, rest
+
+
+def claims(nets: Sequence[str]) -> tuple[Claim, ...]:
+    """Each planted cause is found, in every network; where nothing was planted, little is lost."""
+    found, healthy, planted = [], [], []
+    for net, normed in product(nets, (False, True)):
+        name, well = NETS[net] + (f" with {NORM}" if normed else ""), arm("healthy", net, normed)
+        of_net = causes(net, normed)
+        for cause, mechanism in of_net.items():
+            what = f"{name}, {LABELS[cause]}"
+            found.append(_planted(arm(cause, net, normed), well, mechanism, what))
+        healthy.append(well)
+        planted.append([arm(cause, net, normed) for cause in of_net])
+    if "mlp" in nets:
+        found.extend(_shifted())
+    works = swiss_cheese.fresh_learn(*healthy, *(name for names in planted for name in names))
+    return (
+        *found,
+        Claim(
+            "With nothing planted, the loss of plasticity stays below 0.1 of the constant predictor's loss (what is "
+            "left in the network that lost most).",
+            lambda r: 0.1 - np.max([_of_baseline(name)(r) for name in healthy], axis=0),
+            ours=True,
+            given=(works,),
+        ),
+        Claim(
+            "Each planted cause costs more than training alone (the mildest one).",
+            lambda r: np.min(
+                [
+                    np.min([_of_baseline(name)(r) for name in names], axis=0) - _of_baseline(well)(r)
+                    for well, names in zip(healthy, planted, strict=True)
+                ],
+                axis=0,
+            ),
+            ours=True,
+            given=(works,),
+        ),
+    )
+
 
 EXPERIMENT = Experiment(
     id="toolbox/planted",
@@ -227,10 +399,18 @@ EXPERIMENT = Experiment(
     references=("lyle2024", "lyle2023"),
     tiers={
         "smoke": Settings(
-            data="digits", hidden=(32, 32), num_examples=200, batch_size=32, every=100, targets=2, steps=30
+            hidden=(16, 16), num_examples=100, batch_size=32, every=20, targets=2, steps=5, nets=("mlp",)
         ),
         "laptop": Settings(),
-        "paper": Settings(hidden=(512, 512), num_examples=10_000, targets=10, steps=2000),
+        "paper": Settings(
+            data="mnist",
+            hidden=(512, 512),
+            channels=(64, 64),
+            features=256,
+            num_examples=10_000,
+            targets=10,
+            steps=2000,
+        ),
     },
     setup=setup,
 )
