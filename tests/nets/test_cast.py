@@ -4,11 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from pliant.interventions import Chain, LayerNorm
 from pliant.nets import Cast, Nature
 from pliant.network import Network
-from pliant.optim import SGD
+from pliant.optim import SGD, RMSProp
 from pliant.population import Member, Population
 
 SHAPE = (4, 12, 12)
@@ -70,3 +72,45 @@ def test_a_population_runs_it_as_a_loop_over_members_would():
     together = trained((0, 1, 2))
     for name, values in trained((2,)).items():
         torch.testing.assert_close(together[name][2], values[0], rtol=1e-10, atol=1e-12)
+
+
+def update(dtype, x, **options):
+    """One step of DQN's RMSProp from the same parameters, as one vector."""
+    network = Network(partial(Cast, SHAPE, 5, small, **options), example=torch.rand(2, *SHAPE))
+    zoo = RMSProp(2.5e-4, alpha=0.95, eps=0.0, eps_root=0.01 / 32**2, centered=True)
+    population = Population(network, F.mse_loss, [Member(0, zoo)], dtype=dtype)
+    state = population.init()
+    before = [p.clone() for p in state.params.values()]
+    population.step(state, x[None].to(dtype), torch.ones(1, len(x), 5, dtype=dtype))
+    return torch.cat([(p - b).double().flatten() for p, b in zip(state.params.values(), before, strict=True)])
+
+
+def test_one_update_differs_by_rounding_in_another_layout_and_by_percents_with_fewer_digits():
+    x = torch.rand(32, *SHAPE)
+
+    def off(one, other):
+        return float((one - other).norm() / other.norm())
+
+    exact, single = (update(dtype, x) for dtype in (torch.float64, torch.float32))
+    assert off(update(torch.float64, x, channels_last=True), exact) < 1e-12
+    assert off(update(torch.float32, x, channels_last=True), single) < 1e-3
+    assert 1e-3 < off(update(torch.float32, x, bfloat16=True), single) < 0.3
+    assert torch.equal(update(torch.float64, x, bfloat16=True), exact)
+
+
+def test_layer_norms_stay_in_float32_and_single_examples_have_gradients():
+    cast = Cast(SHAPE, 5, small, bfloat16=True)
+    module = Chain(LayerNorm()).build(cast, torch.rand(2, *SHAPE))
+    seen = {}
+    module.get_submodule("net.hidden.norm").register_forward_hook(lambda layer, args, out: seen.update(out=out))
+    x = torch.rand(4, *SHAPE)
+    module(x)
+    assert seen["out"].dtype == torch.float32
+    params = {name: p.detach() for name, p in module.named_parameters()}
+
+    def loss(params, one):
+        return functional_call(module, params, (one[None],)).square().mean()
+
+    each = vmap(grad(loss), (None, 0))(params, x)
+    for name, expected in grad(lambda p: vmap(loss, (None, 0))(p, x).mean())(params).items():
+        assert (each[name].mean(0) - expected).norm() < 0.3 * expected.norm()

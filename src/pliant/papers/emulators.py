@@ -183,7 +183,11 @@ class Emulated:
             "learning begins at a frame, not at a size of the replay, and that every episode begins as after power-on.",
             "Our loss of double DQN is twice a Huber loss; the epsilon of its optimizer is scaled so that updates are "
             "the same.",
-            *(("Networks compute in bfloat16: outputs and gradients are off by about 1 %.",) if self.bfloat16 else ()),
+            *(
+                ("Networks compute in bfloat16: outputs and gradients are off by about 1 %, updates by 5 %.",)
+                if self.bfloat16
+                else ()
+            ),
         )
 
 
