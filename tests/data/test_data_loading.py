@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -194,3 +195,14 @@ def test_a_constant_feature_standardizes_to_zero():
     assert std[1] == pytest.approx(2.0)
     dataset = data.Dataset("mine", x, np.zeros(7), None, None, None, 1.0, mean, std)
     assert dataset.standardize(torch.from_numpy(x))[:, 0].abs().max() < 1e-6
+
+
+def test_moments_of_large_images_take_some_at_a_time():
+    x = (np.arange(5 << 22) % 251).astype(np.uint8).reshape(5, 1, 2048, 2048)
+    tracemalloc.start()
+    (mean,), (std,) = channel_moments(x, 255.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 14 * x.nbytes  # of four images as float64, twice; all five would take 16
+    assert mean == pytest.approx(x.mean() / 255)
+    assert std == pytest.approx(x.std() / 255)
