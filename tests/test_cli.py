@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from itertools import combinations
 from pathlib import Path
@@ -185,37 +186,53 @@ def test_users_own_arrays_and_module_run_in_the_same_experiment(
     assert "layer norm + L2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_ends_cleanly_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
-    call = [
-        "run",
-        "lyle2024/swiss_cheese",
-        "--tier",
-        "smoke",
-        "--set",
-        "num_tasks=240",
-        "--seeds",
-        "1",
-        "--arms",
-        "both",
-    ]
-    environment = {**os.environ, "PLIANT_CHECKPOINT_SECONDS": "0.1"}
+LONG = ["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--set", "num_tasks=60", "--seeds", "1", "--arms", "both"]
+
+
+def assert_says_how_to_go_on(folder: Path, error: str) -> None:
+    assert "To go on: pliant run lyle2024/swiss_cheese --tier smoke --seeds 1 --arms both --set num_tasks=60" in error
+    assert "Traceback" not in error
+    assert len(list(folder.glob("**/.checkpoint-0-0.safetensors"))) == 1
+
+
+def test_ctrl_c_ends_cleanly_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*PLIANT, *call, "--out", str(tmp_path)],
+        [*PLIANT, *LONG, "--out", str(tmp_path)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=environment,
+        env={**os.environ, "PLIANT_CHECKPOINT_SECONDS": "0.1"},
     )
     until(lambda: list(tmp_path.glob("**/.checkpoint-0-0.safetensors")), process)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "To go on: pliant run lyle2024/swiss_cheese --tier smoke --seeds 1 --arms both --set num_tasks=240" in error
-    assert "Traceback" not in error
-    assert len(list(tmp_path.glob("**/.checkpoint-0-0.safetensors"))) == 1
-    if number == signal.SIGINT:  # the others leave the same behind
-        assert main([*call, "--out", str(tmp_path)]) == 0
+    assert_says_how_to_go_on(tmp_path, error)
+    assert main([*LONG, "--out", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_that_ask_for_the_end_do_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """In this process, to which a thread sends the signal; one that comes before or after the training fails here."""
+    monkeypatch.setenv("PLIANT_CHECKPOINT_SECONDS", "0.1")
+    missed: list[int] = []
+    before = signal.signal(number, lambda number, _: missed.append(number))
+
+    def ask() -> None:
+        until(lambda: list(tmp_path.glob("**/.checkpoint-0-0.safetensors")))
+        os.kill(os.getpid(), number)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        assert main([*LONG, "--out", str(tmp_path)]) == 130
+    finally:
+        asking.join()
+        signal.signal(number, before)
+    assert missed == []
+    assert_says_how_to_go_on(tmp_path, capsys.readouterr().err)
 
 
 def test_a_disk_that_fills_up_is_reported_and_what_was_written_stays_readable(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_an_arm_that_cannot_be_written_fails_and_the_others_go_on(tmp_path: Path
     assert "1 of 2 packs failed" in error
     assert store.complete("tuned", [0]) is not None
     locked.chmod(0o755)
-    assert called(f"run lyle2023/fig1 --tier smoke --seeds 1 --out {tmp_path}")[0][0] == 0
+    assert main(["run", "lyle2023/fig1", "--tier", "smoke", "--seeds", "1", "--out", str(tmp_path)]) == 0
 
 
 def test_a_clock_that_jumps_back_changes_no_number(tmp_path: Path) -> None:

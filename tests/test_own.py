@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from pliant.own import Built, function, module
 from pliant.run.rehearse import rehearse
 
 ROOT = Path(__file__).parents[1]
+Called = Callable[..., tuple[int, str, str]]
 PLIANT = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
 
 STUDY = """
@@ -77,46 +79,51 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pliant(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT / "src")), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*PLIANT, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The one line of a call in a folder, in this process, which forgets the folder's modules afterwards."""
+def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
+    """Exit code, output and errors of a call in a folder, in this process, which forgets the folder's modules."""
 
-    def call(folder: Path, *arguments: str) -> str:
+    def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+        monkeypatch.setattr(sys, "path", list(sys.path))
         before = set(sys.modules)
         try:
-            assert main(list(arguments)) == 2
+            code = main(list(arguments))
         finally:
             for name in set(sys.modules) - before:
                 if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(folder):
                     del sys.modules[name]
-        said = capsys.readouterr()
-        assert said.out == ""
-        (line,) = said.err.strip().splitlines()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(called: Called) -> Callable[..., str]:
+    """The one line of a call."""
+
+    def call(folder: Path, *arguments: str) -> str:
+        code, out, error = called(folder, *arguments)
+        assert (code, out) == (2, "")
+        (line,) = error.strip().splitlines()
         return line
 
     return call
 
 
-def test_a_file_with_an_experiment_is_run_checked_and_drawn(folder: Path) -> None:
-    ran = pliant(folder, "run", "my_study.py", "--seeds", "2")
+def test_a_file_with_an_experiment_is_run_checked_and_drawn(folder: Path, called: Called) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT / "src")), "OMP_NUM_THREADS": "1"}
+    call = [*PLIANT, "run", "my_study.py", "--seeds", "2"]  # as a program of its own
+    ran = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "halved weights" in ran.stdout
-    checked = pliant(folder, "check", "my_study.py", "--json")
-    assert checked.returncode in (0, 1), checked.stderr
-    (one,) = json.loads(checked.stdout)
+    code, out, error = called(folder, "check", "my_study.py", "--json")
+    assert code in (0, 1), error
+    (one,) = json.loads(out)
     assert [claim["text"] for claim in one["claims"]] == ["Halving leaves nothing."]
-    drawn = pliant(folder, "report", "my_study.py")
-    assert drawn.returncode == 0, drawn.stderr
-    assert "A study" in Path(folder / drawn.stdout.strip()).read_text()
+    code, out, error = called(folder, "report", "my_study.py")
+    assert code == 0, error
+    assert "A study" in Path(folder / out.strip()).read_text()
 
 
 @pytest.mark.parametrize(
@@ -170,22 +177,22 @@ def small(shape, outputs): return build(shape, 3)
 
 
 @pytest.mark.parametrize("name", ["build", "whole"])
-def test_a_net_of_the_working_directory_begins_as_its_function_makes_it(tmp_path: Path, name: str) -> None:
+def test_a_net_of_the_working_directory_begins_as_its_function_makes_it(
+    tmp_path: Path, called: Called, name: str
+) -> None:
     (tmp_path / "my_nets.py").write_text(NETS)
     options = ["--tier", "smoke", "--set", f"net=my_nets:{name}", "--set", "every=2", "--seeds", "1"]
-    ran = pliant(tmp_path, "run", "lyle2024/swiss_cheese", "--arms", "none", *options)
-    assert ran.returncode == 0, ran.stderr
-    checkpoint = tmp_path / "net.pt"
+    code, _, error = called(tmp_path, "run", "lyle2024/swiss_cheese", "--arms", "none", *options)
+    assert code == 0, error
     generator = np.random.default_rng(0)
     np.savez(tmp_path / "batch.npz", x=generator.normal(size=(32, 1, 8, 8)).astype(np.float32))
-    made = "import torch, my_nets; torch.manual_seed(0); torch.save(my_nets.whole().state_dict(), 'net.pt')"
-    subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True)
-    assert checkpoint.exists()
-    asked = pliant(
-        tmp_path, "diagnose", "--checkpoint", "net.pt", "--model", f"my_nets:{name}", "--data", "batch.npz", "--all"
-    )
-    assert asked.returncode == 3, asked.stderr
-    assert "1.weight" in asked.stdout
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(runpy.run_path(str(tmp_path / "my_nets.py"))["whole"]().state_dict(), tmp_path / "net.pt")
+    given = ["--checkpoint", "net.pt", "--model", f"my_nets:{name}", "--data", "batch.npz", "--all"]
+    code, out, error = called(tmp_path, "diagnose", *given)
+    assert code == 3, error
+    assert "1.weight" in out
 
 
 @pytest.mark.parametrize(
@@ -234,13 +241,14 @@ def build(shape, outputs):
 
 
 def test_results_from_other_arrays_or_another_net_are_not_taken_as_the_same(
-    folder: Path, refused: Callable[..., str]
+    folder: Path, called: Called, refused: Callable[..., str]
 ) -> None:
     (folder / "my_module.py").write_text(NET)
     sets = {"data": "mine.npz", "net": "my_module:build", "num_examples": "16", "batch_size": "8", "every": "4"}
     options = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
     call = ["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--arms", "none", *options]
-    assert (ran := pliant(folder, *call, "--seeds", "1")).returncode == 0, ran.stderr
+    code, _, error = called(folder, *call, "--seeds", "1")
+    assert code == 0, error
     recorded = json.loads(next(folder.rglob("cell.json")).read_text())["files"]
     assert sorted(recorded) == ["mine.npz", "my_module:build"]
     for name, told in (("mine.npz", "mine.npz is another file"), ("my_module.py", "my_module:build is another file")):
@@ -254,16 +262,20 @@ def test_results_from_other_arrays_or_another_net_are_not_taken_as_the_same(
             assert f"is of another definition ({told}): undo that edit, take another --out, or pliant run" in said
             assert said.endswith("--rerun")
         (folder / name).write_bytes(before)
-    assert (ran := pliant(folder, *call, "--seeds", "1")).returncode == 0, ran.stderr
-    assert "1 of 1 packs were there already" in ran.stderr
+    code, _, error = called(folder, *call, "--seeds", "1")
+    assert code == 0, error
+    assert "1 of 1 packs were there already" in error
 
 
-def test_a_study_that_was_edited_is_told_of_and_its_results_are_kept(folder: Path) -> None:
-    assert (ran := pliant(folder, "run", "my_study.py", "--seeds", "1", "--arms", "plain")).returncode == 0, ran.stderr
+@pytest.mark.filterwarnings("default")
+def test_a_study_that_was_edited_is_told_of_and_its_results_are_kept(folder: Path, called: Called) -> None:
+    call = ["run", "my_study.py", "--seeds", "1", "--arms", "plain"]
+    code, _, error = called(folder, *call)
+    assert code == 0, error
     (folder / "my_study.py").write_text(STUDY + "\n# another word\n")
-    ran = pliant(folder, "run", "my_study.py", "--seeds", "1", "--arms", "plain")
-    assert ran.returncode == 0
-    assert "results are kept from before my_study was edited" in ran.stderr
+    code, _, error = called(folder, *call)
+    assert code == 0, error
+    assert "results are kept from before my_study was edited" in error
 
 
 def test_functions_are_called_with_what_they_take() -> None:

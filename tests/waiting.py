@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(there: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 90) -> Any:
+def until(there: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 300) -> Any:
     """Returns the first truthy value of `there()`; fails when the process that should bring it about has ended."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

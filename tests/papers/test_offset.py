@@ -85,7 +85,7 @@ def test_arms_differ_in_net_offset_and_what_comes_after() -> None:
 def test_a_run_killed_while_fine_tuning_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     """Killed with SIGKILL after the offset has changed: nothing of the first phase is done again or otherwise."""
     call = ["run", EXPERIMENT.id, "--tier", "smoke", "--seeds", "1", "--arms", "plain_100_zero"]
-    call += ["--set", "pretrain=10", "--set", "finetune=3000", "--out"]
+    call += ["--set", "pretrain=10", "--set", "finetune=1000", "--out"]
     program = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
     environment = {**os.environ, "PLIANT_CHECKPOINT_SECONDS": "0.05"}
     process = subprocess.Popen([*program, *call, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL)

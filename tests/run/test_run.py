@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -360,18 +358,3 @@ class Suicide(L2):
     def build(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
         os.kill(os.getpid(), signal.SIGKILL)
         return module
-
-
-def test_two_sweeps_in_one_store_share_the_work(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from tests.run.test_run import *\n"
-        "if __name__ == '__main__':\n"
-        "    s = store(Path(sys.argv[1])); d = sweep(s, setup(Settings()), ['plain', 'l2'], 1); print(len(d.failed))"
-    )
-    (tmp_path / "go.py").write_text(code)
-    root = str(Path(__file__).parents[2])
-    call = [sys.executable, str(tmp_path / "go.py"), str(tmp_path / "runs")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    both = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
-    assert [p.communicate(timeout=120)[0].strip() for p in both] == ["0", "0"]
-    assert store(tmp_path / "runs").results(["plain", "l2"], [0]).seeds == [0]

@@ -66,11 +66,12 @@ def test_code_that_was_edited_adds_no_second_definition(tmp_path: Path) -> None:
         sweep(kept, edited, ["plain"], 1)
 
 
-def test_two_processes_with_other_seeds_share_a_store(tmp_path: Path) -> None:
+def test_two_processes_share_the_work_in_a_store_with_the_same_seeds_and_with_others(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.run.test_run import *\n"
         "if __name__ == '__main__':\n"
-        "    d = sweep(store(Path(sys.argv[1])), setup(Settings()), ['plain'], int(sys.argv[2])); print(len(d.failed))"
+        "    for name, arms, seeds in (('same', ['plain', 'l2'], 1), ('others', ['plain'], int(sys.argv[2]))):\n"
+        "        d = sweep(store(Path(sys.argv[1]) / name), setup(Settings()), arms, seeds); print(len(d.failed))"
     )
     (tmp_path / "go.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
@@ -81,8 +82,9 @@ def test_two_processes_with_other_seeds_share_a_store(tmp_path: Path) -> None:
         )
         for seeds in ("2", "4")
     ]  # fmt: skip
-    assert [p.communicate(timeout=120)[0].strip() for p in both] == ["0", "0"]
-    assert store(tmp_path / "runs").results(["plain"], range(4)).seeds == [0, 1, 2, 3]
+    assert [p.communicate(timeout=300)[0].split() for p in both] == [["0", "0"]] * 2
+    assert store(tmp_path / "runs" / "same").results(["plain", "l2"], [0]).seeds == [0]
+    assert store(tmp_path / "runs" / "others").results(["plain"], range(4)).seeds == [0, 1, 2, 3]
 
 
 def test_a_checkpoint_is_due_so_that_a_kill_costs_five_seconds_or_a_step() -> None:
