@@ -74,6 +74,10 @@ class Results:
         """Names of all metrics."""
         return list(dict.fromkeys(name for table in self.tables.values() for name in table))
 
+    def has(self, arm: str, column: str) -> bool:
+        """Whether all seeds of an arm have a column."""
+        return all(column in self.tables[arm, seed] for seed in self.seeds_of(arm))
+
     def diverged(self) -> dict[tuple[str, int], int]:
         """The step at which a seed of an arm lost its finite loss, for those that did."""
         return {key: int(t["diverged_at"][-1]) for key, t in self.tables.items() if t["diverged_at"][-1] >= 0}

@@ -15,6 +15,7 @@ from pliant.experiment import TIERS, experiments, find
 from pliant.papers.lyle2023.fig1 import spike
 from pliant.papers.lyle2024.swiss_cheese import sentences
 from pliant.plots.figures import captions, figure, sheets
+from pliant.report.tables import closing
 from pliant.results import Results
 from pliant.run.store import Store
 from pliant.run.sweep import sweep
@@ -36,6 +37,7 @@ def test_smoke_tier_runs_and_its_claims_evaluate(id: str, swiss_cheese: Path, tm
         assert checked.verdict in ("holds", "fails", "inconclusive")
         assert "has no column" not in checked.reason, f"{claim.text} {checked.reason}"
     assert set(setup.columns()) <= set(results.columns())
+    assert [row.arm for row in closing(setup, results).rows] == list(setup.arms)
     for sheet in sheets(setup.plots):
         assert figure(id, sheet, results, setup.look).axes
         assert captions(sheet, results, setup.look)

@@ -107,6 +107,16 @@ def test_a_column_that_was_not_measured_is_named() -> None:
         closing(replace(SETUP, table=(Column("x", "acuracy"),)), results())
 
 
+def test_a_column_that_other_arms_have_is_a_dash() -> None:
+    made = results()
+    for seed in made.seeds:
+        del made.tables["l2", seed]["norm"]
+    assert [str(row.cells[2]) for row in closing(SETUP, made).rows] == [
+        str(closing(SETUP, results()).rows[0].cells[2]),
+        "\N{EN DASH}",
+    ]
+
+
 def test_no_claims() -> None:
     assert tally([]) == "no claims"
 

@@ -199,7 +199,9 @@ def explained(results: Results) -> str:
 
 
 def cell(results: Results, arm: str, column: Column) -> Cell:
-    """What an arm has in one column."""
+    """What an arm has in one column; a dash where only other arms were measured so."""
+    if not results.has(arm, column.column) and column.column in results.columns():
+        return Cell(number(float("nan"), 0))
     values = results.first(arm, column.column) if column.task == "first" else results.last(arm, column.column)
     left = values[np.isfinite(values)]
     gone = any(name == arm for name, _ in results.diverged())
