@@ -1,5 +1,6 @@
 """How fast do agents in Atari's games learn? Ratios measured in one run, one thread, the sides in turns.
 
+Each library in a process of its own; pliant's keeps the memory that it frees, as the workers of a run do.
 A step is a decision: four frames of the emulator, and every fourth time an update on 32 transitions. All play the same
 game in the same emulator, Nature's network, Huber loss, Adam, float32:
 
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from turns import Found, Side, heading, line, ms, options, ratio, turns
+from turns import Found, Side, apart, heading, line, ms, options, ratio, turns
 
 from pliant.heads import Scalar
 from pliant.interventions import Chain
@@ -161,8 +162,9 @@ def sb3(game: str) -> Side:
     return Side(lambda: made.learn(DECISIONS, reset_num_timesteps=False), DECISIONS)
 
 
-def dqn(game: str) -> dict[str, Side]:
-    """All sides that play with DQN."""
+def ours(game: str) -> dict[str, Side]:
+    """pliant's agents."""
+    torch.manual_seed(0)
     fast: Callable[..., Net] = partial(partial, Cast, net=Nature, channels_last=True)
     return {
         "pliant": pliant(game),
@@ -170,9 +172,13 @@ def dqn(game: str) -> dict[str, Side]:
         "double": pliant(game, double=True),
         "double, channels last": pliant(game, double=True, net=fast()),
         "double, channels last, bfloat16": pliant(game, double=True, net=fast(bfloat16=True)),
-        "sb3": sb3(game),
-        "plain": plain(game),
     }
+
+
+def theirs(game: str) -> dict[str, Side]:
+    """The other agents."""
+    torch.manual_seed(0)
+    return {"sb3": sb3(game), "plain": plain(game)}
 
 
 def rainbow(game: str) -> dict[str, Side]:
@@ -219,13 +225,12 @@ def main() -> None:
     parser.add_argument("--only", choices=("dqn", "rainbow"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     keep_freed()
     found: Found = {}
     print(heading(given.rounds))
     print(f"{f'{given.game}, Nature network, batch 32, an update in 4 decisions':<62}{'measured':>12}{'goal':>12}")
     if given.only != "rainbow":
-        found |= turns(dqn(given.game), given.rounds)
+        found |= apart([(partial(ours, given.game), True), (partial(theirs, given.game), False)], given.rounds)
         print(line("DQN / Stable-Baselines3's", ratio(found, "sb3", "pliant"), 1.4))
         print(line("double DQN / Stable-Baselines3's DQN", ratio(found, "sb3", "double"), 1.4))
         print(line("DQN / a plain loop in place of CleanRL's", ratio(found, "plain", "pliant, not clipped"), 1.0))

@@ -142,19 +142,24 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
+    measure(given.device, given.rounds)
+
+
+def measure(device: str, rounds: int) -> None:
+    """Measures updates and decisions of all arms, and prints what they come to."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    replay = Replay(given.device)
+    replay = Replay(device)
     steps = [(updates(arm, replay), decisions(arm, replay)) for arm in ARMS]
     found: list[tuple[list[float], list[float]]] = [([], []) for _ in ARMS]
-    for number in range(given.rounds + 1):  # the arms in turn, so that they share what else the machine does
+    for number in range(rounds + 1):  # the arms in turn, so that they share what else the machine does
         for (update, decide), (u, d) in zip(steps, found, strict=True):
-            taken = seconds(update, UPDATES, given.device), seconds(decide, DECISIONS, given.device)
+            taken = seconds(update, UPDATES, device), seconds(decide, DECISIONS, device)
             if number > 0:  # the first warms up
                 u.append(taken[0])
                 d.append(taken[1])
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    print(f"{given.device}, one thread, torch {torch.__version__}, load {load}")
+    print(f"{device}, one thread, torch {torch.__version__}, load {load}")
     report(found)
 
 

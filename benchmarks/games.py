@@ -2,31 +2,29 @@
 
 Five double-DQN agents of toolbox/minatar as one population (`QLearning`), and one agent in plain PyTorch: the same
 network, loss, optimizer, batch, replay size, update every two frames, emulator and thread. On two cores, five plain
-processes and two populations both keep all cores busy: the ratio of the times a frame and agent is what is gained.
+processes and two populations both keep all cores busy: the ratio of the times a frame and agent is what is gained. The
+population keeps the memory that it frees, as the workers of a run do.
 Needs `pip install 'pliant[minatar]'`.
 
-    python benchmarks/games.py [--game breakout] [--layer-norm]
+    python benchmarks/games.py [--rounds 7] [--game breakout] [--layer-norm]
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from turns import Side, apart, heading, line, ms, options, ratio
 
 from pliant.papers.toolbox.minatar import Settings, name, setup
 from pliant.rl import MinAtar
 from pliant.trials import QLearning
 
-SEEDS, FRAMES, ROUNDS = 5, 200, 7
+SEEDS, FRAMES = 5, 200
 
 
 class Plain:
@@ -86,8 +84,9 @@ class Plain:
         self.optimizer.step()
 
 
-def population(game: str, settings: Settings, layer_norm: bool) -> Callable[[], None]:
-    """A function that plays a frame of all five games."""
+def population(game: str, layer_norm: bool) -> dict[str, Side]:
+    """Frames of all five games."""
+    settings = Settings(games=(game,), agents=("double_dqn",))
     arm = name(game, "double_dqn", "layer_norm" if layer_norm else "none")
     trial = setup(settings).arms[arm].trial
     assert isinstance(trial, QLearning)
@@ -95,38 +94,29 @@ def population(game: str, settings: Settings, layer_norm: bool) -> Callable[[], 
     rows = iter(run.rows)
     while run.state.step < 1000:
         next(rows)
-    print(f"a population of {SEEDS}, {run.populations[0].mode}")
-    return lambda: next(rows) and None
+    return {run.populations[0].mode: Side(lambda: [next(rows) for _ in range(FRAMES)], FRAMES * SEEDS)}
 
 
-def milliseconds(frame: Callable[[], None]) -> float:
-    """Of the processor, a frame."""
-    start = time.process_time()
-    for _ in range(FRAMES):
-        frame()
-    return 1e3 * (time.process_time() - start) / FRAMES
+def one(game: str, layer_norm: bool) -> dict[str, Side]:
+    """Frames of one agent in plain PyTorch."""
+    agent = Plain(game, Settings(games=(game,), agents=("double_dqn",)), layer_norm)
+    for _ in range(1000):
+        agent.frame(learn=agent.count > 100)
+    return {"plain": Side(lambda: [agent.frame(learn=True) for _ in range(FRAMES)], FRAMES)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, 7)
     parser.add_argument("--game", default="breakout")
     parser.add_argument("--layer-norm", action="store_true")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    settings = Settings(games=(given.game,), agents=("double_dqn",))
-    ours = population(given.game, settings, given.layer_norm)
-    plain = Plain(given.game, settings, given.layer_norm)
-    for _ in range(1000):
-        plain.frame(learn=plain.count > 100)
-    found: list[tuple[float, float]] = []
-    for _ in range(given.rounds):
-        found.append((milliseconds(ours) / SEEDS, milliseconds(lambda: plain.frame(learn=True))))
-    us, they = (statistics.median(column) for column in zip(*found, strict=True))
-    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    print(f"{given.game}, one thread, torch {torch.__version__}, load {load}, medians of {len(found)} rounds")
-    print(f"a frame and agent: population {us:.2f} ms, plain {they:.2f} ms: {they / us:.2f} times as fast")
-    print(f"frames a second of one core: {1e3 / us:.0f} against {1e3 / they:.0f}")
+    settings = given.game, given.layer_norm
+    found = apart([(partial(population, *settings), True), (partial(one, *settings), False)], given.rounds)
+    (mode,) = found.keys() - {"plain"}
+    print(heading(given.rounds))
+    print(f"{f'five agents in MinAtar, {given.game}':<62}{'measured':>12}{'goal':>12}")
+    print(line(f"frames, a population ({mode}) / one agent in plain PyTorch", ratio(found, "plain", mode), 1.4))
+    print(f"ms a frame and agent: population {ms(found, mode):.2f}, plain {ms(found, 'plain'):.2f}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +68,38 @@ def _worker(make: Callable[[], Mapping[str, Side]], rounds: int, barrier: Any, q
         barrier.abort()
         queue.put({})
         raise
+
+
+def apart(groups: Sequence[tuple[Callable[[], Mapping[str, Side]], bool]], rounds: int) -> Found:
+    """`turns` of groups of sides, each in a process of its own, that keeps memory as a run's workers do where asked."""
+    context, ends = multiprocessing.get_context("spawn"), dict[str, Any]()
+    for make, keep in groups:
+        mine, its = context.Pipe()
+        context.Process(target=_serve, args=(make, keep, its), daemon=True).start()
+        its.close()
+        ends |= dict.fromkeys(mine.recv(), mine)
+    found: Found = {name: [] for name in ends}
+    for number in range(rounds + 1):
+        for name, end in ends.items():
+            end.send(name)
+            took = end.recv()
+            if number:
+                found[name].append(took)
+    return found
+
+
+def _serve(make: Callable[[], Mapping[str, Side]], keep: bool, end: Any) -> None:
+    torch.set_num_threads(1)
+    if keep:
+        keep_freed()
+    sides = make()
+    end.send(list(sides))
+    with suppress(EOFError):  # the other side is done
+        while True:
+            side = sides[end.recv()]
+            start = time.process_time()
+            side.run()
+            end.send(1e3 * (time.process_time() - start) / side.units)
 
 
 def ratio(found: Found, slower: str, faster: str) -> float:

@@ -14,7 +14,17 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pliant.diagnostics import DeadUnits, Diagnostic, DormantUnits, FeatureRanks, GradientNorm, RelativeUpdate
-from pliant.interventions import L2, Chain, Change, Intervention, LayerNorm, Scaled, ShrinkAndPerturb, WeightNormRescale
+from pliant.interventions import (
+    L2,
+    Chain,
+    Change,
+    Intervention,
+    LayerNorm,
+    ReDo,
+    Scaled,
+    ShrinkAndPerturb,
+    WeightNormRescale,
+)
 from pliant.nets import CNN, MLP, Dropout, layer_norm
 from pliant.network import Network
 from pliant.optim import SAM, SGD, UPGD, Adam, RMSProp
@@ -180,6 +190,25 @@ class Distance(Intervention):
 
     def after_step(self, network, params, moments, state, seen):
         return Change({n: 0.9 * p for n, p in params.items()}) if self.shrink else None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3], ids=["single", "loop", "vmap"])
+def test_what_is_beside_the_losses_is_of_the_forward_pass_of_the_step(size):
+    chain = Chain(ReDo(tau=0.1, every=1))  # which looks at the same pass
+    members = [Member(seed, SGD(0.1), chain) for seed in range(size)]
+    network = Network(MLP(4, 2, (8,)), example=torch.randn(3, 4))
+    each = lambda output, y: (output - y).square().mean(-1)  # noqa: E731
+    plain = Population(network, F.mse_loss, members, dtype=torch.float64)
+    told = Population(network, F.mse_loss, members, dtype=torch.float64, beside=each)
+    state, same = plain.init(), told.init()
+    x, y = torch.randn(size, 5, 4, dtype=torch.float64), torch.randn(size, 5, 2, dtype=torch.float64)
+    for _ in range(2):
+        expected = each(told.outputs(same.params, x), y)
+        losses, beside = told.advance(same, x, y)
+        torch.testing.assert_close(beside, expected)
+        assert torch.equal(plain.advance(state, x, y)[0], losses)
+    assert all(torch.equal(p, same.params[name]) for name, p in state.params.items())
+    assert plain.advance(state, x, y)[1] is None
 
 
 @pytest.mark.parametrize("shrink", [False, True])

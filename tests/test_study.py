@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pliant.cli import main
-from pliant.study import train
+from pliant.study import prepare, train
 
 MODULE = """
 from dataclasses import dataclass
@@ -127,6 +127,17 @@ def test_every_mistake_is_one_line_before_anything_is_trained(
 def test_only_cures_are_added_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "lyle2024/swiss_cheese", "--tier", "smoke", "--add", "my_cures:MyCure"]) == 2
     assert "unknown setting 'add'" in capsys.readouterr().err
+
+
+def test_settings_may_say_which_arms_there_are(tmp_path: Path) -> None:
+    """They have an effect; and settings whose `net` is a method are prepared as others."""
+    chosen = ["games=catch", "agents=double_dqn"]
+    _, _, arms = prepare("toolbox/minatar", "laptop", chosen, [], tmp_path, None)
+    assert arms == ["catch_double_dqn_none", "catch_double_dqn_layer_norm"]
+    _, _, arms = prepare("lyle2023/fig7", "smoke", [], [], tmp_path, None)
+    assert arms == ["catch_none", "catch_layer_norm"]
+    with pytest.warns(UserWarning, match="--set agents has no effect"):
+        prepare("toolbox/minatar", "laptop", chosen, arms=["catch_double_dqn_none"], out=tmp_path, device=None)
 
 
 def test_reading_settings_runs_nothing(folder: Path) -> None:

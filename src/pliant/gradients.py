@@ -30,14 +30,25 @@ class Gradients:
 
     Called with trees with a member axis: parameters, states of the interventions, step counts, learning rates, inputs,
     targets, then the keys of dropout (or None) and whether to show the forward pass. Returns gradients, losses without
-    penalties, and what was shown: a tree with the member axis, or one a member where they run apart.
+    penalties, and what was shown: a tree with the member axis, or one a member where they run apart. It holds what
+    `beside` makes of outputs and targets, under that name.
 
     Attributes:
         members: how all that is not a gradient is computed, in the mode that was settled on.
     """
 
-    def __init__(self, network: Network, loss: Loss, chain: Chain, numbers: list, size: int, compile: bool):
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        chain: Chain,
+        numbers: list,
+        size: int,
+        compile: bool,
+        beside: Loss | None = None,
+    ):
         self.network, self.loss, self.chain, self.numbers, self.size = network, loss, chain, numbers, size
+        self.beside = beside
         penalties = {place: i for place, i in enumerate(chain) if i.overrides("penalty")}
         self._closed = [place for place, i in penalties.items() if i.overrides("penalty_gradient")]
         self._derived = [place for place in penalties if place not in self._closed]
@@ -110,7 +121,10 @@ class Gradients:
         for place in self._derived:
             penalty = with_numbers(self.chain[place], numbers[place]).penalty(self.network, params, states[place], seen)
             total = total if penalty is None else total + penalty
-        return total, (loss, watched if see else {})
+        shown = watched if see else {}
+        if self.beside is not None:
+            shown = {**shown, "beside": self.beside(output, y)}
+        return total, (loss, shown)
 
     @torch.no_grad()
     def _with_penalties(self, grads: Params, args: tuple) -> Params:

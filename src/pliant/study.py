@@ -89,7 +89,7 @@ def prepare(
         if arm not in setup.arms:
             raise ValueError(unknown("arm", arm, list(setup.arms)))
         definition(setup.arms[arm])
-    _warn_without_effect(experiment, experiment.tiers[tier], settings, chosen)
+    _warn_without_effect(experiment, experiment.tiers[tier], settings, chosen if arms else [])
     if device is not None:
         _check_device(device)
     own = added + (chosen[:1] if ":" in getattr(settings, "task", "") else [])
@@ -99,7 +99,8 @@ def prepare(
         with one_line(id):
             rehearse(experiment, setup, chosen if file else own)
     if not file:
-        for arm in chosen if ":" in getattr(settings, "net", "") else chosen[:1]:
+        net = getattr(settings, "net", "")
+        for arm in chosen if isinstance(net, str) and ":" in net else chosen[:1]:
             setup.arms[arm].trial.start([0])
     return Store(out, experiment, tier, settings), setup, chosen
 
@@ -113,12 +114,13 @@ def _added(experiment: Experiment, settings: Any, setup: Setup) -> list[str]:
 
 
 def _warn_without_effect(experiment: Experiment, usual: Any, settings: Any, arms: Sequence[str]) -> None:
-    """Warns of each setting that differs from its tier's, `usual`, though without it these arms were the same."""
+    """Warns of each setting that differs from its tier's, `usual`, though without it these arms (none for all) were the
+    same."""
     from pliant.run.identity import definition
 
     def trained(settings: Any) -> list[Any]:
         made = experiment.setup(settings).arms
-        return [definition(made[arm]) if arm in made else None for arm in arms]
+        return [(arm, definition(made[arm])) if arm in made else None for arm in arms or made]
 
     for field in fields(settings):
         before = getattr(usual, field.name)

@@ -16,7 +16,7 @@ from pliant.papers.toolbox.minatar import Settings, claims
 from pliant.population import Population
 from pliant.results import Results
 from pliant.rl import Catch, MinAtar
-from pliant.run.train import seconds_per_step
+from pliant.run.train import cost
 
 
 def test_without_the_package_its_games_are_told_in_one_line_with_what_to_install(
@@ -75,4 +75,6 @@ def test_an_agents_step_is_timed_while_it_learns(period: int, monkeypatch: pytes
     settings = Settings(games=("catch",), agents=("double_dqn",), learn_period=period)
     plain = find("toolbox/minatar").setup(settings).arms["catch_double_dqn_none"].trial
     assert plain.begin == 5000  # type: ignore[attr-defined]
-    assert seconds_per_step(plain, [0]) == pytest.approx(1 / period)
+    found = cost(plain, [0])
+    assert found.seconds == pytest.approx(1 / period)
+    assert found.state > found.replay > 100_000 * 50  # images of ten by five

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from pliant.experiment import experiments
-from pliant.run import progress
+from pliant.experiment import experiments, find
+from pliant.papers.lyle2023.fig7 import Settings as Fig7
+from pliant.run import progress, sweep
 from pliant.run.progress import Clock, Pack, Progress, Taken
-from pliant.run.train import train
+from pliant.run.train import Cost, train
 from pliant.trials.base import refitted
 
 ONE, TWO = Pack("one", (0,)), Pack("two", (0,))
@@ -58,6 +59,23 @@ def test_a_clock_leaves_the_first_step_out(monkeypatch: pytest.MonkeyPatch) -> N
     clock.step(8)
     clock.refit(7)
     assert clock.told() == (Taken(8, 17), Taken(2, 7), Taken(10, 10))
+
+
+def test_an_estimate_measures_games_that_train_alike_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two games, two arms, two seeds, each a pack: networks with layer norm and without are timed."""
+    timed = []
+
+    def cost(trial: Any, seeds: Any, device: str) -> Cost:
+        timed.append(trial)
+        return Cost(0.5 * len(timed), state=100, replay=30)  # the second takes twice as long
+
+    monkeypatch.setattr(sweep, "cost", cost)
+    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0, 1})
+    setup = find("lyle2023/fig7").setup(Fig7(games=("pong", "breakout"), num_steps=1_000_000))
+    found = sweep.estimate(setup, sweep.plan(setup, list(setup.arms), 2))
+    assert len(timed) == 2
+    assert found == (3e6, 6e6, 1e6, sweep.PROCESS + 100, 170)
+    assert sweep.estimate(setup, []) == (0.0, 0.0, 0.0, sweep.PROCESS, 0)
 
 
 def test_refits_tell_of_all_their_steps() -> None:

@@ -17,7 +17,7 @@ from pliant.nets import MLP
 from pliant.optim import Adam, Shampoo
 from pliant.population import Population
 from pliant.rl import Catch, Push
-from pliant.run.train import seconds_per_step
+from pliant.run.train import cost
 from pliant.trials import SAC, Steps, When
 from pliant.trials.sac import squashed
 
@@ -84,7 +84,7 @@ def test_its_step_is_timed_while_it_learns(period: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(Population, "step", counted)
     monkeypatch.setattr("pliant.run.train.time.perf_counter", lambda: float(ticks[0]))
     trial = replace(TRIAL, begin=500, num_steps=1000, learn_period=period)
-    assert seconds_per_step(trial, [0]) == pytest.approx(2 / period)
+    assert cost(trial, [0]).seconds == pytest.approx(2 / period)
 
 
 @pytest.mark.slow

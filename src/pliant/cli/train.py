@@ -120,9 +120,22 @@ def _plan(given: argparse.Namespace, console: Console, chosen: list[tuple[Store,
             console.print(
                 f"  {pack.arm} seeds {pack.seeds[0]}-{pack.seeds[-1]}: {'to do' if pack in todo else 'there'}"
             )
-        seconds = estimate(setup, todo, given.device)
-        console.print(f"  about {seconds / 60:.1f} minutes for {len(todo)} packs, measured on a few steps")
+        taken = estimate(setup, todo, given.device)
+        told = f"about {_long(taken.seconds)} for {len(todo)} packs, measured on a few steps"
+        if given.engine == "ray":
+            told = (
+                f"about {_long(taken.alone)} of one worker for {len(todo)} packs, at least {_long(taken.longest)} with "
+                "many, measured here on a few steps"
+            )
+        console.print(f"  {told}", soft_wrap=True)
+        size = f"{taken.memory / 2**30:.2f} GiB of memory, {taken.disk / 2**30:.2f} GiB of disk"
+        console.print(f"  a pack takes up to {size} while it trains", soft_wrap=True)
     return OK
+
+
+def _long(seconds: float) -> str:
+    """A time in minutes, or in hours from two of them on."""
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
 def _train(store: Store, setup: Setup, arms: list[str], given: argparse.Namespace, console: Console) -> int:

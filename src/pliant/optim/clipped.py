@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pliant.network import Params
-from pliant.optim.base import Around, Moments, Optimizer
+from pliant.optim.base import Around, Moments, Optimizer, aligned
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,7 @@ class Clipped(Around):
     def update(self, params: Params, grads: Params, moments: Moments, generator: torch.Generator | None = None) -> None:
         length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads.values()))))
         scale = torch.where(length > self.norm, self.norm / length, 1.0)
-        scaled = {name: g * scale.to(g.dtype) for name, g in grads.items()}
-        self.base.update(params, scaled, moments, generator)
+        scaled = aligned(params, grads)  # none of them twice
+        for g in scaled:
+            g.mul_(scale.to(g.dtype))
+        self.base.update(params, dict(zip(params, scaled, strict=True)), moments, generator)

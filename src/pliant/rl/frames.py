@@ -178,12 +178,13 @@ class FrameReplay:
             going &= ~self.first.numpy()[members, (entry - back) % room]
             before += going
         offset = np.arange(self.stack)
-        at = (entry - before)[..., None] + offset
-        there = torch.from_numpy(offset <= before[..., None]).to(self.frame.device)
-        rows = torch.arange(len(entry), device=self.frame.device)[:, None, None]
-        found = self.frame[rows, torch.from_numpy(at % room).to(self.frame.device)]
-        if self.stack > 1:
-            found = found * there.view(*there.shape, *[1] * (found.ndim - 3))
+        at = ((entry - before)[..., None] + offset) % room + room * members[..., None]
+        place = torch.from_numpy(at.ravel()).to(self.frame.device)
+        found = self.frame.flatten(0, 1).index_select(0, place).unflatten(0, at.shape)
+        there = offset <= before[..., None]
+        if not there.all():
+            zero = torch.from_numpy(~there).to(self.frame.device)
+            found.masked_fill_(zero.view(*there.shape, *[1] * (found.ndim - 3)), 0)
         return found.flatten(2, 3)
 
     def _complete(self, m: int, entry: int, last: bool) -> None:

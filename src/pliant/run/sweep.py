@@ -7,15 +7,18 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, Self
+from dataclasses import fields
+from typing import Any, NamedTuple, Protocol, Self
 
 from pliant.experiment import Setup
 from pliant.run.cells import Facts
 from pliant.run.identity import defines, definition, differences, edited, files
 from pliant.run.progress import Pack, Progress, Taken, plan
 from pliant.run.store import Store, commit
-from pliant.run.train import Interrupted, seconds_per_step
+from pliant.run.train import Cost, Interrupted, cost
 from pliant.run.workers import SIGNALS, Workers
+
+PROCESS = 300 << 20  # bytes of a worker before it holds a pack: Python and torch
 
 
 class Engine(Protocol):
@@ -84,18 +87,48 @@ def sweep(
     return progress
 
 
-def estimate(setup: Setup, packs: Sequence[Pack], device: str = "cpu") -> float:
-    """Seconds that the packs would take, from a few steps of each shape (compiled where it would be).
+class Estimate(NamedTuple):
+    """What packs would take.
 
-    A step of a refit is taken to be as long as one of training.
+    Attributes:
+        seconds: on this machine, all packs.
+        alone: of all packs one after the other, as one worker of a cluster trains them.
+        longest: of the longest pack.
+        memory: bytes of the largest pack, in its process; on a GPU all but 0.3 GiB of it is there.
+        disk: bytes of the largest pack's checkpoint, twice, as one is written beside the other, and of its replay.
     """
-    took = {}
-    for arm, size in {(pack.arm, len(pack.seeds)) for pack in packs}:
-        trial = setup.arms[arm].trial
-        took[arm, size] = seconds_per_step(trial, range(size), device) * (trial.num_steps + trial.refits)
+
+    seconds: float
+    alone: float
+    longest: float
+    memory: int
+    disk: int
+
+
+def estimate(setup: Setup, packs: Sequence[Pack], device: str = "cpu") -> Estimate:
+    """What the packs would take, from a few steps of each shape (compiled where it would be).
+
+    A step of a refit is taken to be as long as one of training, and a step of one trial as long as that of another that
+    differs in its environment alone: the games of Atari are alike.
+    """
+    costs: dict[Any, Cost] = {}
+    took, held = [], [Cost(0.0, 0, 0)]
+    for pack in packs:
+        trial = setup.arms[pack.arm].trial
+        rest = {each.name: getattr(trial, each.name) for each in fields(trial) if each.name != "env"}  # type: ignore[arg-type]
+        shape = type(trial), len(pack.seeds), repr(rest)
+        if shape not in costs:
+            costs[shape] = cost(trial, range(len(pack.seeds)), device)
+        took.append(costs[shape].seconds * (trial.num_steps + trial.refits))
+        held.append(costs[shape])
     workers = 1 if device != "cpu" else len(os.sched_getaffinity(0))
-    each = [took[pack.arm, len(pack.seeds)] for pack in packs]
-    return max([sum(each) / workers, *each], default=0.0)
+    return Estimate(
+        max([sum(took) / workers, *took], default=0.0),
+        sum(took),
+        max(took, default=0.0),
+        PROCESS + max(each.state for each in held),
+        max(2 * each.state - each.replay for each in held),
+    )
 
 
 @contextmanager

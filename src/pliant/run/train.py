@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -77,10 +78,18 @@ def train(
     return Trained(rows.tables(run.state.diverged_at), mode_of(run))
 
 
-def seconds_per_step(trial: Trial, seeds: Sequence[int], device: str = "cpu", steps: int = 20) -> float:
-    """The time of one step of a pack, the median over a few; refits come on top.
+class Cost(NamedTuple):
+    """What a pack costs: the seconds of a step, and the bytes of its state, of its replay alone in `replay`."""
 
-    Of an agent it is the mean over frames, from its second update on.
+    seconds: float
+    state: int
+    replay: int
+
+
+def cost(trial: Trial, seeds: Sequence[int], device: str = "cpu", steps: int = 20) -> Cost:
+    """The cost of a pack; the seconds of a step are the median over a few, refits come on top.
+
+    Of an agent they are the mean over frames, from its second update on, without evaluation.
     """
     first, learn_period = 0, 1
     if isinstance(trial, QLearning | SAC):
@@ -95,7 +104,9 @@ def seconds_per_step(trial: Trial, seeds: Sequence[int], device: str = "cpu", st
         if run.state.step >= first + steps:
             break
         start, last = time.perf_counter(), run.state.step
-    return float(np.median(took) if learn_period == 1 else np.mean(took))
+    seconds = float(np.median(took) if learn_period == 1 else np.mean(took))
+    held = sum(tensor.nbytes for tensor in tree.tensors(run.state).values())
+    return Cost(seconds, held, sum(ring.nbytes for ring, _ in tree.rings(run.state).values()))
 
 
 def mode_of(run: Run) -> str:

@@ -85,6 +85,7 @@ def built(
     num_steps: int,
     device: str,
     dtype: torch.dtype,
+    beside: Loss | None = None,
 ) -> Population:
     """A population of networks, a member a seed, of which the first and all later draws are as `net` makes them.
 
@@ -109,4 +110,6 @@ def built(
     got = tuple(network(network.params(), example).shape)
     if got != (len(example), outputs):
         raise ValueError(f"expected a network with outputs of shape {(len(example), outputs)}, got {got}: see net")
-    return Population(network, loss, members, compile=num_steps >= LONG, device=device, dtype=dtype)
+    return Population(
+        network, loss, members, compile=num_steps >= LONG, device=device, dtype=dtype, beside=beside
+    )  # fmt: skip

@@ -195,6 +195,7 @@ class QLearning:
             self.net, actions * self.head.num_outputs, example, self.chain, self.optimizer, self.loss, seeds,
             (TARGET_UPDATE, RESET) if self.reset_period else (TARGET_UPDATE,),
             (self.num_steps - self.begin) // self.learn_period * self.num_updates, device, dtype,
+            self.losses if self.prioritised else None,
         )  # fmt: skip
         learner = population.init()
         state = QState(
@@ -219,10 +220,13 @@ class QLearning:
 
     def loss(self, output: Tensor, y: dict[str, Tensor]) -> Tensor:
         """The head's loss of the outputs for the actions taken, weighted where transitions were drawn by priority."""
-        taken = picked(self.head.split(output), y["action"])
-        if "weight" not in y:
-            return self.head.loss(taken, y["target"])
-        return (y["weight"] * self.head.losses(taken, y["target"])).mean()
+        if "weight" in y:
+            return (y["weight"] * self.losses(output, y)).mean()
+        return self.head.loss(picked(self.head.split(output), y["action"]), y["target"])
+
+    def losses(self, output: Tensor, y: dict[str, Tensor]) -> Tensor:
+        """The head's loss of each transition, which becomes its priority."""
+        return self.head.losses(picked(self.head.split(output), y["action"]), y["target"])
 
     def explore(self, frame: int) -> float:
         """The share of random actions at a frame.
@@ -323,11 +327,11 @@ class QLearning:
         else:
             item, weight = state.priorities.sample(state.replay, draws.numpy(), self.prioritised)
             x, y = self._batch(population, state, state.replay.take(item, self.gamma), scale, count)
-            outputs = self._outputs(population, state.learner.params, x, state.learner.step)
-            lost = self.head.losses(picked(outputs, y["action"]), y["target"])
-            state.priorities.set(item, lost.double().cpu().numpy(), self.prioritised)
             y["weight"] = torch.from_numpy(weight).to(x)
-            state.loss.copy_(population.step(state.learner, x, y))
+            losses, lost = population.advance(state.learner, x, y)
+            assert lost is not None
+            state.priorities.set(item, lost.double().cpu().numpy(), self.prioritised)
+            state.loss.copy_(losses)
         for m, lost in enumerate(state.learner.diverged_at):
             if lost >= 0 and state.diverged_at[m] < 0:
                 state.diverged_at[m] = state.step
