@@ -190,13 +190,17 @@ class SAC:
         events = (RESET,) if self.reset_period else ()
         updates = (self.num_steps - self.begin) // self.learn_period * self.num_updates
 
-        def population(width: int, outputs: int, optimizer: Optimizer, loss: Loss, seeds: Sequence[int]) -> Population:
-            example = torch.zeros(4, width)
-            return built(self.net, outputs, example, self.chain, optimizer, loss, seeds, events, updates, device, dtype)
+        def population(
+            width: int, outputs: int, optimizer: Optimizer, loss: Loss, seeds: Sequence[int], beside: Loss | None = None
+        ) -> Population:
+            return built(
+                self.net, outputs, torch.zeros(4, width), self.chain, optimizer, loss, seeds, events, updates, device,
+                dtype, beside,
+            )  # fmt: skip
 
         critics = population(shape[0] + controls, 1, self.critic, half_squared_error, pair)
         actor = population(
-            shape[0], 2 * controls, self.actor, ActorLoss(critics.network, self.log_std), seeds
+            shape[0], 2 * controls, self.actor, ActorLoss(critics.network, self.log_std), seeds, self.log_prob
         )  # fmt: skip
         learners = actor.init(), critics.init()
         log_alpha = {"log_alpha": torch.full((len(seeds),), math.log(self.alpha), dtype=dtype, device=device)}
@@ -222,6 +226,10 @@ class SAC:
         critics.settle(state.critics, twice(torch.cat([x, noise], -1)), twice(torch.zeros(*size, 1, **numbers)))
         actor.settle(state.actor, x, agents.actors_targets(x, noise))
         return Run(state, self._rows(emulators, agents), (actor, critics))
+
+    def log_prob(self, output: Tensor, y: dict) -> Tensor:
+        """log p of the actions that the actor draws."""
+        return squashed(output, y["noise"], self.log_std)[1]
 
     def _rows(self, emulators: list[Emulator], agents: Agents) -> Iterator[Row]:
         seeds, controls = [member.seed for member in agents.actor.members], emulators[0].num_controls
@@ -295,11 +303,12 @@ class Agents:
     def learn(self, batch: Experience, noise: Tensor) -> None:
         """One update on these transitions; the first half of the noise is for their states, the other for the next."""
         state, settings = self.state, self.settings
-        x, targets, log_prob = self.targets(batch, noise)
+        x, targets = self.targets(batch, noise)
         alpha = state.log_alpha["log_alpha"].exp()
         losses = self.critics.step(state.critics, self._pairs(batch), targets)
         state.loss.copy_(losses.view(-1, CRITICS).mean(1))
-        self.actor.step(state.actor, x, self.actors_targets(x, noise[:, : x.shape[1]], alpha))
+        _, log_prob = self.actor.advance(state.actor, x, self.actors_targets(x, noise[:, : x.shape[1]], alpha))
+        assert log_prob is not None
         wanted = -noise.shape[-1] if settings.target_entropy is None else settings.target_entropy
         slope = {"log_alpha": -(log_prob.mean(1) + wanted)}
         settings.temperature.update(state.log_alpha, slope, state.moments)
@@ -310,16 +319,16 @@ class Agents:
                 state.diverged_at[m] = state.step
 
     @torch.no_grad()
-    def targets(self, batch: Experience, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States, y for both critics of every agent, and log p of actions drawn in these states."""
+    def targets(self, batch: Experience, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """States, and y for both critics of every agent, with the second half of the noise."""
         x, following = self._numbers(batch.x), self._numbers(batch.following)
         n = x.shape[1]
-        outputs = self.actor.outputs(self.state.actor.params, torch.cat([x, following], 1))
-        action, log_prob = squashed(outputs, noise.to(x), self.settings.log_std)
-        values = self.critics.outputs(self.state.target, twice(torch.cat([following, action[:, n:]], -1)))
-        value = values.view(-1, CRITICS, n).amin(1) - self.state.log_alpha["log_alpha"].exp()[:, None] * log_prob[:, n:]
+        outputs = self.actor.outputs(self.state.actor.params, following)
+        action, log_prob = squashed(outputs, noise[:, n:].to(x), self.settings.log_std)
+        values = self.critics.outputs(self.state.target, twice(torch.cat([following, action], -1)))
+        value = values.view(-1, CRITICS, n).amin(1) - self.state.log_alpha["log_alpha"].exp()[:, None] * log_prob
         y = batch.reward.to(x) + batch.discount.to(x) * value
-        return x, twice(y.unsqueeze(-1)), log_prob[:, :n]
+        return x, twice(y.unsqueeze(-1))
 
     def actors_targets(self, x: Tensor, noise: Tensor, alpha: Tensor | None = None) -> dict[str, object]:
         """What the actors' loss is a function of beside their outputs, alpha that of now by default.
@@ -352,7 +361,7 @@ class Agents:
             batch = state.replay.take(state.replay.uniform(draws.numpy()), self.settings.gamma)
             controls = batch.action.shape[-1]
             noise = [torch.from_numpy(generator.standard_normal((2 * size, controls))) for generator in generators]
-            x, y, _ = self.targets(batch, torch.stack(noise).to(batch.x.device))
+            x, y = self.targets(batch, torch.stack(noise).to(batch.x.device))
             mine = self.actors_targets(x, torch.stack(noise)[:, :size])
             for measure in due:
                 if measure.examples == size:
