@@ -75,13 +75,13 @@ def test_an_event_resets_actors_critics_and_their_targets_alike() -> None:
 @pytest.mark.parametrize("period", [1, 3])
 def test_its_step_is_timed_while_it_learns(period: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that ticks at every step of a population: two an update, of critics and of actors."""
-    ticks, step = [0], Population.step
+    ticks, step = [0], Population.advance
 
     def counted(*args: Any) -> Any:
         ticks[0] += 1
         return step(*args)
 
-    monkeypatch.setattr(Population, "step", counted)
+    monkeypatch.setattr(Population, "advance", counted)
     monkeypatch.setattr("pliant.run.train.time.perf_counter", lambda: float(ticks[0]))
     trial = replace(TRIAL, begin=500, num_steps=1000, learn_period=period)
     assert cost(trial, [0]).seconds == pytest.approx(2 / period)
