@@ -122,9 +122,10 @@ def tried(folder: Path, pair: str, package: Path) -> str:
     run([str(binaries / "pliant"), *DIAGNOSE.split()], home / "work")
     run([str(binaries / "pliant"), "demo", "--seeds", "1"], home / "work")
     run([own, str(ROOT / ".ci/readme.py"), str(ROOT / "README.md")], home / "work")
-    version = run([own, "-c", "import sys, torch; print(sys.version.split()[0], torch.__version__)"]).split()
+    said = subprocess.check_output([own, "-c", "import sys, torch; print(sys.version.split()[0], torch.__version__)"])
+    python, torch = said.decode().split()
     return (
-        f"Python {version[0]}, torch {version[1]}, from {package.name}: all works; torch and numpy {least:,} MB, "
+        f"Python {python}, torch {torch}, from {package.name}: all works; torch and numpy {least:,} MB, "
         f"pliant with its dependencies {most - least:,} MB"
     )
 
@@ -135,15 +136,13 @@ def size(binaries: Path) -> int:
     return round(sum(path.stat().st_size for path in files) / 1e6)
 
 
-def run(command: Sequence[str], folder: Path | None = None) -> str:
-    """Runs a command that has to succeed, without this checkout's package in sight; returns what it printed."""
+def run(command: Sequence[str], folder: Path | None = None) -> None:
+    """Runs a command that has to succeed, without this checkout's package in sight."""
     say("$ " + " ".join(command[:1] + [word if "\n" not in word else "'...'" for word in command[1:]]))
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
-    print(done.stdout, end="", flush=True)
-    if done.returncode:
-        raise SystemExit(f"{command[0]}: exit code {done.returncode}")
-    return done.stdout
+    code = subprocess.run(command, cwd=folder, env=environment).returncode
+    if code:
+        raise SystemExit(f"{command[0]}: exit code {code}")
 
 
 def say(line: str) -> None:
