@@ -205,7 +205,7 @@ def test_a_net_of_the_working_directory_begins_as_its_function_makes_it(
         ),
         ("nothing", "my_nets:nothing: expected a function that returns a module, got int"),
         ("small", "expected a network with outputs of shape (4, 10), got (4, 3)"),
-        ("gone", "--set net=my_nets:gone cannot be imported: AttributeError"),
+        ("gone", "pliant: --set net=my_nets:gone cannot be imported: AttributeError"),
     ],
 )
 def test_a_net_that_does_not_fit_is_named_before_anything_is_trained(

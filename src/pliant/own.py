@@ -58,8 +58,9 @@ class Built(Named):
     def __call__(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
         from torch import nn
 
+        given = (shape, outputs) if self.sized else ()
         with one_line(f"{self.option}{self.path} fails when called"):
-            made = self.function(shape, outputs) if self.sized else self.function()
+            made = self.function(*given)
         if not isinstance(made, nn.Module):
             raise ValueError(
                 f"{self.option}{self.path}: expected a function that returns a module, got {type(made).__name__}"

@@ -121,11 +121,16 @@ def write(buffers: dict[str, Any], new: dict[str, Any]) -> None:
     >>> write(buffers, {"w": torch.ones(1)})
     >>> buffers
     {'w': tensor([1.]), 'b': tensor([0.])}
+    >>> write(buffers, {"w": torch.ones(2)})
+    Traceback (most recent call last):
+    ValueError: expected w of shape (1,), got (2,)
     """
     for name, value in new.items():
         if isinstance(value, dict):
             write(buffers[name], value)
         elif value is not buffers[name] and not _same_memory(value, buffers[name]):
+            if value.shape != buffers[name].shape:
+                raise ValueError(f"expected {name} of shape {tuple(buffers[name].shape)}, got {tuple(value.shape)}")
             buffers[name].copy_(value)
 
 
