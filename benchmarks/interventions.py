@@ -116,6 +116,8 @@ def main() -> None:
     plains = {name: Running(none, *net[:-1]) for name, net in NETS.items()}
     only = (given.only or "").lower()
     arms = {c.name: c for c in cures() if only in c.name.lower() or only in c.kind.lower()}
+    if not arms:
+        parser.error(f"{given.only} is no arm of toolbox/cures: write its row in cures() first")
     costs: dict[str, dict[str, float]] = json.loads(COSTS.read_text()) if only else {}
     print(f"{'':28}{'mlp':>8}{'cnn':>8}{'goal':>8}")
     for name, cure in arms.items():
