@@ -74,6 +74,12 @@ def test_draws_begin_as_those_of_a_linear_layer_and_sigmas_as_stated() -> None:
     assert not torch.equal(layer.weight, before)
 
 
+def test_the_noise_of_inputs_and_outputs_is_drawn_at_once() -> None:
+    layer = NoisyLinear(5, 3, salt=2)
+    layer.key = torch.tensor([2**40 + 7, 3])
+    assert torch.equal(layer.runs(5, 3), torch.cat([layer.bits((5,)), layer.bits((3,), part=1)]))
+
+
 def test_members_alone_and_under_vmap_have_the_same_noise() -> None:
     network = Network(SMALL((1, 6, 6), 12, bins=4))
     params = {name: torch.stack([network.fresh(seed)[name] for seed in (0, 1)]) for name in network.names}

@@ -44,14 +44,28 @@ class Keyed(nn.Module):
         columns = torch.arange(shape[-1], dtype=torch.int32, device=self.key.device)
         return _mix(_mix(rows ^ row) ^ _mix(columns ^ column))
 
+    def runs(self, *sizes: int) -> Tensor:
+        """The `bits((size,), part)` of parts 0, 1, ..., one after another: together they take half the time."""
+        row, column = _words(self.key, self.salt, len(sizes))
+        indices = [torch.arange(size, dtype=torch.int32, device=self.key.device) for size in sizes]
+        columns = _mix(torch.cat([index ^ one for index, one in zip(indices, column.unbind(), strict=True)]))
+        rows = _mix(row).unbind()
+        return _mix(torch.cat([part ^ one for part, one in zip(columns.split(sizes), rows, strict=True)]))
 
-def _words(key: Tensor, salt: int) -> tuple[Tensor, Tensor]:
-    """Two 32-bit words from a salt and a key of two 64-bit numbers, each mixed in before the next one comes."""
-    state = _mix(torch.arange(2 * salt + 1, 2 * salt + 3, dtype=torch.int32, device=key.device))
+
+def _words(key: Tensor, salt: int, parts: int | None = None) -> tuple[Tensor, Tensor]:
+    """Two 32-bit words from a salt and a key of two 64-bit numbers, each mixed in before the next one comes.
+
+    Or of so many `parts` of the salt, as two tensors of as many words.
+    """
+    state = torch.arange(2 * salt + 1, 2 * salt + 3, dtype=torch.int32, device=key.device)
+    if parts is not None:
+        state = state + (torch.arange(parts, dtype=torch.int32, device=key.device) << 17).unsqueeze(1)
+    state = _mix(state)
     for number in key.unbind():
         for half in (number, number >> 32):
             state = _mix((state ^ half.to(torch.int32)) + 0x1E3779B9)
-    row, column = state.unbind()
+    row, column = state.unbind(-1)
     return row, column
 
 

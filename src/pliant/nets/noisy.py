@@ -69,10 +69,11 @@ class NoisyLinear(Keyed):
         mean = F.linear(x, self.weight, self.bias)
         if not self.draws:
             return mean
-        before, after = self._noise(self.inputs, 0).to(x.dtype), self._noise(self.outputs, 1).to(x.dtype)
+        before, after = self._noise().to(x.dtype).split((self.inputs, self.outputs))
         return mean + after * F.linear(before * x, self.weight_sigma, self.bias_sigma)
 
-    def _noise(self, size: int, part: int) -> Tensor:
-        uniform = (self.bits((size,), part).double() + (2**31 + 0.5)) / 2**32
+    def _noise(self) -> Tensor:
+        """Of the inputs, then of the outputs."""
+        uniform = (self.runs(self.inputs, self.outputs).double() + (2**31 + 0.5)) / 2**32
         normal = torch.special.ndtri(TAIL + uniform * (1 - 2 * TAIL))
         return normal.sign() * normal.abs().sqrt()
