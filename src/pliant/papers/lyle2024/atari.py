@@ -143,9 +143,9 @@ EXPERIMENT = Experiment(
     references=("lyle2024", "bellemare2017", "hessel2018"),
     tiers={
         "smoke": Settings(
-            games=("catch",), l2_games=("catch",), num_steps=260, minimum=25, decay=100, learn_period=4,
-            target_period=60, capacity=200, batch_size=8, channels=(4,), kernels=(3,), strides=(1,), hidden=16,
-            evaluation=20, evaluate_every=130, rows=5, examples=24, products=3,
+            games=("catch",), l2_games=("catch",), num_steps=160, minimum=25, decay=60, learn_period=4,
+            target_period=40, capacity=200, batch_size=8, channels=(4,), kernels=(3,), strides=(1,), hidden=16,
+            evaluation=20, evaluate_every=80, rows=5, examples=24, products=3,
         ),
         "laptop": Settings(
             games=("seaquest",), num_steps=1_000_000, minimum=5000, decay=200_000, target_period=30_000,

@@ -249,7 +249,7 @@ EXPERIMENT = Experiment(
     references=("lyle2024", "haarnoja2018", "tassa2018"),
     tiers={
         "smoke": Settings(
-            tasks=("push",), num_steps=240, repeat=1, begin=100, hidden=(16, 16, 16), batch_size=8, capacity=200,
+            tasks=("push",), num_steps=160, repeat=1, begin=100, hidden=(16, 16, 16), batch_size=8, capacity=200,
             targets=2, steps=10, examples=40, rows=5,
         ),
         "laptop": Settings(),

@@ -84,8 +84,8 @@ EXPERIMENT = Experiment(
     references=("lyle2024", "lyle2023"),
     tiers={
         "smoke": Settings(
-            data="digits", hidden=(32, 32), num_examples=200, batch_size=32, every=40, num_tasks=4, l2=1e-3,
-            checkpoints=2, targets=2, steps=20,
+            data="digits", hidden=(32, 32), num_examples=200, batch_size=32, every=20, num_tasks=4, l2=1e-3,
+            checkpoints=2, targets=2, steps=8,
         ),
         "laptop": Settings(),
         "paper": Settings(

@@ -162,7 +162,7 @@ EXPERIMENT = Experiment(
     references=("lyle2023", "lyle2024", "young2019", "vanhasselt2016double", "bellemare2017"),
     tiers={
         "smoke": Settings(
-            games=("catch",), num_steps=300, begin=100, decay=100, target_period=50, channels=4, hidden=16,
+            games=("catch",), num_steps=200, begin=100, decay=100, target_period=50, channels=4, hidden=16,
             batch_size=8, capacity=200, targets=2, steps=10, examples=40, rows=5,
         ),
         "laptop": Settings(),

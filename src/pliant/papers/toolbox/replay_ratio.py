@@ -134,7 +134,7 @@ EXPERIMENT = Experiment(
     references=("lyle2024", "nikishin2022", "sokar2023", "young2019"),
     tiers={
         "smoke": Settings(
-            game="catch", num_updates=2, num_steps=240, begin=100, decay=60, target_period=50, reset_period=60, redo=40,
+            game="catch", num_updates=2, num_steps=170, begin=100, decay=60, target_period=50, reset_period=30, redo=20,
             channels=4, hidden=16, batch_size=8, capacity=200, targets=2, steps=10, examples=40, rows=5,
         ),
         "laptop": Settings(),
