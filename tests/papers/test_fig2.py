@@ -8,9 +8,7 @@ import torch
 
 from pliant.papers.lyle2023.fig2 import CLAIMS, EXPERIMENT, TOP, Walks
 from pliant.results import Results
-from pliant.run import tree
-from pliant.run.rows import Rows
-from tests.bitwise import assert_same
+from tests.trials.stopping import assert_stops_leave_no_trace
 
 SEEDS = [0, 4]
 
@@ -20,17 +18,6 @@ def trial(walks: bool = True) -> Walks:
     found = arms["walk" if walks else "gradient"].trial
     assert isinstance(found, Walks)
     return found
-
-
-def driven(run, rows: Rows, stop: int | None = None) -> int:
-    taken = 0
-    for row in run.rows:
-        taken += 1
-        if row:
-            rows.add(run.state.step, row, 0.0)
-        if taken == stop:
-            break
-    return taken
 
 
 def test_steps_are_as_long_as_the_agents_in_directions_of_their_own() -> None:
@@ -51,20 +38,7 @@ def test_steps_are_as_long_as_the_agents_in_directions_of_their_own() -> None:
 
 @pytest.mark.parametrize("walks", [True, False])
 def test_stopped_and_resumed_it_equals_an_uninterrupted_one(walks: bool) -> None:
-    whole, all_rows = trial(walks).start(SEEDS), Rows(SEEDS)
-    taken = driven(whole, all_rows)
-    assert whole.state.step == trial().num_steps
-    for stop in (1, 7, taken - 1):
-        first, rows = trial(walks).start(SEEDS), Rows(SEEDS)
-        driven(first, rows, stop)
-        kept = {path: t.clone() for path, t in tree.tensors(first.state).items()}
-        second = trial(walks).start(SEEDS)
-        tree.fill(second.state, kept, tree.numbers(first.state))
-        driven(second, rows)
-        assert_same(tree.tensors(second.state), tree.tensors(whole.state))
-        again, tables = (r.tables([-1, -1]) for r in (rows, all_rows))
-        for name, values in tables[4].items():
-            np.testing.assert_array_equal(again[4][name], values, err_msg=name)
+    assert_stops_leave_no_trace(trial(walks), SEEDS)
 
 
 def results(gradient: float, walk: float, negative: float) -> Results:

@@ -13,31 +13,20 @@ import torch
 from pliant.run import tree
 from pliant.run.identity import canonical
 from pliant.run.rows import Rows
-from pliant.trials import Run, Trial
-from tests.bitwise import assert_same, streams
+from pliant.trials import Trial
+from tests.bitwise import streams
 from tests.listed import assert_examples, assert_public
 from tests.trials.examples import EXAMPLES, registered
+from tests.trials.stopping import assert_stops_leave_no_trace, finished
 
 every_trial = pytest.mark.parametrize("trial", EXAMPLES.values(), ids=EXAMPLES)
 SEEDS = [0, 3, 4]
 
 
-def driven(run: Run, rows: Rows, stop: int | None = None) -> int:
-    """Takes rows, up to so many yields; returns how many there were."""
-    taken = 0
-    for row in run.rows:
-        taken += 1
-        if row:
-            rows.add(run.state.step, row, 0.0)
-        if taken == stop:
-            break
-    return taken
-
-
-def whole(trial: Trial, seeds: list[int], dtype: torch.dtype = torch.float32) -> tuple[Run, dict, int]:
+def whole(trial: Trial, seeds: list[int], dtype: torch.dtype = torch.float32) -> dict:
     run, rows = trial.start(seeds, "cpu", dtype), Rows(seeds)
-    taken = driven(run, rows)
-    return run, rows.tables(run.state.diverged_at), taken
+    finished(run, rows)
+    return rows.tables(run.state.diverged_at)
 
 
 def test_every_trial_has_an_example() -> None:
@@ -48,32 +37,13 @@ def test_every_trial_has_an_example() -> None:
 @every_trial
 @pytest.mark.parametrize("seeds", [[0], [0, 3], SEEDS], ids=["single", "loop", "vmap"])
 def test_stopped_anywhere_and_resumed_it_equals_an_uninterrupted_one(trial: Trial, seeds: list[int]) -> None:
-    run, tables, taken = whole(trial, seeds)
-    assert run.state.step == trial.num_steps
-    generator = np.random.default_rng(0)
-    for stop in sorted({1, taken - 1, *generator.integers(1, taken, 3).tolist()}):
-        first, rows = trial.start(seeds), Rows(seeds)
-        driven(first, rows, stop)
-        kept = {path: tensor.clone() for path, tensor in tree.tensors(first.state).items()}
-        numbers, stored = tree.numbers(first.state), {path: t.clone() for path, t in rows.tensors().items()}
-        del first, rows
-        second, rows = trial.start(seeds), Rows(seeds)
-        tree.fill(second.state, kept, numbers)
-        rows.restore(stored)
-        driven(second, rows)
-        assert_same(tree.tensors(second.state), tree.tensors(run.state))
-        assert tree.numbers(second.state) == tree.numbers(run.state)
-        again = rows.tables(second.state.diverged_at)
-        for seed in seeds:
-            assert list(again[seed]) == list(tables[seed])
-            for name, values in tables[seed].items():
-                np.testing.assert_array_equal(again[seed][name], values, err_msg=f"{name}, stopped at yield {stop}")
+    assert_stops_leave_no_trace(trial, seeds)
 
 
 @every_trial
 def test_a_member_alone_and_in_a_crowd_gives_the_same(trial: Trial) -> None:
-    _, together, _ = whole(trial, SEEDS, torch.float64)
-    _, alone, _ = whole(trial, SEEDS[1:2], torch.float64)
+    together = whole(trial, SEEDS, torch.float64)
+    alone = whole(trial, SEEDS[1:2], torch.float64)
     for name, values in alone[SEEDS[1]].items():
         np.testing.assert_allclose(together[SEEDS[1]][name], values, rtol=1e-7, atol=1e-9, err_msg=name)
 
@@ -94,17 +64,10 @@ def test_its_state_has_one_structure_and_grows_by_a_step_at_most(trial: Trial) -
 
 
 @every_trial
-def test_it_draws_nothing_from_the_global_streams(trial: Trial) -> None:
+def test_seeds_differ_and_the_same_seed_does_not_and_none_draws_from_the_global_streams(trial: Trial) -> None:
     before = streams()
-    whole(trial, SEEDS[:1])
+    one, two, again = (whole(trial, [seed]) for seed in (0, 1, 0))
     assert streams() == before
-
-
-@every_trial
-def test_seeds_differ_and_the_same_seed_does_not(trial: Trial) -> None:
-    _, one, _ = whole(trial, [0])
-    _, two, _ = whole(trial, [1])
-    _, again, _ = whole(trial, [0])
     np.testing.assert_array_equal(one[0]["batch_loss"], again[0]["batch_loss"])
     assert (one[0]["batch_loss"] != two[1]["batch_loss"]).all()
 
