@@ -3,6 +3,7 @@
 import ast
 import copy
 import dataclasses
+import functools
 import inspect
 import io
 import pickle
@@ -29,7 +30,8 @@ from tests.listed import assert_examples, assert_public, classes
 from tests.reference.interventions import base as naive
 
 STEPS, EVENT = 12, 6  # how long the contracts train, and when the event comes
-SEED = 4  # of a member in which the rarest of resets takes place, too
+SEED = 4  # of a member in which the rarest of resets takes place, too; the next ones are its neighbours'
+KEPT = 8  # steps after which a state is saved
 OPTIMIZERS = {
     "SGD": (SGD(lr=0.05, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
     "Adam": (Adam(lr=0.01), lambda p: torch.optim.Adam(p, lr=0.01)),
@@ -45,16 +47,21 @@ def may_warn(example):
 on_every_net = pytest.mark.parametrize(
     ("example", "net"), [pytest.param(*case, id=name, marks=may_warn(case[0])) for name, case in CASES.items()]
 )
-every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
-trained_somehow = pytest.mark.parametrize(  # on every net, and by every optimizer: not each by each
-    ("example", "net", "optimizer"),
-    [
+
+
+def somehow(examples):
+    """On every net, and by every optimizer: not each by each."""
+    known = list(examples)
+    cases = [
         pytest.param(example, net, optimizer, id=f"{name}-{optimizer}", marks=may_warn(example))
         for name, (example, net) in CASES.items()
         for optimizer in OPTIMIZERS
-        if optimizer == "Adam" or net is NETS[next(iter(example.nets))]
-    ],
-)
+        if example in known and (optimizer == "Adam" or net is NETS[next(iter(example.nets))])
+    ]
+    return pytest.mark.parametrize(("example", "net", "optimizer"), cases)
+
+
+trained_somehow = somehow(EXAMPLES.values())
 
 
 def batch(net, member, step):
@@ -98,10 +105,35 @@ def events(*examples):
     return list(dict.fromkeys(example.event for example in examples if example.event))
 
 
-def trained(example, net, optimizer="Adam", steps=3):
-    """The network, and one member's state after a few steps and a push, ready for a direct call."""
-    one = population(net, [example], optimizer, [7])
-    state = train(one, net, [0], steps)
+@functools.cache
+def single(example, net, optimizer, member=0):
+    """A population of one, without an intervention if there is no example."""
+    return population(net, [example] if example else [], optimizer, [SEED + member])
+
+
+@functools.cache
+def alone(example, net, optimizer, member=0):
+    """One member after all steps and the event: not to be changed."""
+    return train(single(example, net, optimizer, member), net, [member], events=events(example) if example else ())
+
+
+@functools.cache
+def crowd(example, net, optimizer):
+    """Three members with numbers of their own: at first, saved on the way, and after all steps: not to be changed."""
+    together = population(net, [example], optimizer, [SEED, SEED + 1, SEED + 2], vary=True)
+    state = together.init()
+    first, file = structure(state.interventions), io.BytesIO()
+    train(together, net, range(3), KEPT, state, events=events(example))
+    torch.save(vars(state), file)
+    train(together, net, range(3), STEPS - KEPT, state, start=KEPT)
+    return together, first, file.getvalue(), state
+
+
+@functools.cache
+def trained(example, net, optimizer="Adam"):
+    """The network, and one member's state after a few steps and a push, ready for a direct call: not to be changed."""
+    one = single(example, net, optimizer)
+    state = train(one, net, [0], 3)
     params, (carried,) = tree_map(lambda t: t[0].clone(), (state.params, state.interventions))
     params = {name: 1.5 * p for name, p in params.items()}
     moments = {k: g if k == "step" else tree_map(lambda t: t[0].clone(), g) for k, g in state.moments.items()}
@@ -244,21 +276,17 @@ def test_numbers_that_are_none_are_refused(example):
 # -- what it does ------------------------------------------------------------------------------------------------------
 
 
-@every_optimizer
-@pytest.mark.parametrize(("example", "net"), [case for case in CASES.values() if case[0].zero is not None],
-                         ids=[name for name, case in CASES.items() if case[0].zero is not None])  # fmt: skip
+@somehow(example for example in EXAMPLES.values() if example.zero is not None)
 def test_zero_strength_changes_nothing(example, net, optimizer):
     off = dataclasses.replace(example, intervention=example.zero)
-    without = train(population(net, [], optimizer, [3]), net, [0])
-    zero = train(population(net, [off], optimizer, [3]), net, [0], events=events(example))
+    zero = train(population(net, [off], optimizer, [SEED]), net, [0], events=events(example))
+    without, full = alone(None, net, optimizer), alone(example, net, optimizer)
     assert equal(zero.params, without.params)
     assert equal(zero.moments, without.moments)
-    full = train(population(net, [example], optimizer, [3]), net, [0], events=events(example))
     assert not equal(full.params, without.params)
 
 
-@every_optimizer
-@on_every_net
+@trained_somehow
 def test_exactly_the_stated_entries_change(example, net, optimizer):
     network, params, moments, state = trained(example, net, optimizer)
     intervention, names = example.intervention, example.touches(net)
@@ -286,10 +314,7 @@ def test_exactly_the_stated_entries_change(example, net, optimizer):
 @every_intervention
 def test_has_an_effect(example):
     """On an MLP at least, within the steps that the contracts train."""
-    net = NETS["MLP"]
-    after, without = (
-        train(population(net, e, "Adam", [SEED]), net, [0], events=events(example)) for e in ([example], [])
-    )
+    after, without = (alone(e, NETS["MLP"], "Adam") for e in (example, None))
     assert not equal((after.params, after.moments), (without.params, without.moments))
 
 
@@ -311,9 +336,8 @@ def test_moments_are_kept_or_cleared_as_stated(example, net, optimizer):
                 if name in example.shifts(net):
                     continue
                 assert torch.equal(m, torch.where(gone[example.moments], 0, old)), (kind, name)
-    one = population(net, [example], optimizer, [7])
-    state = train(one, net, [0], STEPS, events=events(example))
-    train(one, net, [0], 40, state, start=STEPS)
+    state = copy.deepcopy(alone(example, net, optimizer))
+    train(single(example, net, optimizer), net, [0], 20, state, start=STEPS)
     assert state.diverged_at == [-1]
     assert all(p.isfinite().all() for p in state.params.values())
     assert all(m.isfinite().all() for group in state.moments.values() for m in group.values())
@@ -321,17 +345,11 @@ def test_moments_are_kept_or_cleared_as_stated(example, net, optimizer):
 
 @trained_somehow
 def test_state_has_one_structure_and_survives_save_and_load(example, net, optimizer):
-    one, two = population(net, [example], optimizer, [1, 2, 3]), population(net, [example], optimizer, [1, 2, 3])
-    state = one.init()
-    before = structure(state.interventions)
-    train(one, net, range(3), EVENT + 2, state, events=events(example))
-    assert structure(state.interventions) == before
-    file = io.BytesIO()
-    torch.save(vars(state), file)
-    file.seek(0)
-    loaded = type(state)(**torch.load(file, weights_only=True))
-    train(one, net, range(3), 4, state, start=EVENT + 2)
-    train(two, net, range(3), 4, loaded, start=EVENT + 2)
+    _, first, saved, state = crowd(example, net, optimizer)
+    loaded = type(state)(**torch.load(io.BytesIO(saved), weights_only=True))
+    assert structure(state.interventions) == structure(loaded.interventions) == first
+    again = population(net, [example], optimizer, [SEED, SEED + 1, SEED + 2], vary=True)
+    train(again, net, range(3), STEPS - KEPT, loaded, start=KEPT)
     assert equal((loaded.params, loaded.moments), (state.params, state.moments))
     assert equal(loaded.interventions, state.interventions)
 
@@ -361,8 +379,7 @@ def test_draws_come_from_seed_and_step_alone(example, net):
 @trained_somehow
 def test_equals_the_naive_transcription(example, net, optimizer):
     """With an event on the way."""
-    one = population(net, [example], optimizer, [SEED])
-    state = train(one, net, [0], STEPS, events=events(example))
+    one, state = single(example, net, optimizer), alone(example, net, optimizer)
     with warnings.catch_warnings():
         expected = naive.train(
             net.forward,
@@ -381,15 +398,14 @@ def test_equals_the_naive_transcription(example, net, optimizer):
 
 @trained_somehow
 def test_population_equals_a_loop_over_members(example, net, optimizer):
-    together = population(net, [example], optimizer, [4, 5, 6], vary=True)
-    crowd = train(together, net, range(3), events=events(example))
+    together, _, _, state = crowd(example, net, optimizer)
     assert together.mode == "vmap"
-    for m in range(3):
+    for m in (0, 2):  # the first and the last
         one = dataclasses.replace(example, intervention=example.vary(example.intervention, m))
-        alone = train(population(net, [one], optimizer, [4 + m]), net, [m], events=events(example))
-        for name, p in crowd.params.items():
-            close(p[m], alone.params[name][0], 1e-7 if name in example.idle(net) else 1e-10)
-        close(tree_map(lambda t, m=m: t[m], crowd.interventions), tree_map(lambda t: t[0], alone.interventions))
+        lonely = alone(one, net, optimizer, m)
+        for name, p in state.params.items():
+            close(p[m], lonely.params[name][0], 1e-7 if name in example.idle(net) else 1e-10)
+        close(tree_map(lambda t, m=m: t[m], state.interventions), tree_map(lambda t: t[0], lonely.interventions))
 
 
 @on_every_net
