@@ -120,7 +120,9 @@ def test_verdicts_are_printed_in_ascii() -> None:
     assert "needs > -0.1" in ran.stdout.decode("ascii")
 
 
-@pytest.mark.parametrize(("call", "code"), [(["check", str(RUN)], 1), (["cite"], 0), (["rnu"], 2)])
+@pytest.mark.parametrize(
+    ("call", "code"), [(["check", str(RUN)], 1), (["list", "runs", "--out", str(RESULTS)], 0), (["rnu"], 2)]
+)
 def test_exit_codes_survive_a_pipe_that_is_closed(call: list[str], code: int) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -134,7 +136,7 @@ def test_exit_codes_survive_a_pipe_that_is_closed(call: list[str], code: int) ->
 
 def test_a_full_disk_is_one_line() -> None:
     with open("/dev/full", "wb") as full:
-        ran = pliant("cite", stdout=full, stderr=subprocess.PIPE)
+        ran = pliant("list", "runs", "--out", str(RESULTS), stdout=full, stderr=subprocess.PIPE)
     assert ran.returncode == 1
     assert ran.stderr == b"pliant: No space left on device\n"
 
