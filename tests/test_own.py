@@ -147,7 +147,7 @@ def test_a_file_with_an_experiment_is_run_checked_and_drawn(folder: Path, called
         ("    return Setup(", "    Setup(", "setup: expected a Setup, got NoneType: write return Setup(...)"),
         ('"nothing", ()', '"nothing", ("smith2020",)', "setup: unknown reference 'smith2020'"),
         ('Lines("accuracy", "accuracy")', 'Lines("accuracy", "accuracy", limits=3)', "plot 'accuracy': TypeError: "),
-        ('"mine.npz", net, Adam', '"mine.npz", lambda s, o: net(s, o), Adam', "no import path"),
+        ('"mine.npz", net, Adam', '"mine.npz", lambda s, o: net(s, o), Adam', "my_study.py: arm 'plain': <function"),
     ],
 )  # fmt: skip
 def test_every_mistake_is_one_line_before_anything_is_trained(

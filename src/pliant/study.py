@@ -88,7 +88,8 @@ def prepare(
     for arm in chosen:
         if arm not in setup.arms:
             raise ValueError(unknown("arm", arm, list(setup.arms)))
-        definition(setup.arms[arm])
+        with one_line(f"{id}: arm {arm!r}") if file else nullcontext():
+            definition(setup.arms[arm])
     _warn_without_effect(experiment, experiment.tiers[tier], settings, chosen if arms else [])
     if device is not None:
         _check_device(device)

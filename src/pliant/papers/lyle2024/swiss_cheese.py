@@ -99,8 +99,8 @@ def setup(settings: Settings) -> Setup:
             "ours are in the settings.",
             f"L2 strength {settings.l2:g} (P2: 1e-5 suffices on CIFAR-10 with its own, unstated, task length).",
             "Layer norm has learned scales and offsets, and L2 covers them, too; P2 states neither. Without the "
-            "latter, the pair slowly loses plasticity on digits (explored on seeds that are not reported): how it is "
-            "elsewhere shows the arm of lyle2024/swiss_cheese whose L2 is on weights and biases alone.",
+            "latter, the pair slowly loses plasticity on digits (explored on seeds that are not reported); on "
+            "other data the arm of lyle2024/swiss_cheese whose L2 is on weights and biases alone shows what it does.",
             f"Data: {settings.data} (P2: CIFAR-10), standardised; net: {settings.net} (P2: MLP, CNN, ResNet-18).",
         ),
     )
