@@ -74,4 +74,4 @@ release: .venv-release/installed
 	.venv-release/bin/python .ci/release.py $(TRIED)
 
 clean:
-	rm -rf .venv .venv-extras .venv-docs .venv-release dist docs/_build docs/generated .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-extras .venv-docs .venv-release dist docs/_build docs/generated docs/jupyter_execute .pytest_cache .ruff_cache .hypothesis

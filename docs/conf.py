@@ -14,7 +14,7 @@ generate()
 project, author, release = "pliant", "The pliant authors", pliant.__version__
 copyright = "The pliant authors, Apache-2.0"
 extensions = ["myst_nb", "sphinx_copybutton"]
-exclude_patterns = ["_build", "**/jupyter_execute", "generated/versions.md"]
+exclude_patterns = ["_build", "jupyter_execute", "generated/versions.md"]
 html_static_path, html_css_files = ["static"], ["site.css"]
 html_theme = "furo"
 html_title = f"pliant {release}"
