@@ -3,8 +3,9 @@
 - environment steps a second with a random policy, a population of 64, on one core;
 - a population of eight DQN agents against eight networks of the same shape in supervised training;
 - against a DQN loop in plain PyTorch, a process a core: same network, batch and replay;
-- against Stable-Baselines3's DQN on the Gymnasium environment, eight seeds: as many updates an environment step, a
-  population a core with its share of the seeds against one agent after the other (`pip install 'pliant[sb3]'`);
+- against Stable-Baselines3's DQN on the Gymnasium environment, eight seeds: as many updates an environment step, the
+  share of a core as one population against one agent after the other, each in a process of its own, of which ours keeps
+  the memory that it frees, as the workers of a run do (`pip install 'pliant[sb3]'`);
 - the size of a replay.
 
     python benchmarks/mdp.py [--rounds 7]
@@ -15,13 +16,12 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from turns import Side, heading, line, ms, on_every_core, options, ratio
+from turns import Side, apart, heading, line, ms, on_every_core, options, ratio
 
 from pliant.data import load
 from pliant.functional.draws import draw
@@ -125,23 +125,31 @@ def there(package: str) -> bool:
 
 
 def sides() -> dict[str, Side]:
-    """What is compared, on one core."""
-    share = max(1, SEEDS // len(os.sched_getaffinity(0)))
-    made: dict[str, Callable[[], Side]] = {
-        "environment": environment,
-        "agents": partial(agents, MEMBERS),
-        "supervised": partial(supervised, MEMBERS),
-        "plain": plain,
+    """What is compared on every core at once."""
+    return {
+        "environment": environment(),
+        "agents": agents(MEMBERS),
+        "supervised": supervised(MEMBERS),
+        "plain": plain(),
     }
-    if there("stable_baselines3"):
-        made |= {"share": partial(agents, share), "sb3": sb3}
-    return {name: make() for name, make in made.items()}
+
+
+def share() -> dict[str, Side]:
+    """A core's share of the seeds, as one population."""
+    return {"share": agents(max(1, SEEDS // len(os.sched_getaffinity(0))))}
+
+
+def theirs() -> dict[str, Side]:
+    """One agent of Stable-Baselines3."""
+    return {"sb3": sb3()}
 
 
 def main() -> None:
     parser = options(__doc__, 7)
     given = parser.parse_args()
     found = on_every_core(sides, given.rounds)
+    if there("stable_baselines3"):
+        found |= apart([(share, True), (theirs, False)], given.rounds)
     replay = Replay.empty(1, CAPACITY)
     held = sum(t.nbytes for t in vars(replay).values() if isinstance(t, torch.Tensor))
     print(heading(given.rounds, len(os.sched_getaffinity(0))))
