@@ -88,6 +88,14 @@ def test_parts_by_hand():
     ]
 
 
+def test_no_cure_is_advised_that_the_network_has():
+    taken = {(): [0.9] * 3, (0,): [0.2] * 3, (1,): [0.8] * 3, (0, 1): [0.1] * 3}
+    assert made(taken, [0.1] * 3).todo()[0] == "treat units with: LayerNorm(), ReDo(tau=0.0)"
+    assert made(taken, [0.1] * 3, has=("LayerNorm",)).todo()[0] == "treat units with: ReDo(tau=0.0)"
+    both = made(taken, [0.1] * 3, has=("LayerNorm", "ReDo"))
+    assert both.todo()[0] == "treat units with: more than LayerNorm(), ReDo(tau=0.0)"
+
+
 def test_intervals_of_parts_are_students_over_targets():
     lost, gained = np.array([0.2, 0.6, 0.7]), np.array([0.2, 0.3, 0.1])
     causes = made({(): lost, (0,): lost - gained}, [0.0, 0.0, 0.0], repairs=(Units(),))
@@ -292,6 +300,7 @@ def test_kinds_of_models():
     assert len(behind.values) == 8
     assert behind.repairs[0] == HiddenSchedule()
     assert "normaliser scales" in behind.idle  # it was never trained
+    assert (behind.has, compiled.has) == (("LayerNorm",), ())  # a batch norm does what layer norm is advised for
     assert_same(snapshot(noisy), before)
 
 

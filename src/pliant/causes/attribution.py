@@ -18,6 +18,7 @@ from pliant.causes.repairs import EVERY
 from pliant.causes.result import Causes
 from pliant.functional.shapley import EXACT, Coalition, coalitions, orders, prefixes
 from pliant.interventions.base import Draw
+from pliant.modules import NORMALISERS
 from pliant.network import Network, Params
 from pliant.optim import Optimizer
 from pliant.probe.budget import chosen
@@ -178,7 +179,8 @@ def disentangled(
     curves = type(found)(found.steps, found.scores[rows], found.diverged[rows])
     probed = report(curves, ("now", "repaired"), probe, baseline, targets, how, budget)
     idle = tuple(r.name for r in repairs if r not in acting)
-    return Causes(acting, idle, values, probed, evidence, changed, drawn)
+    has = ("LayerNorm",) if any(isinstance(layer, NORMALISERS) for layer in network.module.modules()) else ()
+    return Causes(acting, idle, values, probed, evidence, changed, drawn, has)
 
 
 def _made(

@@ -39,6 +39,7 @@ class Causes:
         changed: how far each repair alone moved the outputs: the root mean square of the change over theirs, that of
             the output that moved most where there are several.
         orders: of the repairs, those of each target, where the parts are estimated; empty where they are exact.
+        has: interventions that the network has already, which are not advised: `LayerNorm` where it normalises.
 
     >>> from pliant.causes import Norm
     >>> aged, new = np.array([[1.0, 0.9], [1.0, 0.8]]), np.array([[1.0, 0.1], [1.0, 0.0]])
@@ -57,6 +58,7 @@ class Causes:
     evidence: dict[str, dict[str, float]]
     changed: dict[str, float]
     orders: list[list[tuple[int, ...]]] = field(default_factory=list)
+    has: tuple[str, ...] = ()
 
     @property
     def lost(self) -> np.ndarray:
@@ -198,7 +200,7 @@ class Causes:
     def todo(self, write: str = "{}={:g}") -> list[str]:
         """What to do, a line each; `write` is how a setting is written."""
         if self.verdict == "lost":
-            return treatment(self.waterfall, self.repairs)
+            return treatment(self.waterfall, self.repairs, self.has)
         advice = self.probed.advice("now", write)
         return [f"to tell more, write {advice}" if advice else "nothing to treat"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 
 from pliant.causes.base import Repair
 from pliant.causes.repairs import EVERY
@@ -34,17 +35,26 @@ def remarks(fall: Waterfall, repairs: Iterable[Repair] = EVERY) -> list[str]:
     return found
 
 
-def treatment(fall: Waterfall, repairs: Iterable[Repair] = EVERY) -> list[str]:
+def treatment(fall: Waterfall, repairs: Iterable[Repair] = EVERY, has: Collection[str] = ()) -> list[str]:
     """What to do, a line for each mechanism that surely took something, and a tenth of it or more; the largest first.
+
+    `has` names the interventions that the network was trained with; nothing is advised twice.
 
     >>> from pliant.functional.statistics import Interval
     >>> treatment(Waterfall(0.1, {"units": Interval(2.0, 1.9, 2.1)}, "nats"))
     ['treat units with: LayerNorm(), ReDo(tau=0.0)']
+    >>> treatment(Waterfall(0.1, {"units": Interval(2.0, 1.9, 2.1)}, "nats"), has=["LayerNorm"])
+    ['treat units with: ReDo(tau=0.0)']
     """
     known, percent = {repair.name: repair for repair in repairs}, fall.percent
     found = [
-        f"treat {bar.name} with: {known[bar.name].cure}"
+        f"treat {bar.name} with: {_left(known[bar.name].cure, has) or 'more than ' + known[bar.name].cure}"
         for bar in fall.bars
         if bar.name in known and not bar.part.low <= 0 and percent.get(bar.name, 0) >= TREATED
     ]
     return found or ['no mechanism here surely took it: more targets would tell more, Reset("all") begins anew']
+
+
+def _left(cure: str, has: Collection[str]) -> str:
+    """The interventions of a cure whose names are not among `has`."""
+    return ", ".join(one for one in re.split(r", (?![^(]*\))", cure) if one.partition("(")[0] not in has)

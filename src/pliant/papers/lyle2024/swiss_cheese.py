@@ -149,6 +149,7 @@ def sentences(results: Results) -> dict[str, str]:
 
 
 MECHANISMS = (Units(), Norm(), OutputLayer(), OptimizerState())  # those that a classifier has
+HAVE = {"l2": ("L2",), "layer_norm": ("LayerNorm",), "both": ("LayerNorm", "L2")}
 PARTS = {name: f"lost/{name}" for name in (*(repair.name for repair in MECHANISMS), UNEXPLAINED)}
 WATERFALLS = Waterfalls("loss on new labels [nats]", "nats", PARTS)
 
@@ -174,7 +175,7 @@ def _causes(results: Results, arm: str) -> str:
     small = [bar for bar in fall.bars if not bar.part.high < 0 and round(bar.part.mean, fall.digits) < 0]
     took += [f"{bar.name} -{fall.amount(bar.part.mean)}" for bar in small]  # with the remarks, all that sums to it
     said = [f"On new labels it lost {gap.mean:.2f} nats{ends} against fresh networks: {', '.join(took)}"]
-    said += [*remarks(fall, MECHANISMS), "; ".join(treatment(fall, MECHANISMS))]
+    said += [*remarks(fall, MECHANISMS), "; ".join(treatment(fall, MECHANISMS, HAVE.get(arm, ())))]
     return "\n".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
