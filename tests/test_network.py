@@ -784,3 +784,56 @@ def test_sines_of_positions_are_no_site():
     assert trace.sites["sin"].pre.shape == (15, 6)
     assert list(net.watch(net.params(), torch.randn(3, 5, 4)).activations) == ["sin"]
     assert list(net.watch(net.params(), torch.randn(3, 5, 4)).activations) == ["sin"]  # without hooks
+
+
+class Turned(nn.Module):
+    """Queries turned by the angles of positions, which are computed where they are needed, behind a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.up, self.down = nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("frequency", torch.tensor([1.0, 0.1]), persistent=False)
+
+    def forward(self, x):
+        q = self.query(x)
+        angles = torch.outer(torch.arange(x.shape[1], dtype=x.dtype), self.frequency)
+        a, b = q.chunk(2, -1)
+        q = torch.cat([a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], -1)
+        return self.down(F.silu(self.up(x + q)) * torch.sin(self.up(q)))
+
+
+def test_sines_of_positions_behind_a_layer_are_no_site():
+    net, x = Network(Turned()), torch.randn(3, 5, 4)
+    assert list(net.trace(net.params(), x).sites) == ["silu", "sin"]
+    for _ in range(2):  # with hooks, and without
+        assert list(net.watch(net.params(), x).activations) == ["silu", "sin"]
+    traced = torch.vmap(net.trace)({name: p[None] for name, p in net.params().items()}, x[None])
+    assert list(traced.sites) == ["silu", "sin"]
+
+
+class Positive(nn.Module):
+    """A layer whose weights a softplus keeps positive."""
+
+    def __init__(self, num_in, num_out):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(num_out, num_in)), nn.Parameter(torch.zeros(num_out))
+
+    def forward(self, x):
+        return F.linear(x, F.softplus(self.weight), self.bias)
+
+
+class Softplus(nn.Module):
+    def forward(self, weight):
+        return F.softplus(weight)
+
+
+def test_what_is_made_of_parameters_alone_is_no_site():
+    kept = nn.utils.parametrizations.parametrize.register_parametrization(nn.Linear(4, 3), "weight", Softplus())
+    for first in (Positive(4, 3), kept):
+        net = Network(nn.Sequential(first, nn.Tanh(), nn.Linear(3, 2)), example=VECTORS)
+        assert list(net.trace(net.params(), VECTORS).sites) == ["1"]
+        for _ in range(2):
+            assert list(net.watch(net.params(), VECTORS).activations) == ["1"]
+        (units,) = net.units
+        assert dict(units.sites) == {"1": 1}
+        assert any(name.startswith("0.") and "weight" in name for name in units.incoming)

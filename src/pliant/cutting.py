@@ -117,11 +117,8 @@ class Cut(Watch):
     def keep(self, x: Tensor) -> Tensor:
         return x.clone()
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        args, kwargs = tuple(map(_double, args)), {name: _double(value) for name, value in (kwargs or {}).items()}
-        return self._called(func, types, args, kwargs)
-
-    def _called(self, func: Callable, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        args, kwargs = tuple(map(_double, args)), {name: _double(value) for name, value in kwargs.items()}
         if func in MULTIPLYING or func in GROUPED:
             self.last = self.names.total()
         if (func is F.linear or func in CONVOLUTIONS) and args and args[0].is_floating_point():
@@ -148,7 +145,7 @@ class Cut(Watch):
             func = Tensor.double
         if func in GROUPED:
             func = _grouped
-        found = super().__torch_function__(func, types, args, kwargs)
+        found = super().called(func, args, kwargs)
         if self.mapping and self.map is not None and not _functorch.is_batchedtensor(found):
             self.layers.append((found.detach().requires_grad_(), self.map.dim))
             found = self.layers[-1][0].clone()

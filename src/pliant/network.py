@@ -141,7 +141,9 @@ class Network:
         self.names = tuple(name for name, _ in self.module.named_parameters())
         self.trained = tuple(n for n, p in self.module.named_parameters() if p.requires_grad) or self.names
         self._spare: nn.Module | None = None  # what fresh draws are made in
-        self._order: Sequence[str] | None = None  # of the sites, once seen; empty where only hooks can tell
+        self._order: Sequence[str | None] | None = (
+            None  # of sites among nonlinear calls; empty where only hooks can tell
+        )
         self._part_of: Network | None = None
         self._said_unread = False
         self._axes: dict[str, int] | None = None  # of the sites, once asked for
@@ -432,7 +434,7 @@ class Network:
         calls = Calls(params)
         with uncompiled_parts(), calls:
             output = (forward or self)(params, x, key)
-        activations = dict(zip(self._order, calls.posts, strict=True))
+        activations = {name: post for name, post in zip(self._order, calls.posts, strict=True) if name is not None}
         return Watched(output, penultimate(calls.features, self.module, calls.unit_dim), activations)
 
     def _called(self, params: Params, x: Any, key: Tensor | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -21,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from pliant.adapter import uncheckpointed
 from pliant.functional.precision import wide
-from pliant.maps import Map, Weights, linear_map
+from pliant.maps import Layered, Map, Weights, linear_map
 from pliant.written import Masks, rectifies
 
 # fmt: off
@@ -46,17 +45,22 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 UNSEEN = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
 
 
-def is_nonlinearity(func: Callable, args: tuple, kwargs: dict[str, Any], features: Tensor | None) -> bool:
-    """Whether a call is one by itself.
+def is_nonlinearity(func: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a call is one by itself, or would be if it acted on what a layer returned (see `everywhere`).
 
-    Sines and a clamp from 0 on are so only after a layer (which read `features`): of positions or inputs, they are not.
-
-    >>> is_nonlinearity(torch.cos, (torch.ones(2, 2),), {}, None)
-    False
+    >>> is_nonlinearity(torch.cos, (torch.ones(2, 2),), {}), is_nonlinearity(torch.exp, (torch.ones(2, 2),), {})
+    (True, False)
     """
-    if func in PERIODIC or func not in NONLINEARITIES:
-        return features is not None and (func in PERIODIC or rectifies(func, args, kwargs))
-    return True
+    return func in NONLINEARITIES or rectifies(func, args, kwargs)
+
+
+def everywhere(func: Callable) -> bool:
+    """Whether a function is a nonlinearity of inputs, too, as sines and a clamp from 0 on are not.
+
+    >>> everywhere(torch.relu), everywhere(torch.cos)
+    (True, False)
+    """
+    return func in NONLINEARITIES and func not in PERIODIC
 
 
 class Inputs(NamedTuple):
@@ -157,6 +161,7 @@ class Watch(TorchFunctionMode, ABC):
         self.masks = Masks()
         self.depth = depth()  # what is mapped inside the forward pass is seen as a whole
         self.weights, self.map = Weights({}), cast(Map | None, None)
+        self.layered = Layered(self.weights)
         self.features: Tensor | None = None
         self.unit_dim = -1
         self.hidden = 0
@@ -189,8 +194,15 @@ class Watch(TorchFunctionMode, ABC):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        target = overwritten(func, args, kwargs)
         self.map = linear_map(func, args, kwargs, self.weights)
+        found = self.called(func, args, kwargs)
+        if found is None or isinstance(found, (Tensor, tuple, list)):  # None: it writes into the first argument
+            self.layered.note(args, kwargs, args[:1] if found is None else found, self.map is not None)
+        return found
+
+    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What a call of a torch function returns."""
+        target = overwritten(func, args, kwargs)
         if self.map is not None:
             if target is not None:
                 self.spare(target)
@@ -216,18 +228,32 @@ class Watch(TorchFunctionMode, ABC):
 
     def _nonlinearity(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """What a call is a nonlinear function of, and that function; two of None for another call."""
-        if is_nonlinearity(func, args, kwargs, self.features):
+        if is_nonlinearity(func, args, kwargs):
+            x = args[0] if args else kwargs["input"]
+            if x in self.weights or not (everywhere(func) or self._behind_a_layer(x)):
+                return None, None
             rest = {k: v for k, v in kwargs.items() if k != "input"}
-            return args[0] if args else kwargs["input"], lambda t: func(t.clone(), *args[1:], **rest)
-        return self.masks.function(func, args) or (None, None)
+            return x, lambda t: func(t.clone(), *args[1:], **rest)
+        x, function = self.masks.function(func, args) or (None, None)
+        return (None, None) if x is None or x in self.weights else (x, function)
+
+    def _behind_a_layer(self, x: Tensor) -> bool:
+        """Whether a layer has a part in it; where that is not known, whether there was one before."""
+        return self.features is not None and self.layered(x) is not False
+
+    def begin(self, module: nn.Module) -> None:
+        """Told of the whole network, with the parameters that it has in this forward pass."""
+        self.weights = Weights(dict(module.named_parameters()))
+        self.layered = Layered(self.weights)
+        self.layered.given([*module.buffers()])
 
     def enter(self, path: str, module: nn.Module, args: tuple) -> tuple[Tensor] | None:
         self.stack.append((path, module))
         if not path:
-            self.weights = Weights(dict(module.named_parameters()))
+            self.begin(module)
         if not (module in self.composites and self.inside is None and len(args) == 1):
             return None
-        if not _has_units(args[0], self.depth):
+        if not _has_units(args[0], self.depth) or args[0] in self.weights:
             return None
         self.inside = (module, len(self.stack))
         x = args[0].clone() if self.replaces else args[0]  # it may be overwritten
@@ -241,6 +267,7 @@ class Watch(TorchFunctionMode, ABC):
                 with torch._C.DisableTorchFunction():
                     found = self.saw(self._numbered(name), x, before, output, lambda t: module.forward(t.clone()))
                     output = _overwrite(x, found) if output is got and self.replaces else found
+                    self.layered.note((x,), {}, output, False)
             self.inside = self.pending = None
         path, _ = self.stack.pop()
         self.done(path, module, output)
@@ -330,8 +357,8 @@ def _by_units(t: Tensor, dim: int, mask: Tensor | None) -> Tensor:
 class Activity(Watch):
     """Keeps what leaves every site, as it is: with its shape and its graph.
 
-    `order` are the sites' names where they are calls of torch functions one by one, so that `Calls` sees the same;
-    None where a module of several calls is among them.
+    `order` says of each call of a nonlinear function, one after the other, which site it is, so that `Calls` sees the
+    same; None where it is none. There is no order where a site is more than a call.
     """
 
     def __init__(self, composites: set[nn.Module]):
@@ -340,16 +367,17 @@ class Activity(Watch):
         self.calls: list[Any] = []
         self.left: list[Tensor] = []  # what left the sites, as `posts` where nothing was overwritten
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        found = super().__torch_function__(func, types, args, kwargs)
-        if is_nonlinearity(func, args, kwargs or {}, self.features):
+    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        found = super().called(func, args, kwargs)
+        if is_nonlinearity(func, args, kwargs):
             self.calls.append(found)
         return found
 
     @property
-    def order(self) -> list[str] | None:
-        same = len(self.calls) == len(self.left) and all(map(operator.is_, self.calls, self.left))
-        return list(self.posts) if same else None
+    def order(self) -> list[str | None] | None:
+        names = {id(left): name for name, left in zip(self.posts, self.left, strict=True)}
+        found = [names.get(id(call)) for call in self.calls]
+        return found if [name for name in found if name is not None] == list(self.posts) else None
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         self.posts[name], _ = unmapped(post, self.depth)
@@ -362,7 +390,7 @@ class Activity(Watch):
 
 
 class Calls(TorchFunctionMode):
-    """Keeps what leaves every nonlinearity call, in order, without names and hooks: cheap enough for every step."""
+    """Keeps what every nonlinear function returns, in order, without names and hooks: cheap enough for every step."""
 
     def __init__(self, params: Mapping[str, Tensor]):
         super().__init__()
@@ -382,7 +410,7 @@ class Calls(TorchFunctionMode):
             self.unit_dim = seen.dim
             return found
         self.weights.note(func, args, kwargs or {}, found)
-        if is_nonlinearity(func, args, kwargs or {}, self.features):
+        if is_nonlinearity(func, args, kwargs or {}):
             self.posts.append(unmapped(found, self.depth)[0])
         return found
 
@@ -391,7 +419,12 @@ class Calls(TorchFunctionMode):
 def _watching(root: nn.Module, watch: Watch, begun: bool) -> Iterator[Watch]:
     handles = []
     if begun:
-        watch.weights = Weights(dict(root.named_parameters()))
+        watch.begin(root)
+    else:
+        given = root.register_forward_pre_hook(
+            lambda m, args, kwargs: watch.layered.given((args, kwargs)), with_kwargs=True
+        )
+        handles.append(given)
     for path, module in root.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or (begun and module is root):
             continue  # a script takes no hooks; its nonlinearities cannot be seen

@@ -41,8 +41,8 @@ class _Unread(Watch):
         self.inputs: list[Tensor] = []
         self.read: list[Tensor] = []
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        found = super().__torch_function__(func, types, args, kwargs)
+    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        found = super().called(func, args, kwargs)
         if depth():  # inside torch.vmap no graph can begin
             return found
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad]

@@ -311,6 +311,26 @@ def test_a_network_without_hidden_units_has_no_evidence_of_them():
     assert "units" in causes.idle
 
 
+def test_a_dead_network_is_told_without_numbers_that_are_not_there():
+    model = perceptron()
+    model[1] = nn.ReLU()
+    model[0].bias.data.fill_(-100.0)
+    causes = asked(model)
+    told = causes.told("target scale")
+    assert (
+        told == "top singular share undefined (all features are 0), output offset undefined (the outputs do not vary)"
+    )
+
+
+def test_a_frozen_head_has_no_evidence():
+    model = perceptron()
+    for p in list(model.parameters())[-2:]:
+        p.requires_grad_(False)
+    causes = asked(model)
+    assert causes.evidence["output layer"] == {}
+    assert "output layer" in causes.idle
+
+
 def test_a_training_of_ours_is_carried():
     model, x = perceptron(), inputs()
     moments = Adam().init(dict(model.named_parameters()))

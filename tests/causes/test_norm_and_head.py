@@ -1,6 +1,7 @@
 """Repairs of norms, heads, target scale and optimizer: exactly what is stated changes."""
 
 import copy
+import math
 import re
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_layer_of_zeros_stays():
     zero = now.params | {"2.weight": torch.zeros(2, 4).double(), "2.bias": torch.zeros(2).double()}
     after = Norm().repair(network, Repaired(zero, {}), randn(9, 3), SEED).params
     assert set(changed(zero, after)) == {"0.weight", "0.bias"}
+
+
+def test_a_norm_that_begins_at_zero_has_no_ratio():
+    network, now = setting(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double(), randn(9, 3))
+    fresh = network.fresh(3) | {name: torch.zeros_like(now.params[name]) for name in network.head}
+    trace = network.trace(now.params, randn(9, 3))
+    found = Norm().evidence(network, now, randn(9, 3), trace, fresh)
+    first = [torch.cat([p["0.weight"].flatten(), p["0.bias"]]).norm() for p in (now.params, fresh)]
+    assert found == pytest.approx(dict.fromkeys(["norm_ratio", "largest_ratio"], float(first[0] / first[1])))
+    assert math.isnan(OutputLayer().evidence(network, now, randn(9, 3), trace, fresh)["norm_ratio"])
 
 
 # -- head and target scale ---------------------------------------------------------------------------------------------

@@ -28,6 +28,14 @@ class Repaired(NamedTuple):
     moments: Moments
 
 
+UNDEFINED = {  # why a number of the evidence is NaN
+    "norm_ratio": "it begins at 0",
+    "largest_ratio": "they begin at 0",
+    "top_singular_share": "all features are 0",
+    "output_offset": "the outputs do not vary",
+}
+
+
 @dataclass(frozen=True)
 class Repair(ABC):
     """One mechanism, undone.
@@ -50,7 +58,7 @@ class Repair(ABC):
         """The network after the repair; `x` are inputs to look at, `draw` is where random numbers are from."""
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        """Numbers about the mechanism in the network as it is, by what they are.
+        """Numbers about the mechanism in the network as it is, by what they are; NaN where they are undefined.
 
         `trace` is that of `x`, with units along `axes`; `fresh` is a draw of the initial distribution.
         """

@@ -163,7 +163,7 @@ def _handed(group: UnitGroup, params: Params, gone: Tensor, weights: Tensor | No
 def moved(before: Any, after: Any, mask: Tensor | None = None) -> float:
     """The root mean square of a change of the outputs over theirs: of the one that changes most, if there are several.
 
-    Outputs at padding, where `mask` is False, do not count.
+    Outputs at padding, where `mask` is False, do not count; a change of outputs that are all 0 is infinite.
 
     >>> moved(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == 0.1
     True
@@ -173,5 +173,6 @@ def moved(before: Any, after: Any, mask: Tensor | None = None) -> float:
     for one, other in zip(tree_leaves(before), tree_leaves(after), strict=True):
         if isinstance(one, Tensor):
             a, b = one.detach().cpu().double(), other.detach().cpu().double()
-            changes.append(float((b - a).norm() / a.norm().clamp(min=1e-300)))
+            change, size = float((b - a).norm()), float(a.norm())
+            changes.append(change / size if size else np.inf if change else 0.0)
     return float(np.max(changes[1:] or changes))

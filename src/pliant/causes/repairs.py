@@ -201,8 +201,9 @@ class OutputLayer(Repair):
         return cleared(before, new)
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        ratio = norms.norm(some(before.params, network.head)) / norms.norm(some(fresh, network.head))
-        return {"norm_ratio": float(ratio)}
+        if not network.head:  # it is frozen
+            return {}
+        return {"norm_ratio": float(norms.norm_ratio(some(before.params, network.head), some(fresh, network.head)))}
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,13 @@ class TargetScale(Repair):
         return cleared(before, {linear.weight: w - linear.along(w), bias: torch.zeros_like(before.params[bias])})
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        s = singular_values(trace.features)
-        found = {"top_singular_share": float(s[0].square() / s.square().sum())}
+        energy = singular_values(trace.features).square()
+        found = {"top_singular_share": float(energy[0] / energy.sum())}
         if isinstance(trace.output, Tensor):
             y = rows(trace.output, network.mask)
-            found["output_offset"] = float((y.mean(0).abs() / y.std(0).clamp(min=1e-12)).mean())
+            spread = y.std(0)
+            varies = spread > 8 * torch.finfo(y.dtype).eps * y.abs().amax(0)  # by more than rounding
+            found["output_offset"] = float((y.mean(0).abs() / spread)[varies].mean())
         return found
 
 

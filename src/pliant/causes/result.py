@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from textwrap import fill
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pliant.causes.base import Repair
+from pliant.causes.base import UNDEFINED, Repair
 from pliant.causes.words import remarks, treatment
 from pliant.functional.shapley import Coalition, interactions, sampled, shapley
 from pliant.functional.statistics import Interval, interval
@@ -150,7 +151,8 @@ class Causes:
     def told(self, name: str) -> str:
         """The evidence about a repair's mechanism, in a line; empty where there is none."""
         numbers = self.evidence.get(name, {})
-        return ", ".join(f"{what.replace('_', ' ')} {_figure(value)}" for what, value in numbers.items())
+        each = (f"{what.replace('_', ' ')} {_figure(value, UNDEFINED.get(what))}" for what, value in numbers.items())
+        return ", ".join(each)
 
     def made(self, coalition: Coalition) -> str:
         """The repairs of a coalition by name, in their order."""
@@ -255,5 +257,7 @@ class Causes:
         return self.text()
 
 
-def _figure(value: float) -> str:
+def _figure(value: float, why: str | None) -> str:
+    if math.isnan(value):
+        return f"undefined ({why})" if why else "undefined"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"

@@ -76,8 +76,9 @@ class Norm(Repair):
         return found.modules, {m[0]: f for m, f in zip(found.modules, factors, strict=True)}, found.scaling
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        ratios = [norms.norm(some(before.params, n)) / norms.norm(some(fresh, n)) for n in layers(network)]
-        return {"norm_ratio": float(torch.stack(ratios).mean()), "largest_ratio": float(torch.stack(ratios).max())}
+        each = [float(norms.norm_ratio(some(before.params, n), some(fresh, n))) for n in layers(network)]
+        known = [ratio for ratio in each if not math.isnan(ratio)] or [math.nan]
+        return {"norm_ratio": sum(known) / len(known), "largest_ratio": max(known)}
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,11 @@ class _Layers(Watch):
         super().__init__(set())
         self.paths: list[str] = []
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func is F.linear or func in CONVOLUTIONS:
             path, module = self.stack[-1]
             self.paths += [path] if isinstance(module, LAYERS) else []
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         return post

@@ -78,9 +78,9 @@ class _Finder(Recorder):
         self.calls: list[Call] = []
         self.function = ""
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         self.function = _name(func)
-        return super().__torch_function__(func, types, args, kwargs)
+        return super().called(func, args, kwargs)
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         path, module = self.stack[-1]
@@ -197,7 +197,7 @@ class _Swap(TorchFunctionMode):
         super().__init__()
         self.replacement, self.functions, self.flags = replacement, functions, flags
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         kwargs = kwargs or {}
         if func not in self.functions or not args or args[0].ndim < 2:
             return func(*args, **kwargs)

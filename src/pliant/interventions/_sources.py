@@ -94,11 +94,11 @@ class Looking(Watch):
         self.hidden_norms = 0  # as `hidden`, of these
         self.composed: dict[int, tuple[Tensor, Tensor | None]] = {}  # what was normalised, what the module returned
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         path, module = self.stack[-1] if self.stack else ("", None)
         if not (func is F.batch_norm and isinstance(module, _BatchNorm) and args):
-            affine = self._affine(func, args, kwargs or {})
-            found = super().__torch_function__(func, types, args, kwargs)
+            affine = self._affine(func, args, kwargs)
+            found = super().called(func, args, kwargs)
             if self.map is not None:
                 self.hidden_norms = len(self.norms)
             if self.map is not None and found.ndim >= max(2, -self.map.dim):
@@ -108,7 +108,7 @@ class Looking(Watch):
                 self._note(found, affine)
             return found
         source = self._source(args[0])
-        y = func(*args, **(kwargs or {}))
+        y = func(*args, **kwargs)
         layer = source.path if source is not None and source.kind == "layer" and source.factor == 1 else None
         plain = type(module).forward is _BatchNorm.forward
         if not plain:
