@@ -359,6 +359,12 @@ def test_einsum_by_letters(equation, operands, units, incoming):
     assert x.numel() == samples.numel()
 
 
+def test_a_vector_each_has_its_units_along_its_own_axis():
+    """Kernels of a state-space model: a vector a channel, at every moment."""
+    w, x = torch.randn(5, 4), torch.randn(5, 4, 7)
+    assert linear_map(torch.einsum, ("hn,hnl->hl", w, x), {}, Weights({"w": w})).dim == -2
+
+
 def test_a_product_inside_vmap_is_a_layer():
     class Mapped(nn.Module):
         def __init__(self):

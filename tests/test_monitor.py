@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from pliant import Inputs, Monitor, Network
 from pliant.diagnostics import (
     DeadUnits,
     Diagnostic,
+    EmpiricalNTK,
     FeatureRanks,
+    GradientCovariance,
     GradientNorm,
     Observation,
     ParameterNorm,
@@ -497,6 +500,60 @@ class Two(nn.Module):
 
 def heads() -> tuple[nn.Module, nn.Module]:
     return nn.Linear(6, 3), nn.Linear(6, 1)
+
+
+class EachRow(nn.Module):
+    """Layers that are written for one row, and mapped over the batch or called on it."""
+
+    def __init__(self, mapped: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.mapped = nn.Linear(4, 5), nn.Linear(5, 3), mapped
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one = lambda row: self.second(torch.relu(self.first(row)))  # noqa: E731
+        return torch.vmap(one)(x) if self.mapped else one(x)
+
+
+def test_layers_inside_a_vmap_of_the_forward_pass() -> None:
+    whole, mapped = EachRow(False), EachRow(True)
+    mapped.load_state_dict(whole.state_dict())
+    expected = Monitor(whole, (X, Y), loss=F.cross_entropy)(0)
+    with pytest.warns(UserWarning, match="left out") as caught:
+        row = Monitor(mapped, (X, Y), loss=F.cross_entropy)(0)
+    (said,) = [str(w.message) for w in caught]
+    assert said == (
+        "at the start: left out, as this probe cannot measure it: GradientAlignment, FeatureOffset, OutputBiasNorm: "
+        "expected layers that read whole batches, got some inside a torch.vmap of the forward pass, which are not seen "
+        "as layers: write them for whole batches, or leave this out"
+    )
+    assert row is not None
+    assert expected is not None
+    assert "gradient_saturated/relu" in row
+    assert row == pytest.approx({name: expected[name] for name in row}, rel=1e-4, abs=1e-6)
+
+
+class Halving(nn.Module):
+    """A decision that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.first(x))
+        return self.second(h / 2 if h.max() > 1e9 else h)
+
+
+def test_what_needs_single_examples_is_named_where_data_decide() -> None:
+    monitor = Monitor(Halving(), (X, Y), loss=F.cross_entropy, diagnostics=(GradientCovariance(), EmpiricalNTK()))
+    with pytest.warns(UserWarning, match="could not be measured and is missing") as caught:
+        monitor(0)
+    for kind, warning in zip(("GradientCovariance", "EmpiricalNTK"), caught, strict=True):
+        assert re.fullmatch(
+            rf"step 0: {kind}\(.*\) could not be measured and is missing: expected a network that torch.vmap runs an "
+            r"example at a time, got one with a step that it has no rule for \(.*\): leave .* out",
+            str(warning.message),
+        )
 
 
 @pytest.mark.parametrize("named", [True, False])

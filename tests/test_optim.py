@@ -102,6 +102,20 @@ def test_equals_torch_optim(ours, theirs, dtype, tolerance):
     assert set(moments) <= set(optimizer.state[params["weight"]])
 
 
+@pytest.mark.parametrize("name", ["momentum", "Adam", "RMSProp with all"])
+def test_equals_torch_optim_on_complex_parameters(name):
+    ours, theirs = TORCH[name]
+    start, generator = torch.randn(3, 4, dtype=torch.complex128), torch.Generator().manual_seed(0)
+    p, params = start.clone(), {"w": start.clone()}
+    optimizer, moments = theirs([p]), ours.init(params)
+    for _ in range(10):
+        turned = torch.randn(4, 3, dtype=p.dtype, generator=generator).mH  # a view, as autograd returns them
+        p.grad = turned.resolve_conj()
+        ours.update(params, {"w": turned}, moments)
+        optimizer.step()
+    torch.testing.assert_close(params["w"], p, rtol=1e-13, atol=1e-13)
+
+
 MUON = {
     "as torch has it": (Muon(lr=0.02), {"lr": 0.02}),
     "plain momentum": (

@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from pliant import Chain, ReDo, disentangle, generic
+from pliant import L2, Chain, ReDo, disentangle, generic
 from pliant.diagnostics import DeadUnits, Observation
 from pliant.diagnostics._nudge import sensitivities
+from pliant.functional.norms import norm
+from pliant.interventions import L2Init
+from pliant.interventions.base import Seen
 from pliant.monitor import Monitor
 from pliant.network import Network
 from pliant.optim import SGD
@@ -138,6 +141,34 @@ class Mapped(nn.Module):
         if self.members:
             return torch.vmap(one, (0, 0, 0, None))(self.first, self.bias, self.second, x).mean(0)
         return torch.vmap(lambda x: one(self.first[0], self.bias[0], self.second[0], x))(x).mean(1)
+
+
+class Spectral(nn.Module):
+    """Channels mixed by complex numbers in the frequency domain, beside real ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.skip, self.output = nn.Conv1d(2, 6, 1), nn.Conv1d(6, 4, 1), nn.Linear(4, 2)
+        self.filter = nn.Parameter(torch.randn(6, 4, 3, dtype=torch.complex64))
+
+    def forward(self, x):
+        h = F.relu(self.first(x))
+        mixed = torch.einsum("bix,iox->box", torch.fft.rfft(h)[..., :3], self.filter)
+        return self.output(F.gelu(torch.fft.irfft(mixed, n=x.shape[-1]) + self.skip(h)).mean(-1))
+
+
+def test_complex_parameters():
+    network = Network(Spectral(), example=torch.randn(3, 2, 8))
+    first, second = network.units
+    assert (first.name, first.size, first.exact) == ("relu", 6, False)  # the filter reads them, too
+    assert (second.name, second.size, second.exact) == ("gelu", 4, True)
+    params, x = network.params(), torch.randn(3, 2, 8)
+    for strength, (penalty,) in ((0.5, [L2(0.5)]), (2.0, [L2Init(2.0)])):
+        start = {name: torch.zeros_like(p) for name, p in params.items()}
+        squares = sum(p.abs().double().square().sum() for p in params.values())
+        found = penalty.penalty(network, params, start, Seen(torch.tensor(0), torch.tensor(0.1), x))
+        assert float(found) == pytest.approx(strength * float(squares), rel=1e-5)
+    assert float(norm(params)) == pytest.approx(float(squares) ** 0.5, rel=1e-5)
 
 
 class SqueezeExcite(nn.Module):

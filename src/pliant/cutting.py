@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._C import _functorch  # type: ignore
 
 from pliant.maps import CONVOLUTIONS, PRODUCTS
-from pliant.sites import NONLINEARITIES, Watch, unmapped
+from pliant.sites import NONLINEARITIES, Watch, mapped, unmapped
 
 Tensors = dict[str, Tensor]
 
@@ -109,10 +109,7 @@ class Cut(Watch):
             self.point.leaves[name] = unmapped(post)[0].shape
             return post
         leaf = self.leaves.get(name, self.point.leaves[name])
-        leaf = leaf.clone()  # what comes after may be in place
-        for level in reversed(wraps):
-            leaf = _functorch._add_batch_dim(leaf, 0, level)
-        return leaf
+        return mapped(leaf.clone(), wraps)  # what comes after may be in place
 
     def keep(self, x: Tensor) -> Tensor:
         return x.clone()

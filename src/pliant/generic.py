@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pliant.adapter import adapted, aliases, tensors_of
+from pliant.adapter import adapted, aliases, inexact, tensors_of
 from pliant.codes import along, some_half
 from pliant.cutting import Cut, Point, Tensors, noise
 from pliant.modules import NORMALISERS
@@ -161,6 +161,9 @@ class Generic:
 def _in_training(module: nn.Module) -> nn.Module:
     """A copy in double precision and train mode, but for batch normalisation; nothing drops."""
     module = adapted(module).cpu().double()
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_complex():
+            tensor.data = tensor.data.to(torch.complex128)
     still = [layer for layer in module.modules() if isinstance(layer, NORMALISERS) and not layer.training]
     module.train()
     for layer in still:
@@ -179,7 +182,9 @@ def _generic(example: Any) -> Any:
     def one(x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
-        return torch.randn(x.shape, dtype=torch.float64) if x.is_floating_point() else x.cpu()
+        if inexact(x):
+            return torch.randn(x.shape, dtype=torch.complex128 if x.is_complex() else torch.float64)
+        return x.cpu()
 
     return tree_map(one, example)
 

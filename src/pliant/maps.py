@@ -254,6 +254,7 @@ def _einsum(equation: str, operands: Iterable[Tensor], weights: Weights) -> Map 
     if not summed:  # it scales
         return None
     units = [place for place, letter in enumerate(out) if letter not in mine]
+    units = units or [place for place, letter in enumerate(out) if letter in theirs]  # a weight each, as of a head
     features = x.permute([mine.index(n) for n in mine if n not in summed] + [mine.index(n) for n in summed])
     own = next(i for i in range(len(operands)) if i != others[0])
     letters = terms[own]

@@ -464,6 +464,13 @@ def unmapped(t: Tensor, depth: int = 0) -> tuple[Tensor, list[int]]:
     return t, levels
 
 
+def mapped(t: Tensor, levels: list[int]) -> Tensor:
+    """The inverse of `unmapped`."""
+    for level in reversed(levels):
+        t = _functorch._add_batch_dim(t, 0, level)
+    return t
+
+
 def _has_units(x: Any, depth: int) -> bool:
     """Whether this may be a batch of activations: not a lone vector (a learned deviation, say), nor whole numbers."""
     return isinstance(x, Tensor) and x.is_floating_point() and unmapped(x, depth)[0].ndim > 1

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant import written
-from pliant.adapter import adapted, uncheckpointed
+from pliant.adapter import adapted, inexact, uncheckpointed
+from pliant.functional.precision import real
 from pliant.maps import PRODUCTS
 from pliant.modules import seeded
 from pliant.sites import Watch, arguments, depth, elementwise_modules
@@ -91,7 +92,7 @@ def unread(module: nn.Module, example: Any) -> tuple[str, ...]:
     def reached(ends: list[Tensor]) -> set[str]:
         if not ends or not layers:
             return set()
-        total = torch.stack([end.double().sum() for end in ends]).sum()
+        total = torch.stack([real(end).double().sum() for end in ends]).sum()
         found = torch.autograd.grad(total, [leaf for _, leaf in layers], retain_graph=True, allow_unused=True)
         return {path for (path, _), gradient in zip(layers, found, strict=True) if gradient is not None}
 
@@ -114,7 +115,7 @@ def _origins(t: Tensor) -> frozenset[int]:
 
 
 def _begun(t: Tensor) -> Tensor:
-    return t.detach().requires_grad_() if t.is_floating_point() else t
+    return t.detach().requires_grad_() if inexact(t) else t
 
 
 def _data(leaf: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_map
 from pliant.diagnostics._poke import mixed, mixes_examples
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Observation
+from pliant.members import GLOBAL_STREAM
 from pliant.modules import unpadded
 from pliant.network import Network, Params
 from pliant.sites import depth
@@ -36,6 +38,23 @@ def loss_of_one(seen: Observation) -> Callable[[Params, Any, Any], Tensor]:
     """The loss of one example, a scalar; raises as `outputs_of_one` does."""
     network, loss = per_example(seen), given(seen.loss, "loss")
     return lambda params, x, y: loss(network(seen.params | params, batch_of_one(x)), batch_of_one(y))
+
+
+@contextmanager
+def example_by_example() -> Iterator[None]:
+    """Errors of `torch.vmap` over examples as a `ValueError` that says what to write."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if depth() or not ("vmap" in said or "functorch" in said):  # a population's members run in a loop then
+            raise
+        if "randomness" in said:
+            raise ValueError(GLOBAL_STREAM) from error
+        raise ValueError(
+            "expected a network that torch.vmap runs an example at a time, got one with a step that it has no rule for "
+            "(a decision that depends on data, a number out of a tensor): leave diagnostics of single examples out"
+        ) from error
 
 
 def trained(seen: Observation) -> Params:

@@ -11,7 +11,7 @@ from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Observation
 from pliant.maps import Map, Maps, Weights
 from pliant.network import Network, Params
-from pliant.sites import rows, uncompiled_parts
+from pliant.sites import depth, rows, uncompiled_parts, unmapped
 
 
 class Layer(NamedTuple):
@@ -63,6 +63,11 @@ def layers_of(network: Network, params: Params, x: Any, mask: Tensor | None = No
     maps = Maps(params)
     with uncompiled_parts(), maps:
         network(params, x)
+    if any(unmapped(t, depth())[1] for seen, _ in maps.found for t in (seen.input, seen.weight)):
+        raise ValueError(
+            "expected layers that read whole batches, got some inside a torch.vmap of the forward pass, which are not "
+            "seen as layers: write them for whole batches, or leave this out"
+        )
     found = [_layer(seen, maps.weights, mask) for seen, _ in maps.found]
     known = [layer for layer in found if layer is not None]
     if not known:

@@ -11,7 +11,7 @@ from torch.func import grad
 
 from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Observation
-from pliant.sites import Watch, rows
+from pliant.sites import Watch, mapped, rows, unmapped
 
 
 class Sensitivity(NamedTuple):
@@ -31,9 +31,10 @@ class _Nudge(Watch):
         self.axes: dict[str, int] = {}
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        self.posts[name] = post.clone()  # it may be changed in place later on
-        self.axes[name] = self.unit_dim if post.ndim > 2 else -1
-        return post + self.nudges[name] if name in self.nudges else post
+        whole, levels = unmapped(post, self.depth)
+        self.posts[name] = whole.clone()  # it may be changed in place later on
+        self.axes[name] = self.unit_dim % post.ndim - post.ndim if whole.ndim > 2 else -1
+        return post + mapped(self.nudges[name], levels) if name in self.nudges else post
 
 
 def sensitivities(seen: Observation) -> dict[str, Sensitivity]:

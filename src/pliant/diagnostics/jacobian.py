@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import jacrev, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pliant.diagnostics._examples import as_tensor, outputs_of_one
+from pliant.diagnostics._examples import as_tensor, example_by_example, outputs_of_one
 from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import jacobians, ranks, spectra
@@ -66,7 +66,8 @@ class InputOutputJacobian(Diagnostic):
             return _whole(at, x) if start is None else _estimated(at, x, start, self.steps)
 
         in_dims = 0, None if mask is None else 0, None if whole else 0
-        largest, smallest, gap = (part.mean() for part in vmap(one, in_dims)(x, mask, starts))
+        with example_by_example():
+            largest, smallest, gap = (part.mean() for part in vmap(one, in_dims)(x, mask, starts))
         return {"jacobian_largest": largest, "jacobian_smallest": smallest, "jacobian_gap": gap}
 
 

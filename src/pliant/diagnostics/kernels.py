@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pliant.diagnostics._examples import as_tensor, loss_of_one, outputs_of_one, trained
+from pliant.diagnostics._examples import as_tensor, example_by_example, loss_of_one, outputs_of_one, trained
 from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.functional import kernels, ranks
@@ -61,11 +61,13 @@ class EmpiricalNTK(Diagnostic):
         function, x = outputs_of_one(seen), given(seen.x, "x")
         num_outputs = as_tensor(given(seen.network, "network")(seen.params, x))[0].numel()
         of = (lambda p, one: function(p, *one)), trained(seen), (x, seen.mask), num_outputs
-        if num_outputs <= self.num_sums:
-            total, trace = kernels.ntk(*of)
-            return self._numbers("ntk", trace) | self._numbers("ntk_sum", total)
-        total, trace, error = kernels.sampled_ntk(*of, self.num_sums)
-        return self._numbers("ntk", trace) | self._numbers("ntk_sum", total) | {"ntk_error": error}
+        found: dict[str, Tensor] = {}
+        with example_by_example():
+            if num_outputs <= self.num_sums:
+                total, trace = kernels.ntk(*of)
+            else:
+                total, trace, found["ntk_error"] = kernels.sampled_ntk(*of, self.num_sums)
+        return self._numbers("ntk", trace) | self._numbers("ntk_sum", total) | found
 
     def _numbers(self, name: str, kernel: Tensor) -> dict[str, Tensor]:
         s = ranks.singular_values(kernel)
@@ -133,5 +135,6 @@ def gradient_cosines(seen: Observation) -> Tensor:
     given(seen.loss, "loss")
     seen = widened(seen)
     x, y = given(seen.x, "x"), given(seen.y, "y")
-    gradients = kernels.per_example_gradients(loss_of_one(seen), trained(seen), x, y)
+    with example_by_example():
+        gradients = kernels.per_example_gradients(loss_of_one(seen), trained(seen), x, y)
     return kernels.cosines(kernels.gram(gradients))

@@ -13,7 +13,15 @@ from torch.overrides import TorchFunctionMode
 from pliant.adapter import Called, adapted
 from pliant.interventions._building import Among, exchange, prepared
 from pliant.modules import seeded
-from pliant.sites import FLAGGED, NONLINEARITIES, Recorder, arguments, elementwise_modules, uncompiled_parts
+from pliant.sites import (
+    FLAGGED,
+    NONLINEARITIES,
+    Recorder,
+    arguments,
+    elementwise_modules,
+    is_nonlinearity,
+    uncompiled_parts,
+)
 
 IN_PLACE = frozenset(f for f in NONLINEARITIES if f.__name__.endswith("_"))  # a set that the compiler takes
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -76,11 +84,18 @@ class _Finder(Recorder):
     def __init__(self, composites: set[nn.Module]):
         super().__init__(composites)
         self.calls: list[Call] = []
+        self.others: list[Call] = []  # of functions that act on what is no layer's: positions, weights
         self.function = ""
 
     def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        self.function = _name(func)
-        return super().called(func, args, kwargs)
+        self.function, seen = _name(func), len(self.calls)
+        found = super().called(func, args, kwargs)
+        if self.inside is None and len(self.calls) == seen and is_nonlinearity(func, args, kwargs):
+            path, _ = self.stack[-1]
+            self.others.append(
+                Call(f"{path}.{self.function}".lstrip("."), path, self.function, None, found.ndim, False)
+            )
+        return found
 
     def saw(self, name: str, x: Tensor, before: Tensor, post: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         path, module = self.stack[-1]
@@ -108,7 +123,7 @@ def nonlinearity_calls(module: nn.Module, example: Any) -> tuple[list[Call], lis
         module(*args, **kwargs)
     hidden = finder.calls[: finder.hidden]
     hidden = [call for call in hidden if call.moved] or hidden  # none in a forward pass without gradients
-    return hidden, [call for call in finder.calls if call not in hidden]
+    return hidden, [call for call in finder.calls if call not in hidden] + finder.others
 
 
 def replaced(
@@ -197,7 +212,7 @@ class _Swap(TorchFunctionMode):
         super().__init__()
         self.replacement, self.functions, self.flags = replacement, functions, flags
 
-    def called(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func not in self.functions or not args or args[0].ndim < 2:
             return func(*args, **kwargs)

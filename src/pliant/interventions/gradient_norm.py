@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pliant.functional.precision import real
 from pliant.interventions.base import Intervention, Seen, State
 from pliant.network import Network, Params
 
@@ -46,5 +47,5 @@ class GradientNormPenalty(Intervention):
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
         assert seen.gradient is not None
         gradient = seen.gradient()
-        squares = (gradient[name].square().sum() for name in network.names)
+        squares = (real(gradient[name]).square().sum() for name in network.names)
         return self.strength * sum(squares, start=torch.zeros(()))

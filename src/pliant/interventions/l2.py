@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pliant.functional.precision import real
 from pliant.interventions.base import Intervention, Scaled, Seen, State
 from pliant.network import Network, Params
 
@@ -44,7 +45,8 @@ class L2(Intervention):
             raise ValueError(f"expected strength of L2 to be at least 0 and finite, got {self.strength!r}")
 
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
-        squares = [w.flatten() @ w.flatten() for w in self._touched(network, params).values()]
+        flat = [real(w).flatten() for w in self._touched(network, params).values()]
+        squares = [w @ w for w in flat]
         return self.strength * (torch.stack(squares).sum() if squares else torch.zeros(()))
 
     def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pliant.functional.precision import real
 from pliant.interventions.base import Intervention, Scaled, Seen, State
 from pliant.network import Network, Params
 
@@ -51,7 +52,7 @@ class L2Init(Intervention):
         return {name: params[name].clone() for name in names}
 
     def penalty(self, network: Network, params: Params, state: State, seen: Seen) -> Tensor:
-        away = [(params[name] - w).flatten() for name, w in state.items()]
+        away = [real(params[name] - w).flatten() for name, w in state.items()]
         return self.strength * (torch.stack([d @ d for d in away]).sum() if away else torch.zeros(()))
 
     def penalty_gradient(self, network: Network, params: Params, state: State, seen: Seen) -> dict[str, Scaled]:

@@ -235,7 +235,10 @@ class Monitor:
                 raise ValueError(f"{diagnostic} cannot be measured on this probe: {_line(error)}") from error
             del self._schedule[diagnostic]
         if failed:
-            what = "; ".join(f"{type(diagnostic).__name__}: {_line(error)}" for diagnostic, error in failed.items())
+            names: dict[str, list[str]] = {}
+            for diagnostic, error in failed.items():
+                names.setdefault(_line(error), []).append(type(diagnostic).__name__)
+            what = "; ".join(f"{', '.join(those)}: {why}" for why, those in names.items())
             warnings.warn(f"left out, as this probe cannot measure it: {what}", stacklevel=2)
         owners: dict[str, Diagnostic] = {}
         for diagnostic, numbers in found.items():

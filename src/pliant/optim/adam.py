@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pliant.functional.precision import real
 from pliant.network import Params
 from pliant.optim.base import Moments, Optimizer, aligned, clock, zeros
 
@@ -41,8 +42,8 @@ class Adam(Optimizer):
         return {"exp_avg": zeros(params), "exp_avg_sq": zeros(params), "step": clock(params)}
 
     def update(self, params: Params, grads: Params, moments: Moments, generator: torch.Generator | None = None) -> None:
-        p, g = list(params.values()), aligned(params, grads)
-        m, v = list(moments["exp_avg"].values()), list(moments["exp_avg_sq"].values())
+        p, g = [real(t) for t in params.values()], [real(t) for t in aligned(params, grads)]
+        m, v = ([real(t) for t in moments[kind].values()] for kind in ("exp_avg", "exp_avg_sq"))
         (step,) = moments["step"].values()
         b1, b2 = self.betas
         step.add_(1)

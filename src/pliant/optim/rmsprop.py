@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pliant.functional.precision import real
 from pliant.network import Params
 from pliant.optim.base import Moments, Optimizer, aligned, zeros
 
@@ -43,11 +44,12 @@ class RMSProp(Optimizer):
         return moments
 
     def update(self, params: Params, grads: Params, moments: Moments, generator: torch.Generator | None = None) -> None:
-        p, g, v = list(params.values()), aligned(params, grads), list(moments["square_avg"].values())
+        p, g = [real(t) for t in params.values()], [real(t) for t in aligned(params, grads)]
+        v = [real(t) for t in moments["square_avg"].values()]
         torch._foreach_mul_(v, self.alpha)
         torch._foreach_addcmul_(v, g, g, 1 - self.alpha)
         if self.centered:
-            mean = list(moments["grad_avg"].values())
+            mean = [real(t) for t in moments["grad_avg"].values()]
             torch._foreach_lerp_(mean, g, 1 - self.alpha)
             root = torch._foreach_addcmul(v, mean, mean, -1)
         else:
@@ -57,7 +59,7 @@ class RMSProp(Optimizer):
         torch._foreach_sqrt_(root)
         torch._foreach_add_(root, self.eps)
         if self.momentum:
-            b = list(moments["momentum_buffer"].values())
+            b = [real(t) for t in moments["momentum_buffer"].values()]
             torch._foreach_mul_(b, self.momentum)
             torch._foreach_addcdiv_(b, g, root)
             torch._foreach_add_(p, b, alpha=-self.lr)
