@@ -909,6 +909,21 @@ def test_penalties_that_are_not_in_the_loss_are_named():
         keeper.step()
 
 
+class Single(nn.Sequential):
+    def forward(self, x):
+        if x.dtype is not torch.float32:
+            raise RuntimeError("expected scalar type Float")
+        return super().forward(x)
+
+
+def test_a_recipe_that_cannot_begin_says_why():
+    model = Single(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    keeper = attach(model, Chain(ReDo(tau=0.0, every=1)))
+    model(torch.ones(3, 4)).sum().backward()
+    with pytest.raises(ValueError, match=r"^ReDo cannot begin on Single: expected scalar type Float$"):
+        keeper.step()
+
+
 def test_a_step_without_a_forward_pass_is_named():
     model = mlp()
     keeper = attach(model, Chain(ContinualBackprop()))

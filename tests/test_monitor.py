@@ -502,6 +502,20 @@ def heads() -> tuple[nn.Module, nn.Module]:
     return nn.Linear(6, 3), nn.Linear(6, 1)
 
 
+def test_a_model_that_is_all_frozen_is_measured_as_if_it_were_trained_and_says_so() -> None:
+    model = EachRow(False)
+    free = Monitor(model, (X, Y), loss=F.cross_entropy)(0)
+    model.requires_grad_(False)
+    with pytest.warns(
+        UserWarning, match="no parameter of the model is trained: gradients, .* as if all were"
+    ) as caught:
+        monitor = Monitor(model, (X, Y), loss=F.cross_entropy, every=1)
+    assert monitor(0) == free
+    monitor(1)
+    assert len(caught) == 1
+    Monitor(model, X)(0)  # of activations alone nothing is to be said
+
+
 class EachRow(nn.Module):
     """Layers that are written for one row, and mapped over the batch or called on it."""
 

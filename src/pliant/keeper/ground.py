@@ -146,8 +146,12 @@ class Ground:
         except Warning:  # that a filter of the caller's makes an error
             raise
         except Exception as error:
-            if self._whole.example is None or not isinstance(error, ValueError):
+            if self._whole.example is None:
                 raise ValueError(f"a forward pass must come first: {self.what_counts} ({error})") from error
+            if not isinstance(error, ValueError):
+                names = " and ".join(type(member).__name__ for member in self.chain)
+                reason = str(error).strip().partition("\n")[0]
+                raise ValueError(f"{names} cannot begin on {type(self.held.model).__name__}: {reason}") from error
             if self.held.lacking:
                 raise ValueError(
                     f"{error}; what the optimizer lacks is left alone, {self.held.lacking[0]} for one: for several "

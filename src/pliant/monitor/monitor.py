@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLLOW = "where a new one is made, write monitor.follow(optimizer)"
+FROZEN = (
+    "no parameter of the model is trained: gradients, kernels and curvature are measured as if all were; where it is "
+    "to be trained, write requires_grad_(True)"
+)
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
@@ -63,8 +67,9 @@ class Monitor:
             loss leaves it out by itself (`ignore_index`, say).
         loss: of output and targets, for what needs gradients.
         optimizer: of the model, or several in a list; what none of them holds, or what is frozen, is no part of
-            gradients, updates, kernels and curvature. The learning rate (the first group's) becomes the column
-            `learning_rate`, and those of all groups, where they differ, `learning_rate/0`, `learning_rate/1`, ...
+            gradients, updates, kernels and curvature (where nothing is trained, all counts, with a warning). The
+            learning rate (the first group's) becomes the column `learning_rate`, and those of all groups, where they
+            differ, `learning_rate/0`, `learning_rate/1`, ...
         every: steps between two measurements.
         diagnostics: what to measure, or a mapping from each diagnostic to a period of its own.
         tier: instead of diagnostics, all that need no settings up to a cost: `"economy"` (a forward pass), `"business"`
@@ -383,6 +388,8 @@ class Monitor:
         if "update" in needs:
             past["update"] = self._past.update(self._subject.params())
         seen = self._subject.observe(needs, past)
+        if self._subject.frozen and any("gradients" in d.needs or d.cost == "full" for d in due):
+            self._once("frozen", FROZEN)
         found: dict[Diagnostic, Row] = {}
         failed: dict[Diagnostic, Exception] = {}
         for diagnostic in due:

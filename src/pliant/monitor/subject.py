@@ -40,6 +40,7 @@ class Subject:
 
     Attributes:
         optimizers: that train the model; with none, all that requires a gradient counts as trained.
+        frozen: whether nothing was trained when it was last looked at.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Subject:
         fresh: Callable[[], nn.Module] | None = None,
     ):
         self.optimizers: Sequence[torch.optim.Optimizer] = ()
+        self.frozen = False
         self.model = bare(model)
         if next(self.model.parameters(), None) is None:
             raise ValueError(f"expected a model with parameters, {type(self.model).__name__} has none")
@@ -76,11 +78,13 @@ class Subject:
     def network(self) -> Network:
         """The pure function, with copies of the live buffers (running statistics in eval mode, say).
 
-        Trained are the parameters that require a gradient by now and that an optimizer holds, if one is known.
+        Trained are the parameters that require a gradient by now and that an optimizer holds, if one is known; all of
+        them, as those of a target network, where there are none (`frozen`).
         """
         held = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
         live = self.model.named_parameters()
         trained = {name for name, p in live if p.requires_grad and (not self.optimizers or id(p) in held)}
+        self.frozen = not trained
         self._network.trained = tuple(n for n in self._network.names if n in trained) or self._network.names
         if live := {name: b.detach().clone() for name, b in self.model.named_buffers()}:
             self._network.hold(live)
