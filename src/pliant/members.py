@@ -9,14 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
+from pliant.modules import GLOBAL_STREAM
 from pliant.stacking import at, stack
-
-GLOBAL_STREAM = (
-    "the forward pass draws from the global random stream (F.dropout?), so the network is no function of its inputs: "
-    "write pliant.nets.Dropout(p)"
-)
 
 
 class Members:
@@ -76,14 +72,21 @@ class Members:
 
     def without_draws(self, function: Callable, trees: tuple) -> Any:
         """`function` of the trees; `ValueError` if it draws from the global random stream, as under `vmap`."""
-        before = torch.get_rng_state()
+        before = _streams(trees)
         result = function(*trees)
-        if not torch.equal(before, torch.get_rng_state()):
+        if not all(map(torch.equal, before, _streams(trees))):
             raise ValueError(GLOBAL_STREAM)
         return result
 
     def _each(self, function: Callable, *trees: Any) -> list[Any]:
         return [function(*(at(tree, m) for tree in trees)) for m in range(self.size)]
+
+
+def _streams(trees: tuple) -> list[Tensor]:
+    """The states of the global random streams of where members are computed: a GPU has one of its own."""
+    leaf = next((t for t in tree_leaves(trees[:1]) if isinstance(t, Tensor)), None)
+    on_gpu = leaf is not None and leaf.device.type == "cuda"
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(leaf.device)] if on_gpu else [])]
 
 
 def _copied(leaf: Any) -> Any:

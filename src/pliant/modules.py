@@ -21,6 +21,10 @@ from pliant.sites import arguments, carried, rows, uncompiled_parts
 
 MULTIPLYING = CONVOLUTIONS | PRODUCTS | {F.linear, F.bilinear, F.embedding, F.embedding_bag}
 IMPURE = (_BatchNorm, _InstanceNorm, _DropoutNd)  # in train mode, unless they are set otherwise
+GLOBAL_STREAM = (
+    "the forward pass draws from the global random stream (F.dropout?), so the network is no function of its inputs: "
+    "write pliant.nets.Dropout(p)"
+)
 NORMALISERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 
 

@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_map
 from pliant.diagnostics._poke import mixed, mixes_examples
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Observation
-from pliant.members import GLOBAL_STREAM
-from pliant.modules import unpadded
+from pliant.modules import GLOBAL_STREAM, unpadded
 from pliant.network import Network, Params
 from pliant.sites import depth
 
