@@ -84,9 +84,10 @@ class Members:
 
 def _streams(trees: tuple) -> list[Tensor]:
     """The states of the global random streams of where members are computed: a GPU has one of its own."""
-    leaf = next((t for t in tree_leaves(trees[:1]) if isinstance(t, Tensor)), None)
-    on_gpu = leaf is not None and leaf.device.type == "cuda"
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(leaf.device)] if on_gpu else [])]
+    there = next((t.device for t in tree_leaves(trees[:1]) if isinstance(t, Tensor)), None)
+    if there is None or there.type != "cuda":
+        return [torch.get_rng_state()]
+    return [torch.get_rng_state(), torch.cuda.get_rng_state(there)]
 
 
 def _copied(leaf: Any) -> Any:

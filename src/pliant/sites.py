@@ -233,7 +233,7 @@ class Watch(TorchFunctionMode, ABC):
             if x in self.weights or not (everywhere(func) or self._behind_a_layer(x)):
                 return None, None
             rest = {k: v for k, v in kwargs.items() if k != "input"}
-            return x, lambda t: func(t.clone(), *args[1:], **rest)
+            return x, lambda t: func(t.clone(), *(_like(arg, t) for arg in args[1:]), **rest)
         x, function = self.masks.function(func, args) or (None, None)
         return (None, None) if x is None or x in self.weights else (x, function)
 
@@ -308,6 +308,7 @@ class Recorder(Watch):
         dim = self.axes.get(name, self.unit_dim % before.ndim - before.ndim if size > 2 else -1)
         if size > 2:
             self.taken[name] = dim % size
+        before = wide(before)  # rounding of what leaves a nonlinearity is no part of it
         if self.unit_size:
             before = self._of_unit_size(before, dim % size - size)
         value, pullback = vjp(function, before)  # type: ignore[misc]
@@ -462,6 +463,11 @@ def unmapped(t: Tensor, depth: int = 0) -> tuple[Tensor, list[int]]:
         levels.append(_functorch.maybe_get_level(t))
         t = _functorch.get_unwrapped(t).movedim(axis, 0)
     return t, levels
+
+
+def _like(value: Any, t: Tensor) -> Any:
+    """An argument beside `t`, such as the slopes of a PReLU, in its dtype; other values as they are."""
+    return value.to(t.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def mapped(t: Tensor, levels: list[int]) -> Tensor:

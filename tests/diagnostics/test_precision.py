@@ -7,7 +7,7 @@ from torch.func import grad
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from pliant.diagnostics import EmpiricalNTK, FeatureRanks, Observation, Sharpness
+from pliant.diagnostics import EmpiricalNTK, FeatureRanks, LinearizedUnits, Observation, Sharpness
 from pliant.functional import change, distributions, jacobians, norms, offsets, preactivations, ranks, units
 from pliant.network import Network
 from tests.diagnostics.nets import inputs, mlp, observe, targets
@@ -46,6 +46,19 @@ def test_the_same_numbers_read_the_same_in_half_precision(diagnostic, make, half
         told = f"{name} is {value}, of float32 {wide[name]}: write t = pliant.functional.precision.wide(t)"
         assert value.dtype == wide[name].dtype in (torch.float32, torch.float64, torch.int64), told
         assert torch.allclose(value, wide[name], rtol=1e-6, atol=1e-7), told
+
+
+@halves
+@pytest.mark.parametrize("act", [nn.Hardsigmoid, nn.PReLU], ids=["Hardsigmoid", "PReLU"])
+def test_gates_that_vary_little_are_linear_in_half_precision(act, half):
+    """Around 1 / 2, or 3, half precision rounds by more than what they vary."""
+    gates = nn.Linear(4, 6), act(), nn.Linear(6, 2)
+    nn.init.uniform_(gates[0].weight, -0.02, 0.02)
+    nn.init.constant_(gates[0].bias, 3.0 if act is nn.PReLU else 0.0)
+    net = Network(nn.Sequential(*gates).to(half))
+    trace = net.trace(net.params(), torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).to(half))
+    assert LinearizedUnits().measure(Observation(net.params(), trace=trace))["linearized"] == 1
+    assert next(iter(trace.sites.values())).slope.dtype is torch.float32
 
 
 @halves
