@@ -190,6 +190,8 @@ class OutputLayer(Repair):
     apart: bool = False
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
+        if not network.head:  # it is frozen
+            return before
         drawn = draw.fresh(network, network.head)
         new = {name: drawn[name].to(before.params[name]) for name in network.head}
         linear = linear_head(network, before.params, x)
@@ -201,7 +203,7 @@ class OutputLayer(Repair):
         return cleared(before, new)
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:
-        if not network.head:  # it is frozen
+        if not network.head:
             return {}
         return {"norm_ratio": float(norms.norm_ratio(some(before.params, network.head), some(fresh, network.head)))}
 
