@@ -30,14 +30,16 @@ every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 
 
 def setting(net) -> tuple[Network, Repaired, torch.Tensor]:
-    """An aged network: its weights grown, one unit of the first layer dead, an optimizer's state without a 0."""
+    """An aged network: large weights, the first layer's to one side, a dead and a linear unit, a state without a 0."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, *net.shape, generator=generator, dtype=torch.float64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Network(net.module().double(), example=x[:4])
     params = {name: 3 * p for name, p in network.fresh(1).items()}
+    params[f"{net.layers[0]}.weight"] += 2
     params[f"{net.layers[0]}.weight"][0], params[f"{net.layers[0]}.bias"][0] = 0, -1
+    params[f"{net.layers[0]}.bias"][1] = 90
     moments = Adam().init(params)
     for kind in ("exp_avg", "exp_avg_sq"):
         moments[kind] = {name: torch.ones_like(p) for name, p in params.items()}

@@ -35,7 +35,7 @@ def test_many_orders_come_to_the_exact_values():
 @pytest.mark.parametrize("players", [7, 8, 12])
 def test_the_number_of_refits_is_bounded(players):
     for seed in range(20):
-        assert len(prefixes(orders(players, 8, seed))) <= 2 + 8 * (players - 1)
+        assert len(prefixes(orders(players, 6, seed))) <= 2 + 6 * (players - 1)
 
 
 def covered(targets: int, shared: bool, trials: int = 150) -> float:
@@ -44,7 +44,7 @@ def covered(targets: int, shared: bool, trials: int = 150) -> float:
     truth = shapley(dict(zip(EVERY, mean, strict=True)), PLAYERS)
     for trial in range(trials):
         values = -mean[:, None] + generator.normal(0, 0.1, (len(EVERY), targets))
-        chosen = [orders(PLAYERS, 8, seed=1000 * trial + (0 if shared else target)) for target in range(targets)]
+        chosen = [orders(PLAYERS, 6, seed=1000 * trial + (0 if shared else target)) for target in range(targets)]
         values -= values.min() - 1  # losses are not negative, and below the constant predictor's
         causes = made(dict(zip(map(tuple, EVERY), values, strict=True)), np.zeros(targets), REPAIRS, 1e9, orders=chosen)
         inside += sum(causes.parts[str(i)].low <= truth[i] <= causes.parts[str(i)].high for i in range(PLAYERS))

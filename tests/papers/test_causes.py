@@ -298,7 +298,7 @@ def test_killed_units_behind_a_normaliser():
 
 
 GROWN = {
-    planted.GrowNorms(3, 8.0): (8.0, {"hidden.0", "hidden.1"}, set()),
+    planted.GrowNorms(3, 30.0): (30.0, {"hidden.0", "hidden.1"}, set()),
     planted.GrowBeforeNormalisers(3, 30.0): (30.0, set(), {"hidden.0", "hidden.1"}),
     planted.ScaleNormalisers(3, 0.1): (0.1, set(), {"norms.0", "norms.1"}),
     planted.ScaleOutputs(3, 30.0): (30.0, {"output"}, {"output"}),
@@ -324,6 +324,15 @@ def test_shifted_preactivations():
     *_, (params, _), (before, _) = damaged(planted.ShiftPreactivations(3, 2.0))
     assert {n for n, p in params.items() if not torch.equal(p, before[n])} == {"hidden.0.bias", "hidden.1.bias"}
     torch.testing.assert_close(params["hidden.0.bias"], before["hidden.0.bias"] + 2)
+
+
+def test_weights_of_one_direction():
+    *_, (params, _), (before, _) = damaged(planted.OneDirection(3))
+    assert {n for n, p in params.items() if not torch.equal(p, before[n])} == {"hidden.0.weight", "hidden.1.weight"}
+    for name in ("hidden.0.weight", "hidden.1.weight"):
+        old, new = (torch.linalg.svdvals(p[name]) for p in (before, params))
+        torch.testing.assert_close(new.norm(), old.norm())
+        torch.testing.assert_close(new[1:] / new[0], 0.005 * old[1:] / old[0])
 
 
 def test_stale_moments():

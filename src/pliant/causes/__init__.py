@@ -5,6 +5,7 @@ from pliant.causes.base import Repair, Repaired
 from pliant.causes.repairs import EVERY, REPAIRS, OptimizerState, OutputLayer, Preactivations, TargetScale, Units
 from pliant.causes.result import Causes
 from pliant.causes.scales import HiddenSchedule, LogitScale, Norm, NormaliserScales
+from pliant.causes.spectra import Spectra
 
 __all__ = [
     "EVERY",
@@ -19,6 +20,7 @@ __all__ = [
     "Preactivations",
     "Repair",
     "Repaired",
+    "Spectra",
     "TargetScale",
     "Units",
     "disentangle",

@@ -29,7 +29,7 @@ from pliant.probe.refit import Start, refit
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Taken, outputs
 
-ORDERS = 8  # of many repairs, for each target
+ORDERS = 6  # of many repairs, for each target
 CURVATURE = "curvature"  # evidence of no repair's own
 
 
@@ -71,7 +71,7 @@ def disentangle(
         fresh: a function that builds an untrained network; without it, layers are drawn anew by `reset_parameters`.
         probe: the targets; P1's sines if None.
         repairs: applied in this order; those that change something are made in all subsets, where these are more than
-            6 in 8 random orders of each target's own.
+            6 in 6 random orders of each target's own.
         actions: the taken action of every input, `(samples,)`: then only that output is fitted.
         targets: how many, each with a fresh network of its own.
         steps: of each refit; if None, chosen on control targets, as in `plasticity`.

@@ -11,6 +11,7 @@ from torch import Tensor
 from pliant.causes.base import LinearHead, Repair, Repaired, axes, cleared, linear_head, ratio, replaced, seen, some
 from pliant.causes.folding import Folded, fold, moved
 from pliant.causes.scales import HiddenSchedule, LogitScale, Norm, NormaliserScales
+from pliant.causes.spectra import Spectra
 from pliant.functional import norms, units
 from pliant.functional.ranks import singular_values
 from pliant.interventions._recycling import recycle
@@ -99,7 +100,7 @@ class Units(Repair):
 
 @dataclass(frozen=True)
 class Preactivations(Repair):
-    """Units whose preactivations lean to one side more than 19 in 20 of a fresh draw lean as those in the draw do.
+    """Units whose preactivations lean to one side more than those of 19 in 20 new units are centred: their mean is 0.
 
     How far a unit leans is the mean of its preactivation over the standard deviation. The biases move; what reads the
     units gets the same mean as before, where it has a bias, too. Where targets are far from 0, say, preactivations
@@ -120,7 +121,7 @@ class Preactivations(Repair):
 
     name: ClassVar[str] = "preactivation shift"
     kept: ClassVar[str] = "the means of its preactivations"
-    undone: ClassVar[str] = "moving them to those of a fresh network"
+    undone: ClassVar[str] = "centring them"
     cure: ClassVar[str] = "LayerNorm(), L2Init(1e-3)"
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
@@ -133,12 +134,11 @@ class Preactivations(Repair):
             pre, post, slope = seen(network.trace(params, x, axes(network)), group)
             if len(pre) < 2:
                 continue
-            new = _lean(seen(like, group)[0])
-            most = new.abs().float().quantile(USUAL).to(new)
-            new, drifted = new.clamp(-most, most), (_lean(pre).abs() > most) & ~units.dead(slope)
+            most = _lean(seen(like, group)[0]).abs().float().quantile(USUAL)
+            drifted = (_lean(pre).abs() > most) & ~units.dead(slope)
             if not drifted.any():
                 continue
-            shift = torch.where(drifted, new * pre.std(0) - pre.mean(0), 0.0)
+            shift = torch.where(drifted, -pre.mean(0), 0.0)
             for name, entries in _biases(group, params).items():
                 params[name] = params[name] + entries.spread(shift)
             now = seen(network.trace(params, x, axes(network)), group)[1]
@@ -271,6 +271,7 @@ class OptimizerState(Repair):
 REPAIRS: tuple[Repair, ...] = (Units(), Norm(), OutputLayer(), TargetScale(), OptimizerState())  # of P2's mechanisms
 EVERY: tuple[Repair, ...] = (
     Units(),
+    Spectra(),
     Preactivations(),
     HiddenSchedule(),
     Norm(apart=True),

@@ -25,6 +25,7 @@ MECHANISMS = {
     "units": "#882255",
     "preactivation shift": "#E3B5A4",
     "norm growth": "#999933",
+    "weight spectrum": "#5D3A1A",
     "hidden schedule": "#4B5320",
     "normaliser scales": "#C9A0DC",
     "logit scale": "#1B998B",

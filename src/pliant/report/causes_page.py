@@ -32,6 +32,7 @@ MEANS = {
     "units": "dead and linearized units",
     "preactivation shift": "preactivations that have moved to one side",
     "norm growth": "weights that have grown",
+    "weight spectrum": "weights of which one direction is all",
     "hidden schedule": "weights that have grown before a normaliser: smaller steps of the same function",
     "normaliser scales": "scales and offsets of normalisers that have shrunk or grown",
     "logit scale": "outputs that vary more than those of new networks",

@@ -21,6 +21,7 @@ from pliant.causes import (
     NormaliserScales,
     OptimizerState,
     Preactivations,
+    Spectra,
     TargetScale,
     Units,
 )
@@ -91,6 +92,28 @@ class ShiftPreactivations(Plant):
     def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
         names = {name for units in network.units for name in units.incoming if name.endswith("bias")}
         return Change({name: params[name] + self.by for name in names})
+
+
+@dataclass(frozen=True)
+class OneDirection(Plant):
+    """Every hidden weight matrix is almost of one direction, at the norm that it had."""
+
+    def init(self, network: Network, params: Params) -> State:
+        assert self.names(network)  # found now, for the same reason
+        return {}
+
+    def names(self, network: Network) -> list[str]:
+        """The weights of hidden layers."""
+        return [name for name in network.weights if name not in network.head]
+
+    def after_step(self, network: Network, params: Params, moments: Moments, state: State, seen: Seen) -> Change:
+        new = {}
+        for name in self.names(network):
+            w = params[name].flatten(1)
+            u, s, v = torch.linalg.svd(w, full_matrices=False)
+            uneven = torch.where(torch.arange(s.shape[-1]) > 0, 0.005 * s, s)
+            new[name] = (u * (uneven * s.norm() / uneven.norm()) @ v).view_as(params[name])
+        return Change(new)
 
 
 @dataclass(frozen=True)
@@ -248,7 +271,12 @@ def causes(net: str, normed: bool) -> dict[str, str]:
     layers = {"hidden": HiddenSchedule.name, "scales": NormaliserScales.name} if normed else plain
     if normed and net == "transformer":  # a normaliser follows neither its hidden layer nor queries and keys
         layers |= plain
-    shared = {"logits": LogitScale.name, "target scale": TargetScale.name, "optimizer": OptimizerState.name}
+    shared = {
+        "spectrum": Spectra.name,
+        "logits": LogitScale.name,
+        "target scale": TargetScale.name,
+        "optimizer": OptimizerState.name,
+    }
     return {"units": Units.name, **layers, **shared}
 
 
@@ -265,9 +293,10 @@ def setup(settings: Settings) -> Setup:
     end, offset = settings.every, settings.offset
     damage: dict[str, Plant] = {
         "units": KillUnits(end),
-        "norm": GrowNorms(end, 8.0),
+        "norm": GrowNorms(end, 30.0),
         "shift": ShiftPreactivations(end, 3.0),
         "hidden": GrowBeforeNormalisers(end, 30.0),
+        "spectrum": OneDirection(end),
         "scales": ScaleNormalisers(end, 1 / 30),
         "logits": ScaleOutputs(end, 30.0),
         "target scale": ShiftHead(end, offset),
@@ -294,8 +323,8 @@ def setup(settings: Settings) -> Setup:
         claims=claims(settings.nets),
         deviations=(
             "An experiment of ours, with known answers.",
-            "The arm trained on shifted targets has no known answer: the shift drives preactivations to one side, "
-            "makes units die and turn linear, leaves Adam large second moments; the head's mean is a small part of it.",
+            "The arm trained on shifted targets has no known answer: one direction of weights grows until it is all "
+            "there is, units die and turn linear, Adam keeps large second moments; the head's mean is a small part.",
         ),
     )
 
@@ -303,9 +332,10 @@ def setup(settings: Settings) -> Setup:
 SHIFTED = "shifted-mlp"
 LABELS = {
     "units": "three quarters of the units killed",
-    "norm": "weights times 8",
+    "norm": "weights times 30",
     "shift": "preactivations shifted",
     "hidden": "weights before normalisers times 30",
+    "spectrum": "weights of one direction",
     "scales": "normalisers divided by 30",
     "logits": "output layer times 30",
     "target scale": "head shifted",
