@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from pliant.causes.base import Repair, Repaired, axes, cleared, layers, linear_head, ratio, seen, some
 from pliant.causes.folding import moved
-from pliant.causes.rescaling import log_ratios, rescaled, rescaled_moments, rescalings
+from pliant.causes.rescaling import ROUNDING, log_ratios, rescaled, rescaled_moments, rescalings
 from pliant.functional import norms, units
 from pliant.interventions.base import Draw
 from pliant.network import Network, Params, Trace
@@ -64,6 +64,8 @@ class Norm(Repair):
                 continue
             scale = ratio(norms.norm(some(fresh, names)), norms.norm(some(params, names)))
             scale = scale * math.exp(-left.get(names[0], 0.0))
+            if self.apart and abs(float(scale) - 1) < ROUNDING:
+                continue
             params |= {name: params[name] * scale for name in names}
         return Repaired(params, before.moments)
 
