@@ -152,8 +152,7 @@ def test_sentences_say_what_took_it_and_what_to_do():
         "LayerNorm(), ReDo(tau=0.0)."
     )
     assert said["layer_norm"].endswith(
-        'Treat norm growth with: L2(1e-4), NormalizeAndProject(scales="project"); treat units with: LayerNorm(), '
-        "ReDo(tau=0.0)."
+        'Treat norm growth with: L2(1e-4), NormalizeAndProject(scales="project"); treat units with: ReDo(tau=0.0).'
     )
     assert said["both"] == "On new labels it is as good as fresh networks (+0.01 nats [0.01, 0.01]): nothing to treat."
     one = swiss_cheese._causes(made(arms, causes.PARTS, baseline=2.3, seeds=1), "none")
