@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pliant import probe
 from pliant.heads import HLGauss, TwoHot
 from pliant.network import Network
 from pliant.probe import FreshLabels, Sines
@@ -70,6 +71,10 @@ def test_heads_minimise_their_own_loss_and_report_squared_errors_of_values(head)
     assert float(probe.score(output, y)) == pytest.approx(expected, rel=1e-5)
     each = [float(head.losses(output[i, 11 * k : 11 * k + 11], head.encode(y[i, k]))) for i in range(8) for k in (0, 1)]
     assert float(probe.loss(output, y)) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_the_former_name_of_fresh_labels_is_imported_still():
+    assert probe.RandomLabels is FreshLabels and "RandomLabels" not in dir(probe)
 
 
 def test_random_labels_depend_on_the_seed_alone_and_are_uniform():
