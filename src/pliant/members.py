@@ -66,7 +66,7 @@ class Members:
                 raise ValueError(GLOBAL_STREAM) from error
             result = self.without_draws(looped, trees)  # a real mistake raises here, too, and plainly
             reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"vmap cannot run this network, its members run in a loop: {reason}", stacklevel=5)
+            warnings.warn(f"vmap cannot run this network, its members run in a loop: {reason}", stacklevel=6)
             self.mode = "loop"
             return result
 

@@ -292,7 +292,7 @@ def _biases(group: UnitGroup, params: Params) -> dict[str, Entries]:
 
 def _lean(pre: Tensor) -> Tensor:
     """The mean of each unit's preactivation over its standard deviation; 0 for one that does not vary."""
-    deviation = pre.std(0)
+    deviation = pre.std(0, correction=0)  # of one sample, 0
     return torch.where(deviation > 0, pre.mean(0) / deviation.clamp(min=torch.finfo(pre.dtype).tiny), 0.0)
 
 

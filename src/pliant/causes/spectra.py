@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,7 +45,12 @@ class Spectra(Repair):
         fresh = {n: p.to(before.params[n]) for n, p in draw.fresh(network).items()}
         dead = _dead(network, before.params, x)
         new: Params = {}
-        for layer in layers_of(network, before.params, x):
+        try:
+            found = layers_of(network, before.params, x)
+        except ValueError as error:
+            warnings.warn(f"the {self.name} is left as it is: {error}", stacklevel=3)
+            return before
+        for layer in found:
             name = layer.weight
             if name in network.head or name not in network.weights or name in new:
                 continue

@@ -23,12 +23,12 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E
 # of mechanisms, told from each other and from every arm; the last ones are for repairs of one's own
 MECHANISMS = {
     "units": "#882255",
-    "preactivation shift": "#E3B5A4",
+    "preactivation shift": "#EDB99F",
     "norm growth": "#999933",
-    "weight spectrum": "#5D3A1A",
-    "hidden schedule": "#4B5320",
-    "normaliser scales": "#C9A0DC",
-    "logit scale": "#1B998B",
+    "weight spectrum": "#514410",
+    "hidden schedule": "#446B37",
+    "normaliser scales": "#C6ACED",
+    "logit scale": "#2A9292",
     "output layer": "#A8D8A8",
     "target scale": "#6A3D9A",
     "optimizer state": "#FA8072",
