@@ -74,7 +74,7 @@ def test_heads_minimise_their_own_loss_and_report_squared_errors_of_values(head)
 
 
 def test_the_former_name_of_fresh_labels_is_imported_still():
-    assert probe.RandomLabels is FreshLabels  # noqa: B009: it is in no type
+    assert probe.RandomLabels is FreshLabels
     assert "RandomLabels" not in dir(probe)
 
 
