@@ -304,6 +304,14 @@ def test_kinds_of_models():
     assert_same(snapshot(noisy), before)
 
 
+def test_a_network_without_second_derivatives_has_no_curvature():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Hardsigmoid(), nn.Linear(8, 2)).double()
+    with pytest.warns(UserWarning, match="curvature is not among the evidence: derivative for aten::hardsigmoid"):
+        causes = asked(model)
+    assert causes.evidence["curvature"] == {}
+    assert "curvature" not in causes.text()
+
+
 def test_a_network_without_hidden_units_has_no_evidence_of_them():
     model = nn.Sequential(nn.Linear(4, 2), nn.Sigmoid()).double()
     causes = asked(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -35,10 +36,20 @@ def sharpness(network: Network, params: Params, x: Any, probe: Probe, y: Tensor)
 
 
 def curvature(network: Network, params: Params, x: Any, probe: Probe, seed: int) -> dict[str, float]:
-    """The sharpness of a network on the first target of a probe, and that of a fresh one."""
+    """The sharpness of a network on the first target of a probe, and that of a fresh one.
+
+    Empty, with a warning, where a part of the network has no second derivative (torch's hard sigmoid, say).
+    """
     found = {}
     for name, at in {"sharpness": params, "of_a_fresh_network": draw(network, params, seed, 0)}.items():
         with torch.no_grad():
             y = probe.targets(network, at, x, number(seed, 0, 0))
-        found[name] = sharpness(network, at, x, probe, y)
+        try:
+            found[name] = sharpness(network, at, x, probe, y)
+        except RuntimeError as error:
+            if "is not implemented" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"curvature is not among the evidence: {reason}", stacklevel=3)
+            return {}
     return found
