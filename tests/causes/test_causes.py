@@ -21,6 +21,7 @@ from pliant.causes import (
     Units,
     disentangle,
 )
+from pliant.causes.rescaling import rescalings
 from pliant.functional.shapley import orders, prefixes
 from pliant.interventions import Draw
 from pliant.network import Network
@@ -302,6 +303,17 @@ def test_kinds_of_models():
     assert {"norm growth", "normaliser scales"} < set(behind.idle)  # the schedule has it all; they were never trained
     assert (behind.has, compiled.has) == (("LayerNorm",), ())  # a batch norm does what layer norm is advised for
     assert_same(snapshot(noisy), before)
+
+
+def test_a_network_that_casts_its_inputs_is_read_too():
+    class Agent(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.float())
+
+    model = Agent(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
+    causes = asked(model, inputs(dtype=torch.float32))
+    assert set(causes.changed) == set(NAMES)
+    assert rescalings(Network(model, example=torch.ones(2, 4))).basis.shape == (2, 1)
 
 
 def test_a_network_without_second_derivatives_has_no_curvature():

@@ -14,10 +14,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.adapter import copied
 from pliant.functional import norms
+from pliant.generic import in_double
 from pliant.modules import NORMALISERS
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -126,9 +128,17 @@ def _generic(network: Network, seed: int) -> Params:
 
 
 def _outputs(network: Network, params: Params, x: Any) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), in_double(), _Double():
         leaves = [y for y in tree_leaves(network(params, x)) if isinstance(y, Tensor) and y.is_floating_point()]
     return torch.cat([y.double().flatten() for y in leaves])
+
+
+class _Double(TorchFunctionMode):
+    """What a forward pass casts to float32, as agents do with what they observe, stays float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        return made.double() if isinstance(made, Tensor) and made.dtype is torch.float32 else made
 
 
 def log_ratios(modules: Sequence[list[str]], then: Params, now: Params) -> Tensor:
