@@ -140,11 +140,11 @@ class Preactivations(Repair):
                 continue
             shift = torch.where(drifted, -pre.mean(0), 0.0)
             for name, entries in _biases(group, params).items():
-                params[name] = params[name] + entries.spread(shift)
+                params[name] = params[name] + entries.spread(shift).to(params[name])
             now = seen(network.trace(params, x, axes(network)), group)[1]
             for weight, bias in group.biases.items():
                 carried = group.outgoing[weight].spread(post.mean(0) - now.mean(0)) * params[weight]
-                params[bias] = params[bias] + group.outgoing[weight].by_output(carried)
+                params[bias] = params[bias] + group.outgoing[weight].by_output(carried).to(params[bias])
         return Repaired(params, before.moments)
 
     def evidence(self, network: Network, before: Repaired, x: Any, trace: Trace, fresh: Params) -> dict[str, float]:

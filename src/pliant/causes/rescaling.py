@@ -8,6 +8,7 @@ parameters are. So it is looked for once a network, at parameters without a 0, a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -76,6 +77,14 @@ def _looked_for(network: Network) -> Rescalings:
     for name in network.names:
         every.setdefault(name.rpartition(".")[0], []).append(name)
     modules = list(every.values())
+    try:
+        return _found(network, modules)
+    except RuntimeError as error:  # an operation without a kernel for float64
+        warnings.warn(f"which scales keep the function is not known: {str(error).splitlines()[0]}", stacklevel=4)
+        return Rescalings(modules, torch.zeros(len(modules), 0, dtype=torch.float64), [])
+
+
+def _found(network: Network, modules: list[list[str]]) -> Rescalings:
     x, function = tree_map(_double, network.example), _without_eps(network)
     slopes, outputs = [], []
     for draw in range(DRAWS + 4 * len(modules)):
