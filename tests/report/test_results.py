@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
+from pliant.cli import main
 from pliant.plots import figures
 from pliant.report.ledger import ledger
 from pliant.report.page import pictures
@@ -34,6 +35,12 @@ def test_numbers_are_those_that_were_made(name: str) -> None:
         for column in sorted(table):
             found.update(f"{arm} {seed} {column} {table[column].dtype}".encode() + table[column].tobytes())
     assert found.hexdigest().startswith(MADE[name])
+
+
+def test_a_run_of_before_has_a_page_though_columns_are_new(tmp_path: Path) -> None:
+    run = ROOT / "results/toolbox/planted/laptop-abbddc7d"
+    assert main(["report", str(run), "--to", str(tmp_path / "page.html")]) == 0
+    assert "norm growth" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_every_run_is_one_parquet_file_and_one_json_file() -> None:

@@ -55,7 +55,7 @@ class Areas:
         for at, (on, arm) in enumerate(zip(axes, look.shown(results), strict=True)):
             heading(on, look.labels[arm])
             tops = {sign: np.zeros(1) for sign in (1, -1)}
-            for part, column in self.parts.items():
+            for part, column in self._measured(results, arm).items():
                 values = results.ends(arm, column)
                 there = ~np.isnan(values).all(0)
                 mean = np.nanmean(values[:, there], 0)
@@ -74,8 +74,15 @@ class Areas:
                 on.set_xlabel("task")
             if at % columns == 0:
                 on.set_ylabel(fill(self.title, 26))
-        handles = [Line2D([], [], color=mechanism(part), lw=6) for part in self.parts]
-        legend(axes[0].figure, handles, list(self.parts))  # type: ignore[arg-type]
+        drawn = [
+            part for part in self.parts if any(part in self._measured(results, arm) for arm in look.shown(results))
+        ]
+        handles = [Line2D([], [], color=mechanism(part), lw=6) for part in drawn]
+        legend(axes[0].figure, handles, drawn)  # type: ignore[arg-type]
+
+    def _measured(self, results: Results, arm: str) -> dict[str, str]:
+        """The parts that an arm has: runs of before lack those that are new."""
+        return {part: column for part, column in self.parts.items() if results.has(arm, column)}
 
     def caption(self, results: Results, look: Look) -> list[str]:
         over = f"means over {len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
@@ -84,9 +91,10 @@ class Areas:
     def grid(self, results: Results, look: Look) -> Grid:
         rows = []
         for arm in look.shown(results):
-            values = [results.ends(arm, column) for column in self.parts.values()]
-            for task in np.flatnonzero(np.any([~np.isnan(part).all(0) for part in values], axis=0)):
-                rows.append([look.labels[arm], str(task + 1), *(_cell(part[:, task]) for part in values)])
+            values = {part: results.ends(arm, column) for part, column in self._measured(results, arm).items()}
+            for task in np.flatnonzero(np.any([~np.isnan(part).all(0) for part in values.values()], axis=0)):
+                cells = (_cell(values[part][:, task]) if part in values else "" for part in self.parts)
+                rows.append([look.labels[arm], str(task + 1), *cells])
         return Grid(["arm", "task", *self.parts], rows, "lr" + "r" * len(self.parts), [self.title])
 
 

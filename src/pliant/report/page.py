@@ -16,7 +16,7 @@ from markupsafe import escape
 
 from pliant import cite
 from pliant.claims import Checked, Claim
-from pliant.experiment import Setup
+from pliant.experiment import Column, Setup
 from pliant.numbers import plain
 from pliant.plots import Cells, Look, Plot, figures
 from pliant.plots.base import colour
@@ -58,7 +58,7 @@ def page(run: Stored, checked: list[Checked]) -> str:
         ],
         arms=_arms(run),
         missing=[arm.label for name, arm in run.setup.arms.items() if name not in results.arms],
-        closing=tables.closing(setup, results),
+        closing=tables.closing(replace(setup, table=_there(setup, results)), results),
         claims=[_claim(one, run.comparable(results)) for one in checked],
         tally=tables.tally(checked),
         settings=_settings(store),
@@ -189,6 +189,11 @@ def _packs(run: Stored) -> list[dict[str, Any]]:
         (arm, *facts["pack"]): {"label": run.shown.arms[arm].label, **facts} for (arm, _), facts in run.cells.items()
     }
     return list(made.values())
+
+
+def _there(setup: Setup, results: Results) -> tuple[Column, ...]:
+    """The columns of the closing table that were measured: runs of before lack those that are new."""
+    return tuple(column for column in setup.table if column.column in results.columns())
 
 
 def _csv(setup: Setup, results: Results) -> str:
