@@ -1,7 +1,7 @@
 """The offset experiment: its claims on numbers made by hand, and what its arms train."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from pliant.cli import main
 from pliant.papers.lyle2024.offset import CLAIMS, EXPERIMENT, Settings, name, setup
 from pliant.results import Results
-from tests.waiting import until
 
 OFFSETS = (0.0, 8.0, 16.0, 32.0, 100.0)
 
@@ -82,20 +81,37 @@ def test_arms_differ_in_net_offset_and_what_comes_after() -> None:
     assert [len(EXPERIMENT.setup(EXPERIMENT.settings(tier)).claims) for tier in ("smoke", "paper")] == [8, 8]
 
 
+KILLS_ITSELF = """
+import os, signal, sys
+from pathlib import Path
+from pliant.papers.lyle2024.offset import EXPERIMENT
+from pliant.run.checkpoint import Checkpoint, Pace
+from pliant.run.pack import train_pack
+from pliant.run.progress import Pack
+from pliant.run.store import Store
+
+def save(self, tensors, about, save=Checkpoint.save):
+    save(self, tensors, about)
+    if about["numbers"]["step"] > 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoint.save, Pace.due = save, lambda self: True
+settings = EXPERIMENT.settings("smoke", ["pretrain=10", "finetune=200"])
+store = Store(Path(sys.argv[1]), EXPERIMENT, "smoke", settings)
+store.prepare()
+train_pack(store, Pack("plain_100_zero", (0,)))
+"""
+
+
 def test_a_run_killed_while_fine_tuning_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     """Killed with SIGKILL after the offset has changed: nothing of the first phase is done again or otherwise."""
     call = ["run", EXPERIMENT.id, "--tier", "smoke", "--seeds", "1", "--arms", "plain_100_zero"]
-    call += ["--set", "pretrain=10", "--set", "finetune=1000", "--out"]
-    program = [sys.executable, "-c", "import sys; from pliant.cli import main; sys.exit(main())"]
-    environment = {**os.environ, "PLIANT_CHECKPOINT_SECONDS": "0.05"}
-    process = subprocess.Popen([*program, *call, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL)
-
-    def fine_tuning() -> bool:
-        return any(step(path) > 100 for path in tmp_path.glob("**/.checkpoint-*.safetensors"))
-
-    until(fine_tuning, process)
-    process.kill()
-    process.wait()
+    call += ["--set", "pretrain=10", "--set", "finetune=200", "--out"]
+    run = subprocess.run([sys.executable, "-c", KILLS_ITSELF, str(tmp_path / "killed")], capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    (kept,) = tmp_path.glob("**/.checkpoint-*.safetensors")
+    with safe_open(kept, framework="pt") as file:
+        assert json.loads(file.metadata()["facts"])["numbers"]["step"] == 101
     assert not list(tmp_path.glob("**/metrics.parquet"))
     assert main([*call, str(tmp_path / "killed")]) == main([*call, str(tmp_path / "whole")]) == 0
     killed, whole = (
@@ -103,12 +119,3 @@ def test_a_run_killed_while_fine_tuning_goes_on_to_the_same_numbers(tmp_path: Pa
     )
     columns = [name for name in whole.column_names if not name.endswith("_seconds")]
     assert killed.select(columns).equals(whole.select(columns))
-
-
-def step(path: Path) -> int:
-    """Of a checkpoint; -1 where it was being replaced."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["facts"])["numbers"]["step"]
-    except (OSError, SafetensorError):
-        return -1
