@@ -58,7 +58,9 @@ SAYS = {  # and what is said of those that work
         (kind.__name__ for kind in registered()), "embedding.weight and head.weight are"
     ),
     "mixed precision": dict.fromkeys(NORMALISERS, ".*Norm left alone relu: no layer feeds"),
-    "residual": dict.fromkeys(NORMALISERS, r".*Norm left alone 3\.relu#2: no layer feeds them directly"),
+    "residual": dict.fromkeys(NORMALISERS, r".*Norm left alone 3\.relu#2: no layer feeds them directly")
+    | {name: f"{name} draws no units of 2 anew and only sets to 0 the weights" for name in UNITS},
+    "experts": {name: f"{name} draws no units of relu anew and only sets to 0 the weights" for name in UNITS},
     "encoder": {
         "WeightNorm": "WeightNorm left alone layer.self_attn.in_proj_weight, layer.self_attn.out_proj.weight: "
     },
@@ -122,8 +124,7 @@ def test_works_or_says_why_not(name, intervention, plain):
         params, moved = train(*KINDS[name], chain, example.event)
     lines = {str(warning.message) for warning in caught}
     gates = {line for line in lines if line.startswith(f"{method} leaves the units of sigmoid, sigmoid#2, tanh")}
-    resets = ("ContinualBackprop", "ReDo", "SelfNormalizedResets")
-    assert len(gates) == (name == "LSTM" and method in resets), lines  # what gates multiply is named beside
+    assert len(gates) == (name == "LSTM" and method in UNITS), lines  # what gates multiply is named beside
     lines -= gates
     assert len(lines) == (said is not None), lines
     assert said is None or re.match(said, lines.pop())
@@ -135,11 +136,12 @@ def test_works_or_says_why_not(name, intervention, plain):
 # -- single kinds ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.* draws no units of relu anew")  # of the residual stream
 def test_an_expert_without_tokens_is_not_measured():
     """Its averages stay, whether it is called with nothing or not called at all; it is never taken for silent."""
     for skip in (False, True):
         kind = Skipping if skip else KINDS["experts"].make
-        for method in ("ContinualBackprop", "ReDo", "SelfNormalizedResets"):
+        for method in UNITS:
             example = next(e for e in ONE_EACH.values() if type(e.intervention).__name__ == method)
             torch.manual_seed(0)
             model = kind()

@@ -46,7 +46,7 @@ def reset(method, network, params, x, moments=None):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES)
-@pytest.mark.filterwarnings("ignore:no nonlinearity is seen between")  # which is so
+@pytest.mark.filterwarnings("ignore:no nonlinearity is seen between", "ignore:ReDo draws no units of")  # which is so
 def test_redo_of_dead_units_changes_nothing(structure):
     """The residual stream is in: a dead unit there loses its outgoing weights, and that changes nothing, either."""
     make, shape, _, _ = structure
@@ -107,6 +107,17 @@ def test_units_that_no_reset_changes_are_named(method):
     layers = [nn.utils.parametrizations.weight_norm(nn.Linear(*sizes)) for sizes in ((3, 5), (5, 2))]
     network = Network(nn.Sequential(layers[0], nn.ReLU(), layers[1]), example=torch.ones(4, 3))
     with pytest.warns(UserWarning, match=f"{type(method).__name__} leaves the units of 1 as they are: no weights"):
+        method.init(network, network.params())
+    replace(method, side_effects=True).init(network, network.params())
+
+
+@pytest.mark.parametrize(
+    "method", [ReDo(0.1), ContinualBackprop(), SelfNormalizedResets(p=0.1, history=10)], ids=lambda m: type(m).__name__
+)
+def test_units_that_are_only_cut_off_are_named(method):
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.LocalResponseNorm(3), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)]
+    network = Network(nn.Sequential(*layers), example=torch.ones(4, 1, 8, 8))
+    with pytest.warns(UserWarning, match=f"{type(method).__name__} draws no units of 1 anew and only sets to 0"):
         method.init(network, network.params())
     replace(method, side_effects=True).init(network, network.params())
 

@@ -30,17 +30,24 @@ def refuse_without_units(network: Network, name: str, side_effects: bool = False
             f"{name} found no hidden units in {type(network.module).__name__} that parameters feed one by one: leave "
             f"{name} out, or look at pliant.poking.find_units(model, x)"
         )
-    if left := [units.name for units in network.units if not side_effects and not _resets(units)]:
+    kept = [units for units in network.units if not side_effects and not _feeds_anew(units)]
+    if left := [units.name for units in kept if not units.outgoing]:
         warnings.warn(
             f"{name} leaves the units of {', '.join(left)} as they are: no weights read them one by one (what "
             "reads them is normalised or a residual stream), so nothing can be reset without moving the rest",
             stacklevel=2,
         )
+    if halves := [units.name for units in kept if units.outgoing]:
+        warnings.warn(
+            f"{name} draws no units of {', '.join(halves)} anew and only sets to 0 the weights that read them: something "
+            "else (a normaliser across units, a residual stream) would see what feeds them change",
+            stacklevel=2,
+        )
 
 
-def _resets(units: UnitGroup) -> bool:
-    """Whether a reset without side effects changes anything of these units."""
-    return bool(units.outgoing) or (units.exact and (bool(units.normaliser) or not units.shared_statistics))
+def _feeds_anew(units: UnitGroup) -> bool:
+    """Whether a reset without side effects changes anything that feeds these units."""
+    return units.exact and (bool(units.normaliser) or not units.shared_statistics)
 
 
 def activity(units: UnitGroup, activations: dict[str, Tensor]) -> Tensor | None:
