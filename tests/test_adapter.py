@@ -102,7 +102,7 @@ def test_interventions_and_diagnostics_are_those_of_the_twin(make, x):
 
 
 @every_twin
-@pytest.mark.filterwarnings("ignore:ReDo leaves the units of gelu")  # of one twin and of the other
+@pytest.mark.filterwarnings("ignore:ReDo leaves the units of gelu", "ignore:ReDo draws no units of")  # of both twins
 @pytest.mark.parametrize("member", [ReDo(tau=0.3, every=1), L2(0.1)], ids=["ReDo", "L2"])
 def test_a_keeper_does_what_it_does_to_the_twin(make, x, member):
     nets = twins(make)
