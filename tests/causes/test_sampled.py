@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pliant.causes import Norm
+from pliant.causes.attribution import coalitions_at_most
 from pliant.functional.shapley import coalitions, orders, prefixes, sampled, shapley
 from tests.causes.test_causes import made
 
@@ -55,3 +56,13 @@ def test_intervals_count_the_sampling():
     """Orders that all targets share make intervals that are too narrow, so this could fail."""
     assert covered(5, shared=False) == pytest.approx(0.95, abs=0.02)
     assert covered(5, shared=True) < 0.85
+
+
+@pytest.mark.parametrize("repairs", [0, 1, 5, 6, 7, 10, 20])
+def test_an_estimate_counts_no_more_sets_of_repairs_than_may_be_refitted(repairs):
+    """Exactly the most that any number of acting repairs can need: of all subsets up to six, of six orders beyond."""
+    needed = [
+        2**acting if acting <= 6 else max(len(prefixes(orders(acting, 6, seed))) for seed in range(50))
+        for acting in range(repairs + 1)
+    ]
+    assert coalitions_at_most(repairs) == max(needed)

@@ -183,6 +183,16 @@ def disentangled(
     return Causes(acting, idle, values, probed, evidence, changed, drawn, has)
 
 
+def coalitions_at_most(repairs: int) -> int:
+    """How many sets of so many repairs a target may be refitted after; fewer where some find nothing to do.
+
+    >>> coalitions_at_most(5), coalitions_at_most(10), coalitions_at_most(20)
+    (32, 64, 116)
+    """
+    exact = 2 ** min(repairs, EXACT)
+    return exact if repairs <= EXACT else max(exact, 2 + ORDERS * (repairs - 1))
+
+
 def _made(
     network: Network,
     now: Repaired,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pliant.causes import Repair
-from pliant.causes.attribution import disentangled
+from pliant.causes.attribution import coalitions_at_most, disentangled
 from pliant.diagnostics.base import Diagnostic, Observation
 from pliant.heads import Head
 from pliant.network import Params
@@ -252,7 +252,7 @@ class Mechanisms:
     @property
     def refits(self) -> int:
         """Steps of all refits of a seed, at most: repairs that find nothing to do are left out."""
-        return len(self.when.tasks or ()) * self.targets * (2 ** len(self.repairs) + 1) * self.steps
+        return len(self.when.tasks or ()) * self.targets * (coalitions_at_most(len(self.repairs)) + 1) * self.steps
 
     def __call__(self, population: Population, state: PopulationState, x: Any, y: Any, update: Params) -> Row:
         rows = [self._of(population, state, x, m) for m in range(len(population))]
