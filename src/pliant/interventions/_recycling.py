@@ -39,8 +39,8 @@ def refuse_without_units(network: Network, name: str, side_effects: bool = False
         )
     if halves := [units.name for units in kept if units.outgoing]:
         warnings.warn(
-            f"{name} draws no units of {', '.join(halves)} anew and only sets to 0 the weights that read them: something "
-            "else (a normaliser across units, a residual stream) would see what feeds them change",
+            f"{name} draws no units of {', '.join(halves)} anew and only sets to 0 the weights that read them: "
+            "something else (a normaliser across units, a residual stream) would see what feeds them change",
             stacklevel=2,
         )
 
