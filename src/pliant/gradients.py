@@ -18,6 +18,7 @@ from pliant.modules import convolution_flops
 from pliant.network import Forward, Network, Params
 from pliant.optim.base import aligned
 from pliant.stacking import at, detached, stack, with_numbers
+from pliant.words import first_line
 
 SEEN = frozenset({"features", "activations"})  # what only a watched forward pass shows
 FLOPS_APART = 3e7  # of convolutions, in the forward pass of one member's batch
@@ -198,7 +199,7 @@ class Gradients:
                     warnings.filterwarnings("ignore", category=DeprecationWarning)  # raised by Inductor's own imports
                     return compiled, compiled(*args)
             except Exception as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                reason = first_line(error)
                 warnings.warn(f"torch.compile failed, the population runs eagerly: {reason}", stacklevel=5)
                 self.members.mode = "vmap"
         if self._faster_apart(*args):

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.modules import GLOBAL_STREAM
 from pliant.stacking import at, stack
+from pliant.words import first_line
 
 
 class Members:
@@ -65,7 +66,7 @@ class Members:
             if "randomness" in str(error):
                 raise ValueError(GLOBAL_STREAM) from error
             result = self.without_draws(looped, trees)  # a real mistake raises here, too, and plainly
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             warnings.warn(f"vmap cannot run this network, its members run in a loop: {reason}", stacklevel=6)
             self.mode = "loop"
             return result

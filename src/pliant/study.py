@@ -14,7 +14,7 @@ from pliant.experiment import Experiment, Setup, find
 from pliant.own import one_line
 from pliant.report.stored import Stored, opened
 from pliant.run.store import Store
-from pliant.words import unknown
+from pliant.words import first_line, unknown
 
 
 def train(
@@ -137,7 +137,7 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device {device!r} cannot be used: {first_line(error)}") from None
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Words for users: errors that name the nearest match."""
+"""Words for users: errors that name the nearest match, and errors of others in one line."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ def near(got: str, known: Sequence[str]) -> str:
     """
     found = _nearest(got, known)
     return f", did you mean {found!r}?" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none.
+
+    >>> first_line(RuntimeError("\\nno kernel\\nfor this dtype")), first_line(KeyError())
+    ('no kernel', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _nearest(got: str, known: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ from pliant.functional.spectra import extremes, lanczos, rademacher
 from pliant.network import Network, Params
 from pliant.probe.draws import draw, number
 from pliant.probe.targets import Probe, part
+from pliant.words import first_line
 
 SAMPLES = 256  # looked at
 STEPS = 12  # of Lanczos
@@ -49,7 +50,6 @@ def curvature(network: Network, params: Params, x: Any, probe: Probe, seed: int)
         except RuntimeError as error:
             if "is not implemented" not in str(error):
                 raise
-            reason = str(error).splitlines()[0]
-            warnings.warn(f"curvature is not among the evidence: {reason}", stacklevel=3)
+            warnings.warn(f"curvature is not among the evidence: {first_line(error)}", stacklevel=3)
             return {}
     return found

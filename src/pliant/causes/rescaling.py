@@ -24,6 +24,7 @@ from pliant.generic import in_double
 from pliant.modules import NORMALISERS
 from pliant.network import Network, Params
 from pliant.optim import Moments
+from pliant.words import first_line
 
 STEP = 1e-3  # of log factors, for central differences in double precision
 FLAT = 1e-3  # outputs that change by less, relative to themselves and a log factor, do not change
@@ -80,7 +81,7 @@ def _looked_for(network: Network) -> Rescalings:
     try:
         return _found(network, modules)
     except RuntimeError as error:  # an operation without a kernel for float64
-        warnings.warn(f"which scales keep the function is not known: {str(error).splitlines()[0]}", stacklevel=4)
+        warnings.warn(f"which scales keep the function is not known: {first_line(error)}", stacklevel=4)
         return Rescalings(modules, torch.zeros(len(modules), 0, dtype=torch.float64), [])
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pliant.adapter import aliases
-from pliant.cli.saved import Checkpoint, line
+from pliant.cli.saved import Checkpoint
 from pliant.data.arrays import BROKEN, read_npz
 from pliant.own import Built
+from pliant.words import first_line
 
 KINDS = {  # torch's optimizers, by settings that they alone have and by their state
     torch.optim.Adam: ({"betas", "amsgrad"}, {"exp_avg", "exp_avg_sq"}),
@@ -187,7 +188,7 @@ def arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     except zipfile.BadZipFile:
         raise ValueError(f"--data {path}: it is no npz file: write np.savez(path, x=x, y=y)") from None
     except (*BROKEN, OSError) as error:
-        reason = getattr(error, "strerror", None) or line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise ValueError(f"--data {path}: {reason}") from None
     x, y, there = found.get("x"), found.get("y"), ", ".join(names) or "nothing"
     if x is None:

@@ -19,12 +19,13 @@ from pliant.adapter import How, adapted
 from pliant.causes import Causes, disentangle
 from pliant.cli.checkpoints import ambiguous
 from pliant.cli.checkpoints import optimizer as rebuilt
-from pliant.cli.saved import Checkpoint, line
+from pliant.cli.saved import Checkpoint
 from pliant.diagnostics import Diagnostic, DormantUnits, registered
 from pliant.functional import norms, ranks
 from pliant.monitor.subject import Subject
 from pliant.own import function
 from pliant.probe import FreshLabels, Probe, Sines
+from pliant.words import first_line
 
 LEAST = 16  # samples of a batch
 FEW = 64  # samples for what holds samples x parameters numbers, as P2 measures its kernels
@@ -68,7 +69,7 @@ def batch(model: nn.Module, x: np.ndarray, y: np.ndarray | None, given: argparse
                 f"expected one tensor as output, got {type(output).__name__}: write --call module:function"
             )
     except Exception as error:
-        raise ValueError(f"{where}: the model cannot be called on x of shape {x.shape}: {line(error)}") from None
+        raise ValueError(f"{where}: the model cannot be called on x of shape {x.shape}: {first_line(error)}") from None
     if not output.isfinite().all():
         raise ValueError(f"{where}: the model's outputs are not finite on x: take an earlier checkpoint")
     if not torch.equal(output, again):
@@ -152,7 +153,7 @@ def measured(model: nn.Module, control: nn.Module, of: Batch) -> Numbers:
                     numbers = diagnostic.measure(seen)
                 except Exception as error:
                     if not isinstance(error, ValueError):
-                        warnings.warn(f"{diagnostic} is missing: {line(error)}", stacklevel=2)
+                        warnings.warn(f"{diagnostic} is missing: {first_line(error)}", stacklevel=2)
                     continue
                 found |= {name: float(value) for name, value in numbers.items()}
     return found

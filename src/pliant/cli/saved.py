@@ -16,6 +16,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from pliant.words import first_line
+
 MODEL = ("model", "state_dict", "model_state_dict")
 OPTIMIZER = ("optimizer", "optimizer_state_dict", "optimizer_states")  # the last is Lightning's, a list
 POLICY = "policy.pth"  # what tells an archive of Stable-Baselines3
@@ -59,11 +61,6 @@ def read(path: Path, key: str | None = None) -> Checkpoint:
     return Checkpoint(found, optimizers)
 
 
-def line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 # -- formats -----------------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +71,7 @@ def _safetensors(path: Path, where: str) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{where} is a damaged safetensors file: {line(error)}") from None
+        raise ValueError(f"{where} is a damaged safetensors file: {first_line(error)}") from None
     if not tensors:
         raise ValueError(f"{where} holds no tensors: write a model's state_dict()")
     return tensors
@@ -102,7 +99,7 @@ def _loaded(file: Path | IO[bytes], where: str) -> Any:
             "torch.save(model.state_dict(), path) where it comes from"
         ) from None
     except Exception as error:
-        raise ValueError(f"{where} cannot be read by torch: {line(error)}") from None
+        raise ValueError(f"{where} cannot be read by torch: {first_line(error)}") from None
 
 
 def _expand(archive: zipfile.ZipFile, names: Sequence[str], where: str) -> None:

@@ -19,6 +19,7 @@ from pliant.modules import seeded
 from pliant.poking import find_units
 from pliant.sites import LAYERS, arguments
 from pliant.units import UnitGroup
+from pliant.words import first_line
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -199,8 +200,7 @@ def _check(method: str, plain: nn.Module, built: nn.Module, example: Any, number
     try:
         same = shapes(plain) == shapes(built)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{method} cannot be built into {kind}: {reason}") from error
+        raise ValueError(f"{method} cannot be built into {kind}: {first_line(error)}") from error
     if not same:
         raise ValueError(f"{method} cannot be built into {kind}: its outputs would change their shapes")
     check_replaced(method, built, example, number)

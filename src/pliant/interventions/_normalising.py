@@ -15,6 +15,7 @@ from pliant.interventions._building import Among, exchange, prepared
 from pliant.interventions._sources import Norm, looked_at
 from pliant.modules import seeded
 from pliant.sites import arguments
+from pliant.words import first_line
 
 Axes = Literal["channels_and_space", "channels"]
 AXES = ("channels_and_space", "channels")
@@ -173,7 +174,7 @@ def _check(method: str, built: nn.Module, example: Any, replaced: list[str]) -> 
         with torch.no_grad(), seeded(0):
             built(*args, **kwargs)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{method} cannot be built into {kind} in place of its batch norms: {reason}") from error
     if missed := [path for path in replaced if path not in called]:
         raise ValueError(

@@ -8,29 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from pliant.adapter import How
 from pliant.diagnostics import Diagnostic
 from pliant.monitor.choice import schedule
+from pliant.monitor.once import Once
 from pliant.monitor.past import Past
 from pliant.monitor.rates import Rates
-from pliant.monitor.reference import far, means, reference
+from pliant.monitor.reading import read
+from pliant.monitor.reference import References
 from pliant.monitor.sinks import Row, Sink, table
 from pliant.monitor.subject import Loss, Subject
-from pliant.network import Trace
 from pliant.outline import Outline
+from pliant.words import first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
 FOLLOW = "where a new one is made, write monitor.follow(optimizer)"
-FROZEN = (
-    "no parameter of the model is trained: gradients, kernels and curvature are measured as if all were; where it is "
-    "to be trained, write requires_grad_(True)"
-)
-QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
 class Monitor:
@@ -112,7 +109,7 @@ class Monitor:
         sinks: Iterable[Sink] = (),
     ):
         self.rows: list[Row] = []
-        self._said: set[str] = set()
+        self._once, self._references = Once(), References()
         self._last: int | None = None
         if isinstance(sinks, Sink) or not all(isinstance(sink, Sink) for sink in sinks):
             raise ValueError(
@@ -123,8 +120,6 @@ class Monitor:
         if self._idle:
             return
         self._settings = loss, purify, call, mask, fresh
-        self._referred: set[Diagnostic] = set()  # whose reference was measured
-        self._restored: Row = {}  # what the rows of a monitor that was resumed have already
         self._subject = Subject(model, probe, *self._settings)
         self._outline, self._blind = Outline(self._subject.model), False
         self._renewed = False  # at this call
@@ -140,7 +135,7 @@ class Monitor:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self._try(asked=diagnostics is not None)
-        self._speak("at the start", caught)
+        self._once.pass_on("at the start", caught)
 
     @property
     def latest(self) -> Row:
@@ -192,7 +187,7 @@ class Monitor:
             self._notice()
             self._past.load_state_dict(saved["past"])
         self.rows[:] = [dict(row) for row in saved["rows"]]
-        self._restored = self.latest
+        self._references.known = self.latest
         self._last = saved["last"]
 
     def to_table(self) -> pa.Table:
@@ -223,7 +218,7 @@ class Monitor:
             try:
                 sink.close()
             except Exception as error:
-                self._once(f"close {sink!r}", f"{sink} could not be closed: {_line(error)}")
+                self._once(f"close {sink!r}", f"{sink} could not be closed: {first_line(error)}")
 
     # -- at the start --------------------------------------------------------------------------------------------------
 
@@ -234,15 +229,15 @@ class Monitor:
             self._subject.check()
             if self._wanting("earlier"):
                 self._past.earlier = self._subject.trace()
-            found, failed = self._numbers(cheap)
+            found, failed = read(self._subject, cheap, self._past, self._once)
         for diagnostic, error in failed.items():
             if asked:
-                raise ValueError(f"{diagnostic} cannot be measured on this probe: {_line(error)}") from error
+                raise ValueError(f"{diagnostic} cannot be measured on this probe: {first_line(error)}") from error
             del self._schedule[diagnostic]
         if failed:
             names: dict[str, list[str]] = {}
             for diagnostic, error in failed.items():
-                names.setdefault(_line(error), []).append(type(diagnostic).__name__)
+                names.setdefault(first_line(error), []).append(type(diagnostic).__name__)
             what = "; ".join(f"{', '.join(those)}: {why}" for why, those in names.items())
             warnings.warn(f"left out, as this probe cannot measure it: {what}", stacklevel=2)
         owners: dict[str, Diagnostic] = {}
@@ -263,7 +258,7 @@ class Monitor:
         except Warning:  # of a user who wants errors
             raise
         except Exception as error:
-            self._once("all", f"the network could not be measured: {_line(error)}")
+            self._once("all", f"the network could not be measured: {first_line(error)}")
 
     def _at(self, step: int) -> Row | None:
         step = int(step)
@@ -272,9 +267,9 @@ class Monitor:
             return None
         self._renewed = False
         self._notice()
-        if last is not None and step < last and "back" not in self._said:
-            self._said.add("back")
-            warnings.warn(f"step {step} came after step {last}: count on over the whole training", stacklevel=4)
+        if last is not None and step < last:
+            back = f"step {step} came after step {last}: count on over the whole training"
+            self._once("back", back, stacklevel=5)
         due = [d for d, every in self._schedule.items() if last is None or step // every != last // every]
         row, caught = None, []
         if due and not self._blind:
@@ -283,7 +278,7 @@ class Monitor:
                 row = self._safely(self._measure, step, due)
         if self._past.before is not None and not self._blind:
             self._look_ahead(step, last)
-        self._speak(f"step {step}", caught)
+        self._once.pass_on(f"step {step}", caught)
         return row
 
     def _mark(self) -> None:
@@ -318,10 +313,10 @@ class Monitor:
             now = {name: p.detach() for name, p in model.named_parameters()}
             self._past.renew(now, new, layers or bool(new))
             if layers or new:
-                self._referred.clear()
+                self._references.forget()
             self._renewed = True
         if problem is not None:
-            self._once("blind", f"the model changed and can no longer be measured: {_line(problem)}")
+            self._once("blind", f"the model changed and can no longer be measured: {first_line(problem)}")
         if new:
             names = ", ".join(sorted(new))
             self._once("new", f"{names} are new in the model: what compares with the past begins anew with them")
@@ -339,9 +334,9 @@ class Monitor:
         if self._past.earlier is None and (late := [d for d in due if "earlier" in d.needs]):
             due = [d for d in due if d not in late]  # the layers are new
             self._past.earlier = self._subject.trace()
-        found, failed = self._numbers(due)
+        found, failed = read(self._subject, due, self._past, self._once)
         for diagnostic, error in failed.items():
-            self._once(repr(diagnostic), f"{diagnostic} could not be measured and is missing: {_line(error)}")
+            self._once(repr(diagnostic), f"{diagnostic} could not be measured and is missing: {first_line(error)}")
         row: Row = {"step": step}
         if self._rates is not None:
             if self._rates.elsewhere(self._subject.model):
@@ -349,60 +344,15 @@ class Monitor:
             row |= self._rates.row()
         for numbers in found.values():
             row |= numbers
-        row |= self._references(list(found), row)
+        row |= self._references(self._subject, list(found), row, self._once)
         self.rows.append(row)
         for sink in list(self._sinks):
             try:
                 sink.write(row)
             except Exception as error:
                 self._sinks.remove(sink)
-                self._once(repr(sink), f"{sink} gets no more rows: {_line(error)}")
+                self._once(repr(sink), f"{sink} gets no more rows: {first_line(error)}")
         return row
-
-    def _references(self, measured: list[Diagnostic], row: Row) -> Row:
-        """What fresh networks read, of the diagnostics and numbers that have no reference yet."""
-        if not (new := [diagnostic for diagnostic in measured if diagnostic not in self._referred]):
-            return {}
-        self._referred |= set(new)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of networks that are not the user's
-                found = means(reference(self._subject, new))
-        except Exception as error:
-            problem = _line(error).partition(": write")[0]
-            self._once(
-                "fresh", f"the numbers have no fresh reference ({problem}): write Monitor(..., fresh=make_model)"
-            )
-            return {}
-        for said in far(self._subject, found):
-            self._once(f"far: {said}", said)
-        named = {f"fresh/{name}": value for name, value in found.items() if name in row}
-        return {name: value for name, value in named.items() if self._restored.get(name) != value}
-
-    def _numbers(self, due: list[Diagnostic]) -> tuple[dict[Diagnostic, Row], dict[Diagnostic, Exception]]:
-        """What each diagnostic measured, or why it did not."""
-        needs = frozenset[str]().union(*(diagnostic.needs for diagnostic in due))
-        if "earlier" in needs:
-            needs |= {"trace"}  # the next time's
-        past: dict[str, Any] = {"initial": self._past.initial, "earlier": self._past.earlier}
-        if "update" in needs:
-            past["update"] = self._past.update(self._subject.params())
-        seen = self._subject.observe(needs, past)
-        if self._subject.frozen and any("gradients" in d.needs or d.cost == "full" for d in due):
-            self._once("frozen", FROZEN)
-        found: dict[Diagnostic, Row] = {}
-        failed: dict[Diagnostic, Exception] = {}
-        for diagnostic in due:
-            try:
-                numbers = {name: torch.as_tensor(value).double() for name, value in diagnostic.measure(seen).items()}
-                found[diagnostic] = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
-            except Exception as error:
-                failed[diagnostic] = error
-        if "earlier" in needs and not self._past.marked:
-            self._past.earlier = seen.trace
-        if seen.trace is not None and (where := not_finite(seen.trace)):
-            self._once("finite", f"the activations are not finite on the probe, first {where}")
-        return found, failed
 
     def _look_ahead(self, step: int, last: int | None) -> None:
         """Keeps the parameters where the next call, if it comes as soon as this one did, asks what changed since."""
@@ -413,38 +363,6 @@ class Monitor:
 
     def _wanting(self, field: str) -> bool:
         return any(field in diagnostic.needs for diagnostic in self._schedule)
-
-    def _once(self, key: str, message: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            warnings.warn(message, stacklevel=2)
-
-    def _speak(self, when: str, caught: Sequence[warnings.WarningMessage]) -> None:
-        """Passes on what the diagnostics warned of, each once, when everything is as it was."""
-        for warning in caught:
-            message = str(warning.message)
-            if message not in self._said and not issubclass(warning.category, QUIET):
-                self._said.add(message)
-                warnings.warn(f"{when}: {message}", warning.category, stacklevel=3)
-
-
-def not_finite(trace: Trace) -> str:
-    """Where in a forward pass numbers were first not finite; empty where all are.
-
-    >>> from pliant.network import Site
-    >>> bad = torch.tensor([[torch.nan]])
-    >>> not_finite(Trace(bad, bad, {"act": Site(torch.ones(1, 1), bad, bad)}))
-    "in what leaves 'act'"
-    """
-    ends = [trace.features, *(t for t in tree_leaves(trace.output) if isinstance(t, Tensor))]
-    if all(t.isfinite().all() for t in ends):
-        return ""
-    for name, site in trace.sites.items():
-        if not site.pre.isfinite().all():
-            return f"in what enters {name!r}"
-        if not site.post.isfinite().all():
-            return f"in what leaves {name!r}"
-    return "in the features or the output"
 
 
 def _classes(y: Any) -> bool:
@@ -460,7 +378,3 @@ def _first_process() -> bool:
 def _cast(probe: Any, was: torch.dtype, now: torch.dtype) -> Any:
     """A probe in the dtype that the model has by now, where it had that of the model before."""
     return tree_map(lambda t: t.to(now) if isinstance(t, Tensor) and t.dtype == was else t, probe)
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

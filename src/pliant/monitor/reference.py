@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pliant.diagnostics import Diagnostic
+from pliant.monitor.once import Once
 from pliant.monitor.sinks import Row
 from pliant.monitor.subject import Subject
 from pliant.network import Params
+from pliant.words import first_line
 
 DRAWS = 3  # fresh networks, of whose numbers the mean is taken
 SURE = 64  # examples; on fewer, healthy units look dead and linear, too
@@ -77,3 +80,37 @@ def far(subject: Subject, row: Row) -> list[str]:
         for name, why in FAR.items()
         if min(sizes, default=0) >= SURE and row.get(name, 0.0) > MOST
     ]
+
+
+class References:
+    """The references of a monitor's numbers, each measured once.
+
+    Attributes:
+        known: numbers that rows have already, by column; a reference that is among them is not told again.
+    """
+
+    def __init__(self):
+        self.known: Row = {}
+        self._measured: set[Diagnostic] = set()
+
+    def forget(self) -> None:
+        """All are measured anew: the layers are others."""
+        self._measured.clear()
+
+    def __call__(self, subject: Subject, measured: Sequence[Diagnostic], row: Row, once: Once) -> Row:
+        """References of the numbers of a row, `fresh/<name>`, of the diagnostics that have none yet."""
+        if not (new := [diagnostic for diagnostic in measured if diagnostic not in self._measured]):
+            return {}
+        self._measured |= set(new)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of networks that are not the user's
+                found = means(reference(subject, new))
+        except Exception as error:
+            problem = first_line(error).partition(": write")[0]
+            once("fresh", f"the numbers have no fresh reference ({problem}): write Monitor(..., fresh=make_model)")
+            return {}
+        for said in far(subject, found):
+            once(f"far: {said}", said)
+        named = {f"fresh/{name}": value for name, value in found.items() if name in row}
+        return {name: value for name, value in named.items() if self.known.get(name) != value}

@@ -26,6 +26,7 @@ from pliant.probe.result import FRESH, Plasticity
 from pliant.probe.settings import Training, training
 from pliant.probe.targets import Probe, Sines, Taken, outputs, part, samples
 from pliant.sites import several_inputs
+from pliant.words import first_line
 
 GRAPH = (
     "samples that depend on each other (nodes of a graph) cannot be probed in batches; what belongs to all samples "
@@ -201,7 +202,7 @@ def pure(
         with torch.no_grad():
             network(params, network.example)
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        line = first_line(error)
         if _callable(network, params, inputs):
             raise ValueError(f"the model can be called on all inputs, not on some of them ({line}): {GRAPH}") from error
         raise ValueError(f"the model cannot be called on the inputs: {line}{several_inputs(inputs)}") from error

@@ -22,6 +22,7 @@ import numpy as np
 from pliant.run.columns import SHAPE, arrow, numbers
 from pliant.run.files import read_bytes, read_json
 from pliant.run.names import CELL, METRICS, RENAMED, RUN, named, natural
+from pliant.words import first_line
 
 if TYPE_CHECKING:  # takes a third of a second
     pass
@@ -203,5 +204,4 @@ def encoded(table: Mapping[str, np.ndarray], *, small: bool = False) -> bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    said = next(iter(str(error).splitlines()), type(error).__name__)
-    return f"{path} is unreadable ({said}): delete it and run again"
+    return f"{path} is unreadable ({first_line(error)}): delete it and run again"
