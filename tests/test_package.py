@@ -27,6 +27,7 @@ LAYERS = [  # each imports from those above it, and from itself; nets and data k
     {"claims", "feeding"},
     {"plots", "reading"},
     {"poking", "unread"},
+    {"tracing"},
     {"network"},
     {"optim", "heads", "testing"},
     {"interventions", "diagnostics"},

@@ -4,70 +4,28 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pliant.adapter import How, adapted, aliases, bare, copied, inexact, uncheckpointed
-from pliant.modules import (
-    NORMALISERS,
-    factors,
-    output_layers,
-    penultimate,
-    redraw,
-    refuse_another,
-    refuse_impure,
-    seeded,
-)
+from pliant.modules import NORMALISERS, factors, output_layers, redraw, refuse_another, refuse_impure, seeded
 from pliant.nets.keyed import Keyed
-from pliant.sites import (
-    NAMES,
-    UNSEEN,
-    Activity,
-    Calls,
-    Recorder,
-    Site,
-    arguments,
-    depth,
-    elementwise_modules,
-    uncompiled_parts,
-)
+from pliant.sites import Site as Site
+from pliant.sites import arguments
+from pliant.tracing import Trace, Tracer, Watched, listed
 
 if TYPE_CHECKING:
     from pliant.units import UnitGroup
 
 Params = dict[str, Tensor]
 Forward = Callable[[Params, Any, Tensor | None], Any]
-
-
-class Trace(NamedTuple):
-    """What one forward pass showed: the output, the penultimate features and every nonlinearity by name.
-
-    `features` is the input of the last linear map (a linear or convolution call, a product with a parameter) as
-    `(samples, features)`: the tokens of a sequence are samples, an image that a convolution reads is one.
-    """
-
-    output: Any
-    features: Tensor
-    sites: dict[str, Site]
-
-
-class Watched(NamedTuple):
-    """What one forward pass left on its way, with its graph: the penultimate features and what left every site.
-
-    `features` is the input of the last linear map as `(samples, features)`, as in `Trace`; the activations keep the
-    shape they had.
-    """
-
-    output: Any
-    features: Tensor
-    activations: dict[str, Tensor]
 
 
 class Network:
@@ -99,6 +57,7 @@ class Network:
             are frozen, as those of a target network.
         head: names of the parameters of the output layer; needs `example`.
         mask: see `padded`.
+        tracer: what watches its forward passes.
 
     >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
     >>> params = net.fresh(seed=0)
@@ -125,7 +84,7 @@ class Network:
         if self._factory is not None:
             refuse_another(self.module, made)
         refuse_impure(self.module)
-        self._composites = elementwise_modules(self.module)
+        self.tracer = Tracer(self.module)
         self._stochastic = [name for name, m in self.module.named_modules() if isinstance(m, Keyed)]
         keys = {f"{name}.key".lstrip(".") for name in self._stochastic}
         self._buffers = {name: b for name, b in self.module.named_buffers() if name not in keys}
@@ -141,12 +100,8 @@ class Network:
         self.names = tuple(name for name, _ in self.module.named_parameters())
         self.trained = tuple(n for n, p in self.module.named_parameters() if p.requires_grad) or self.names
         self._spare: nn.Module | None = None  # what fresh draws are made in
-        self._order: Sequence[str | None] | None = (
-            None  # of sites among nonlinear calls; empty where only hooks can tell
-        )
         self._part_of: Network | None = None
         self._said_unread = False
-        self._axes: dict[str, int] | None = None  # of the sites, once asked for
         self._whole_units = False
         self.mask: Tensor | None = None
 
@@ -213,7 +168,7 @@ class Network:
             self._said_unread = True
             if names := unread(self.module, self.example):
                 warnings.warn(
-                    f"no nonlinearity is seen between {_listed(names)} and the next layer, so units there are neither "
+                    f"no nonlinearity is seen between {listed(names)} and the next layer, so units there are neither "
                     "measured nor reset: where there is one, write it as torch.relu(x) or the like, or as an nn.Module "
                     "without parameters",
                     stacklevel=3,
@@ -366,37 +321,8 @@ class Network:
 
         Raises `ValueError` if no nonlinearity was seen.
         """
-        known, mask = axes if axes is not None else self._axes, self.mask if mask is None else mask
-        recorder, output = self._recorded(params, x, known or {}, mask, unit_size)
-        if known is None and recorder.taken:
-            found = self.axes(x)
-            if any(found.get(site, axis) != axis for site, axis in recorder.taken.items()):
-                recorder, output = self._recorded(params, x, found, mask, unit_size)
-        unseen = [n for n, m in self.module.named_modules() if isinstance(m, UNSEEN)]
-        if unseen and not recorder.sites:
-            raise ValueError(
-                f"the nonlinearities of {type(self.module).__name__} are inside {', '.join(map(repr, unseen))}, where "
-                "they cannot be seen: measure what needs none, as in diagnostics=(ParameterNorm(),), or another part"
-            )
-        if unseen:
-            warnings.warn(f"the nonlinearities inside {', '.join(map(repr, unseen))} cannot be seen", stacklevel=2)
-        if not recorder.sites:
-            raise ValueError(
-                f"no nonlinearity was seen in {type(self.module).__name__}: pliant sees torch functions "
-                f"({', '.join(NAMES[:6])}, ...) called in the forward pass; call one of these, or wrap your own "
-                "elementwise function in an nn.Module without parameters"
-            )
-        if idle := [name for name, site in recorder.sites.items() if not len(site.pre)]:
-            warnings.warn(f"no sample of this batch reaches {_listed(idle)}: not measured there", stacklevel=2)
-        features = penultimate(recorder.features, self.module, recorder.unit_dim, mask)
-        return Trace(output, features.detach(), recorder.sites)
-
-    def _recorded(
-        self, params: Params, x: Any, axes: Mapping[str, int], mask: Tensor | None, unit_size: bool
-    ) -> tuple[Recorder, Any]:
-        recorder = Recorder(self._composites, axes, mask, unit_size)
-        with recorder.over(self.module):
-            return recorder, self._called(params, x, None)
+        mask = self.mask if mask is None else mask
+        return self.tracer.trace(lambda: self._called(params, x, None), x, axes, mask, unit_size)
 
     def axes(self, x: Any) -> dict[str, int]:
         """The axis of the activations of each site along which units run: along those of the layers that feed it.
@@ -408,16 +334,7 @@ class Network:
         >>> net.axes(torch.ones(1, 1, 2, 2))
         {'1': 1}
         """
-        if self._axes is None and not depth():
-            from pliant.poking import find_axes
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    self._axes = find_axes(self.module, x)
-                except Exception:  # of the module in double precision, say: measuring goes on
-                    self._axes = {}
-        return self._axes or {}
+        return self.tracer.axes(x)
 
     def watch(self, params: Params, x: Any, key: Tensor | None = None, forward: Forward | None = None) -> Watched:
         """The output with the features and activations on the way, not detached: for penalties and resets.
@@ -425,17 +342,8 @@ class Network:
         `forward` computes the output, where that is not the network itself (see `bound`). The first pass learns the
         names of the sites; where calls in order tell them, later passes need no hooks, which cost a lot in small nets.
         """
-        if not self._order:
-            activity = Activity(self._composites)
-            with activity.over(self.module):
-                output = self(params, x, key)
-            self._order = activity.order or ()
-            return Watched(output, penultimate(activity.features, self.module, activity.unit_dim), activity.posts)
-        calls = Calls(params)
-        with uncompiled_parts(), calls:
-            output = (forward or self)(params, x, key)
-        activations = {name: post for name, post in zip(self._order, calls.posts, strict=True) if name is not None}
-        return Watched(output, penultimate(calls.features, self.module, calls.unit_dim), activations)
+        call = forward or self
+        return self.tracer.watch(params, lambda: self(params, x, key), lambda: call(params, x, key))
 
     def _called(self, params: Params, x: Any, key: Tensor | None) -> Any:
         return functional_call(self.module, self._tensors(params, key), *arguments(x), tie_weights=False)
@@ -463,9 +371,3 @@ def _own_name(name: str) -> str:
     """What a parameter is called in its layer: `weight` for `0.weight` and for `0.parametrizations.weight.original`."""
     _, parametrised, own = name.rpartition("parametrizations.")
     return own.split(".")[0] if parametrised else name.rpartition(".")[2]
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(map(repr, names[:4])) + more

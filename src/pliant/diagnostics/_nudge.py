@@ -44,7 +44,7 @@ def sensitivities(seen: Observation) -> dict[str, Sensitivity]:
     y, loss = given(seen.y, "y"), given(seen.loss, "loss")
 
     def run(nudges: dict[str, Tensor]) -> tuple[Tensor, _Nudge]:
-        nudge = _Nudge(network._composites, nudges)
+        nudge = _Nudge(network.tracer.composites, nudges)
         with nudge.over(network.module):
             return loss(network(seen.params, x), y), nudge
 

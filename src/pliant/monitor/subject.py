@@ -104,7 +104,7 @@ class Subject:
         before = [layer.training for layer in layers]
         for layer, training in zip(layers, modes, strict=True):
             layer.training = training and not isinstance(layer, IMPURE)
-        self._network._order = None  # other modes may have other sites
+        self._network.tracer.forget()  # other modes may have other sites
         streams = self._streams()
         self._network(self.params(), self.probe()[0])
         if not all(map(torch.equal, streams, self._streams())):

@@ -74,7 +74,7 @@ class _Preactivations(Watch):
     """Keeps what enters every site, with its graph."""
 
     def __init__(self, network: Network):
-        super().__init__(network._composites)
+        super().__init__(network.tracer.composites)
         self.pres: list[Tensor] = []
 
     def keep(self, x: Tensor) -> Tensor:
