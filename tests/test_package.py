@@ -17,8 +17,10 @@ import pliant
 
 ROOT = Path(pliant.__file__).parent
 LAYERS = [  # each imports from those above it, and from itself; nets and data know nothing of pliant
+    {"levels"},
     {"maps"},
     {"functional", "nets", "data", "refs", "adapter", "trackers", "words", "written", "formats", "outline"},
+    {"inplace", "nonlinear"},
     {"sites", "terminal"},
     {"units", "modules", "results", "cutting", "own", "waterfall"},
     {"codes"},

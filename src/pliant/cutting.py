@@ -14,10 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C import _functorch  # type: ignore
 
+from pliant.levels import batched, mapped, unmapped
 from pliant.maps import CONVOLUTIONS, PRODUCTS
-from pliant.sites import NONLINEARITIES, Watch, mapped, unmapped
+from pliant.nonlinear import NONLINEARITIES
+from pliant.sites import Watch
 
 Tensors = dict[str, Tensor]
 
@@ -143,7 +144,7 @@ class Cut(Watch):
         if func in GROUPED:
             func = _grouped
         found = super().called(func, args, kwargs)
-        if self.mapping and self.map is not None and not _functorch.is_batchedtensor(found):
+        if self.mapping and self.map is not None and not batched(found):
             self.layers.append((found.detach().requires_grad_(), self.map.dim))
             found = self.layers[-1][0].clone()
         if func in NONLINEARITIES or self.inside is not None:
@@ -162,7 +163,7 @@ class Cut(Watch):
     def _fixed(self, func: Callable, args: tuple, kwargs: dict[str, Any], found: Any) -> Any:
         """The result of a function, its decisions being those of the first pass."""
         x = args[0] if args else kwargs.get("input")
-        if not (isinstance(x, Tensor) and x.is_floating_point()) or _functorch.is_batchedtensor(x):
+        if not (isinstance(x, Tensor) and x.is_floating_point()) or batched(x):
             return found
         ranked = func in RANKED and isinstance(found, tuple)
         chosen, name = found[1] if ranked else found, getattr(func, "__name__", "").strip("_")

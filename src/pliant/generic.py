@@ -18,7 +18,8 @@ from pliant.codes import along, some_half
 from pliant.cutting import Cut, Point, Tensors, noise
 from pliant.modules import NORMALISERS
 from pliant.nets.keyed import Keyed
-from pliant.sites import arguments, elementwise_modules
+from pliant.nonlinear import elementwise_modules
+from pliant.sites import arguments
 
 FEW, MANY = (1, 2), 8  # examples that may do, and enough to see whether they do
 PATIENCE = 5.0  # seconds until something is said

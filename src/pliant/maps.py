@@ -10,9 +10,10 @@ from weakref import ref
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C import _functorch  # type: ignore
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from pliant.levels import batched, depth, unwrapped
 
 CONVOLUTIONS = {getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)}
 
@@ -73,7 +74,7 @@ class Weights:
     """
 
     def __init__(self, params: Mapping[str, Tensor]):
-        self.params, self.depth = params, _depth()
+        self.params, self.depth = params, depth()
         # by id: the tensor, and of which parameter it is a transpose or cast, and how; none where it is another thing
         self.known: dict[int, tuple[Tensor, tuple[str, Callable[[Tensor], Tensor]] | None]] = {
             id(p): (p, (name, _itself)) for name, p in params.items()
@@ -82,7 +83,7 @@ class Weights:
     def __contains__(self, t: Tensor) -> bool:
         if id(t) in self.known:
             return True
-        if not (_functorch.is_batchedtensor(t) and _functorch.maybe_get_level(t) > self.depth):
+        if not batched(t, self.depth):
             return False
         return _storage(t) in {_storage(p) for p in self.params.values()}  # it entered a torch.vmap inside the forward
 
@@ -320,12 +321,5 @@ def _scaled(t: Tensor, scale: float) -> Tensor:
     return t if scale == 1 else scale * t
 
 
-def _depth() -> int:
-    inner = _functorch.peek_interpreter_stack()
-    return 0 if inner is None else inner.level()
-
-
 def _storage(t: Tensor) -> int:
-    while _functorch.is_functorch_wrapped_tensor(t):
-        t = _functorch.get_unwrapped(t)
-    return t.untyped_storage().data_ptr()
+    return unwrapped(t).untyped_storage().data_ptr()

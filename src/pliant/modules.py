@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from pliant.adapter import How, adapted, bare, inexact, tensors_of, uncheckpointed
+from pliant.levels import carried
 from pliant.maps import CONVOLUTIONS, PRODUCTS, Maps
-from pliant.sites import arguments, carried, rows, uncompiled_parts
+from pliant.sites import arguments, rows, uncompiled_parts
 
 MULTIPLYING = CONVOLUTIONS | PRODUCTS | {F.linear, F.bilinear, F.embedding, F.embedding_bag}
 IMPURE = (_BatchNorm, _InstanceNorm, _DropoutNd)  # in train mode, unless they are set otherwise

@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import FunctionType
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C import _functorch  # type: ignore
 from torch.func import vjp
 from torch.overrides import TorchFunctionMode
 
 from pliant.adapter import uncheckpointed
 from pliant.functional.precision import wide
+from pliant.inplace import memory, overwrite, overwritten, spared
+from pliant.levels import depth, unmapped
 from pliant.maps import Layered, Map, Weights, linear_map
-from pliant.written import Masks, rectifies
+from pliant.nonlinear import everywhere, is_nonlinearity
+from pliant.written import Masks
 
-# fmt: off
-NAMES = [
-    "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "celu_", "gelu",
-    "silu", "mish", "softplus", "softsign", "tanh", "tanh_", "sigmoid", "sigmoid_", "logsigmoid", "hardtanh",
-    "hardtanh_", "hardswish", "hardsigmoid", "prelu", "threshold", "threshold_", "tanhshrink", "softshrink",
-    "hardshrink", "sin", "sin_", "cos", "cos_",
-]
-# fmt: on
-WRITING = re.compile(r"[a-z]\w*[a-z\d]_|__setitem__|__i(add|sub|mul|truediv|floordiv|pow|mod|and|or|xor)__")
-NONLINEARITIES = {getattr(place, name) for place in (F, torch, Tensor) for name in NAMES if hasattr(place, name)}
-PERIODIC = {function for function in NONLINEARITIES if function.__name__.rstrip("_") in ("sin", "cos")}
-IN_PLACE = {getattr(place, name) for place in (torch, Tensor, F) for name in dir(place) if WRITING.fullmatch(name)}
-FLAGGED = {  # where the argument `inplace` is
-    function: function.__code__.co_varnames.index("inplace")
-    for function in vars(F).values()
-    if isinstance(function, FunctionType)
-    and "inplace" in function.__code__.co_varnames[: function.__code__.co_argcount]
-}
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 UNSEEN = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
-
-
-def is_nonlinearity(func: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether a call is one by itself, or would be if it acted on what a layer returned (see `everywhere`).
-
-    >>> is_nonlinearity(torch.cos, (torch.ones(2, 2),), {}), is_nonlinearity(torch.exp, (torch.ones(2, 2),), {})
-    (True, False)
-    """
-    return func in NONLINEARITIES or rectifies(func, args, kwargs)
-
-
-def everywhere(func: Callable) -> bool:
-    """Whether a function is a nonlinearity of inputs, too, as sines and a clamp from 0 on are not.
-
-    >>> everywhere(torch.relu), everywhere(torch.cos)
-    (True, False)
-    """
-    return func in NONLINEARITIES and func not in PERIODIC
 
 
 class Inputs(NamedTuple):
@@ -87,36 +50,6 @@ def several_inputs(x: Any) -> str:
     """
     several = isinstance(x, (tuple, list)) and not isinstance(x, Inputs)
     return "; for a model of several inputs write pliant.Inputs((a, b), {})" if several else ""
-
-
-def overwritten(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor that a call of a torch function overwrites, its first argument, if it does.
-
-    >>> x = torch.ones(1)
-    >>> [overwritten(*call, {}) is x for call in ((Tensor.add_, (x, 1)), (F.relu, (x, True)), (F.relu, (x,)))]
-    [True, True, False]
-    """
-    at = FLAGGED.get(func)
-    if func in IN_PLACE or (at is not None and (args[at] if len(args) > at else kwargs.get("inplace"))):
-        return args[0] if args else kwargs["input"]
-    return None
-
-
-def spared(kept: Tensor, target: Tensor) -> Tensor:
-    """A tensor to keep, before another one is overwritten: a copy if they share memory."""
-    return kept.clone() if _memory(kept) is _memory(target) else kept
-
-
-def _overwrite(x: Tensor, found: Tensor) -> Tensor:
-    """`x` with other numbers and without its own graph, through which writing in place would send zeros."""
-    if x.grad_fn is not None and not x._is_view() and not depth():
-        x.detach_()
-    return x.copy_(found)
-
-
-def _memory(t: Any) -> Any:
-    """The tensor of which this is a view, or itself."""
-    return t if getattr(t, "_base", None) is None else t._base
 
 
 class Site(NamedTuple):
@@ -224,7 +157,7 @@ class Watch(TorchFunctionMode, ABC):
         path, module = self.stack[-1] if self.stack else ("", None)
         name = path if module in self.composites and path else f"{path}.{func.__name__.strip('_')}".lstrip(".")
         found = self.saw(self._numbered(name), x, before, post, function)
-        return _overwrite(x, found) if apart else found
+        return overwrite(x, found) if apart else found
 
     def _nonlinearity(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """What a call is a nonlinear function of, and that function; two of None for another call."""
@@ -266,7 +199,7 @@ class Watch(TorchFunctionMode, ABC):
                 name, x, before, got = self.pending
                 with torch._C.DisableTorchFunction():
                     found = self.saw(self._numbered(name), x, before, output, lambda t: module.forward(t.clone()))
-                    output = _overwrite(x, found) if output is got and self.replaces else found
+                    output = overwrite(x, found) if output is got and self.replaces else found
                     self.layered.note((x,), {}, output, False)
             self.inside = self.pending = None
         path, _ = self.stack.pop()
@@ -331,7 +264,7 @@ class Recorder(Watch):
 
     def spare(self, target: Tensor) -> None:
         super().spare(target)
-        self.outputs = [(path, output) for path, output in self.outputs if _memory(output) is not _memory(target)]
+        self.outputs = [(path, output) for path, output in self.outputs if memory(output) is not memory(target)]
 
 
 def rows(t: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -444,59 +377,11 @@ def uncompiled_parts() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
-def depth() -> int:
-    """How many function transforms such as `torch.vmap` are under way, one inside the other."""
-    inner = _functorch.peek_interpreter_stack()
-    return 0 if inner is None else inner.level()
-
-
-def carried(t: Tensor) -> Tensor:
-    """The tensor inside the wrappers of `torch.vmap`, which the graph knows."""
-    return carried(_functorch.get_unwrapped(t)) if _functorch.is_batchedtensor(t) else t
-
-
-def unmapped(t: Tensor, depth: int = 0) -> tuple[Tensor, list[int]]:
-    """A tensor with the examples of each `torch.vmap` below a depth as first axes, and the levels of these."""
-    levels = []
-    while _functorch.is_batchedtensor(t) and _functorch.maybe_get_level(t) > depth:
-        axis = _functorch.maybe_get_bdim(t)
-        levels.append(_functorch.maybe_get_level(t))
-        t = _functorch.get_unwrapped(t).movedim(axis, 0)
-    return t, levels
-
-
 def _like(value: Any, t: Tensor) -> Any:
     """An argument beside `t`, such as the slopes of a PReLU, in its dtype; other values as they are."""
     return value.to(t.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def mapped(t: Tensor, levels: list[int]) -> Tensor:
-    """The inverse of `unmapped`."""
-    for level in reversed(levels):
-        t = _functorch._add_batch_dim(t, 0, level)
-    return t
-
-
 def _has_units(x: Any, depth: int) -> bool:
     """Whether this may be a batch of activations: not a lone vector (a learned deviation, say), nor whole numbers."""
     return isinstance(x, Tensor) and x.is_floating_point() and unmapped(x, depth)[0].ndim > 1
-
-
-def elementwise_modules(root: nn.Module) -> set[nn.Module]:
-    """The modules without parameters that act on each number alone, not affinely: poked with numbers, not parsed."""
-    x = torch.tensor([-30.0, -8.0, -3.0, -2.0, -1.0, -0.4, 0.3, 1.0, 2.0, 3.0, 8.0, 30.0]).reshape(3, 4)
-    found = set()
-    for module in root.modules():
-        if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
-            continue
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):  # of each a copy: it may work in place
-                y, flipped, flat = (module(t.clone()) for t in (x, x.flip(0, 1), x.flatten()[:5].reshape(1, 5)))
-        except Exception:
-            continue  # it does not take a plain matrix, so it is no elementwise function
-        if not isinstance(y, Tensor) or y.shape != x.shape or not torch.equal(y.flip(0, 1), flipped):
-            continue
-        line = y[0, 0] + (y[-1, -1] - y[0, 0]) * (x + 30.0) / 60.0
-        if torch.equal(flat.flatten(), y.flatten()[:5]) and not torch.allclose(y, line, rtol=1e-4, atol=1e-4):
-            found.add(module)
-    return found

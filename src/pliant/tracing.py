@@ -8,18 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pliant.levels import depth
 from pliant.modules import penultimate
-from pliant.sites import (
-    NAMES,
-    UNSEEN,
-    Activity,
-    Calls,
-    Recorder,
-    Site,
-    depth,
-    elementwise_modules,
-    uncompiled_parts,
-)
+from pliant.nonlinear import NAMES, elementwise_modules
+from pliant.sites import UNSEEN, Activity, Calls, Recorder, Site, uncompiled_parts
 
 
 class Trace(NamedTuple):

@@ -13,9 +13,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pliant import written
 from pliant.adapter import adapted, inexact, uncheckpointed
 from pliant.functional.precision import real
+from pliant.levels import depth
 from pliant.maps import PRODUCTS
 from pliant.modules import seeded
-from pliant.sites import Watch, arguments, depth, elementwise_modules
+from pliant.nonlinear import elementwise_modules
+from pliant.sites import Watch, arguments
 
 PRODUCT = written.PRODUCTS | PRODUCTS  # of two activations: a gate, attention
 SUM = {  # with what was skipped

@@ -8,8 +8,8 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor  # type: ignore[reportMissingImports]
 
+from pliant.levels import unwrapped
 from pliant.maps import functions
 
 CLAMPS = functions("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_")
@@ -78,6 +78,4 @@ class Masks:
 
 def _zero(t: Tensor) -> bool:
     """Whether all its numbers are 0, also where a transform of `torch.func` wraps it."""
-    while is_functorch_wrapped_tensor(t):
-        t = get_unwrapped(t)
-    return not t.any()
+    return not unwrapped(t).any()

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map
 from pliant.diagnostics._poke import mixed, mixes_examples
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Observation
+from pliant.levels import depth
 from pliant.modules import GLOBAL_STREAM, unpadded
 from pliant.network import Network, Params
-from pliant.sites import depth
 
 
 def outputs_of_one(seen: Observation) -> Callable[..., Tensor]:

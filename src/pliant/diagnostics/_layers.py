@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pliant.diagnostics._shared import given
 from pliant.diagnostics.base import Observation
+from pliant.levels import depth, unmapped
 from pliant.maps import Map, Maps, Weights
 from pliant.network import Network, Params
-from pliant.sites import depth, rows, uncompiled_parts, unmapped
+from pliant.sites import rows, uncompiled_parts
 
 
 class Layer(NamedTuple):

@@ -11,7 +11,8 @@ from torch.func import grad
 
 from pliant.diagnostics._shared import given, widened
 from pliant.diagnostics.base import Observation
-from pliant.sites import Watch, mapped, rows, unmapped
+from pliant.levels import mapped, unmapped
+from pliant.sites import Watch, rows
 
 
 class Sensitivity(NamedTuple):

@@ -11,17 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pliant.adapter import Called, adapted
+from pliant.inplace import FLAGGED
 from pliant.interventions._building import Among, exchange, prepared
 from pliant.modules import seeded
-from pliant.sites import (
-    FLAGGED,
-    NONLINEARITIES,
-    Recorder,
-    arguments,
-    elementwise_modules,
-    is_nonlinearity,
-    uncompiled_parts,
-)
+from pliant.nonlinear import NONLINEARITIES, elementwise_modules, is_nonlinearity
+from pliant.sites import Recorder, arguments, uncompiled_parts
 
 IN_PLACE = frozenset(f for f in NONLINEARITIES if f.__name__.endswith("_"))  # a set that the compiler takes
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {

@@ -14,7 +14,8 @@ from pliant.adapter import adapted
 from pliant.interventions._building import TRANSPOSED, Among
 from pliant.maps import RESHAPED, SHIFTING, functions
 from pliant.modules import NORMALISERS, seeded
-from pliant.sites import LAYERS, Watch, arguments, elementwise_modules
+from pliant.nonlinear import elementwise_modules
+from pliant.sites import LAYERS, Watch, arguments
 
 FEEDING = (*LAYERS, *TRANSPOSED)
 DIVISIONS = functions("div", "div_", "true_divide", "__truediv__", "__itruediv__")

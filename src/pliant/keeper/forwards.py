@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.adapter import How, aliases, bare, refuse_unknown
 from pliant.modules import penultimate
-from pliant.sites import Activity, Calls, Inputs, arguments, elementwise_modules, uncompiled_parts
+from pliant.nonlinear import elementwise_modules
+from pliant.sites import Activity, Calls, Inputs, arguments, uncompiled_parts
 
 WATCHED = frozenset({"features", "activations"})  # what only a watched forward pass shows
 
