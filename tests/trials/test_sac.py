@@ -19,7 +19,7 @@ from pliant.population import Population
 from pliant.rl import Catch, Push
 from pliant.run.train import cost
 from pliant.trials import SAC, Steps, When
-from pliant.trials.sac import squashed
+from pliant.trials.actor_critic import squashed
 
 TRIAL = SAC(
     Push(5), num_steps=60, net=partial(MLP, hidden=(8,)), begin=30, batch_size=4, capacity=50,
