@@ -59,8 +59,8 @@ def test_the_cause_of_every_repair_is_planted() -> None:
     for kind in KINDS:
         claimed = any(f": {kind.name} takes the largest share" in claim.text for claim in setup.claims)
         assert kind.name in UNPLANTED or claimed, (
-            f"write in toolbox/planted an arm with a Plant of its own, and in CLAIMS that {kind.name!r} takes the "
-            "largest share there: _planted(arm, name, what is planted)"
+            f"write in toolbox/planted a Plant of its own, in `damage`, and in toolbox/answers, in `causes`, that its "
+            f"mechanism is {kind.name!r}, with a label"
         )
 
 

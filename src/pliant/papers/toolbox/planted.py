@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from pliant.causes import (
-    EVERY,
-    HiddenSchedule,
-    LogitScale,
-    Norm,
-    NormaliserScales,
-    OptimizerState,
-    Preactivations,
-    Spectra,
-    TargetScale,
-    Units,
-)
+from pliant.causes import EVERY
 from pliant.causes.rescaling import rescalings
-from pliant.claims import Claim
 from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.interventions import Chain
 from pliant.interventions.base import Change, Intervention, Seen, State
 from pliant.nets import CNN, MLP, ViT, layer_norm
 from pliant.network import Network, Params
 from pliant.optim import Adam, Moments
-from pliant.papers.lyle2024 import swiss_cheese
+from pliant.papers.toolbox.answers import LABELS, NETS, NORM, PARTS, SHIFTED, arm, causes, claims
 from pliant.plots import Areas
 from pliant.probe import Sines
-from pliant.results import Results
 from pliant.tasks import OffsetNoise
 from pliant.trials import Fit, Mechanisms, Supervised, When
 from pliant.trials.building import Net
-from pliant.waterfall import UNEXPLAINED
 from pliant.words import unknown
 
 
@@ -200,10 +183,6 @@ class ShiftHead(Plant):
         return Change({weight: params[weight] + self.offset * mean / (mean @ mean)})
 
 
-NORM = "layer norm"
-NETS = {"mlp": "MLP", "cnn": "CNN", "transformer": "transformer"}
-
-
 @dataclass(frozen=True)
 class Settings:
     """Settings of planted.
@@ -256,30 +235,6 @@ class Settings:
         return partial(MLP, hidden=self.hidden, **given)
 
 
-def arm(cause: str, net: str, normed: bool) -> str:
-    """The name of an arm.
-
-    >>> arm("units", "mlp", False), arm("units", "cnn", True)
-    ('units-mlp', 'units-cnn-norm')
-    """
-    return f"{cause}-{net}{'-norm' if normed else ''}"
-
-
-def causes(net: str, normed: bool) -> dict[str, str]:
-    """What can be planted in a network: the mechanism of each cause."""
-    plain = {"norm": Norm.name, "shift": Preactivations.name}
-    layers = {"hidden": HiddenSchedule.name, "scales": NormaliserScales.name} if normed else plain
-    if normed and net == "transformer":  # a normaliser follows neither its hidden layer nor queries and keys
-        layers |= plain
-    shared = {
-        "spectrum": Spectra.name,
-        "logits": LogitScale.name,
-        "target scale": TargetScale.name,
-        "optimizer": OptimizerState.name,
-    }
-    return {"units": Units.name, **layers, **shared}
-
-
 def setup(settings: Settings) -> Setup:
     """Of every network a healthy arm and one a planted cause; an MLP that was trained on shifted targets."""
     for net in settings.nets:
@@ -325,99 +280,6 @@ def setup(settings: Settings) -> Setup:
             "An experiment of ours, with known answers.",
             "The arm trained on shifted targets has no known answer: one direction of weights grows until it is all "
             "there is, units die and turn linear, Adam keeps large second moments; the head's mean is a small part.",
-        ),
-    )
-
-
-SHIFTED = "shifted-mlp"
-LABELS = {
-    "units": "three quarters of the units killed",
-    "norm": "weights times 30",
-    "shift": "preactivations shifted",
-    "hidden": "weights before normalisers times 30",
-    "spectrum": "weights of one direction",
-    "scales": "normalisers divided by 30",
-    "logits": "output layer times 30",
-    "target scale": "head shifted",
-    "optimizer": "stale moments",
-}
-PARTS = {name: f"lost/{name}" for name in (*(repair.name for repair in EVERY), UNEXPLAINED)}
-
-
-def _lead(arm: str, mechanism: str) -> Callable[[Results], np.ndarray]:
-    """How much more a mechanism took than any other, as a share of what an arm lost, one a seed."""
-
-    def lead(results: Results) -> np.ndarray:
-        taken = {repair.name: results.last(arm, f"lost/{repair.name}") for repair in EVERY}
-        others = np.max([values for name, values in taken.items() if name != mechanism], axis=0)
-        return (taken[mechanism] - others) / results.last(arm, "lost")
-
-    return lead
-
-
-def _of_baseline(arm: str) -> Callable[[Results], np.ndarray]:
-    """What an arm lost, as a share of the constant predictor's loss, one a seed."""
-    return lambda r: r.last(arm, "lost") / r.last(arm, "probe_baseline")
-
-
-def _planted(name: str, healthy: str, mechanism: str, what: str) -> Claim:
-    works = swiss_cheese.fresh_learn(healthy, name)
-    lost = Claim(
-        f"{what} cost plasticity: more than 0.1 of the constant predictor's loss.",
-        _of_baseline(name),
-        threshold=0.1,
-        ours=True,
-    )
-    text = f"{what}: {mechanism} takes the largest share (its lead over the next)."
-    return Claim(text, _lead(name, mechanism), ours=True, given=(works, lost))
-
-
-def _shifted() -> tuple[Claim, ...]:
-    """Of the arm that was trained on shifted targets: nobody planted what took its plasticity."""
-    lead = _planted(SHIFTED, arm("healthy", "mlp", False), TargetScale.name, "MLP, trained on targets shifted by 100")
-    rest = Claim(
-        "Of what training on targets shifted by 100 cost, less than half stays unexplained (what is left of the half).",
-        lambda r: 0.5 - r.last(SHIFTED, f"lost/{UNEXPLAINED}") / r.last(SHIFTED, "lost"),
-        ours=True,
-        given=lead.given,
-    )
-    return lead, rest
-
-
-def claims(nets: Sequence[str]) -> tuple[Claim, ...]:
-    """Each planted cause is found, in every network; where nothing was planted, little is lost."""
-    found, healthy, planted = [], [], []
-    for net, normed in product(nets, (False, True)):
-        name, well = NETS[net] + (f" with {NORM}" if normed else ""), arm("healthy", net, normed)
-        of_net = causes(net, normed)
-        for cause, mechanism in of_net.items():
-            what = f"{name}, {LABELS[cause]}"
-            found.append(_planted(arm(cause, net, normed), well, mechanism, what))
-        healthy.append(well)
-        planted.append([arm(cause, net, normed) for cause in of_net])
-    if "mlp" in nets:
-        found.extend(_shifted())
-    works = swiss_cheese.fresh_learn(*healthy, *(name for names in planted for name in names))
-    return (
-        *found,
-        Claim(
-            "With nothing planted, the loss of plasticity stays below 0.1 of the constant predictor's loss (what is "
-            "left in the network that lost most).",
-            lambda r: 0.1 - np.max([_of_baseline(name)(r) for name in healthy], axis=0),
-            ours=True,
-            given=(works,),
-        ),
-        Claim(
-            "Each planted cause costs more than training alone (the mildest one).",
-            lambda r: np.min(
-                [
-                    np.min([_of_baseline(name)(r) for name in names], axis=0) - _of_baseline(well)(r)
-                    for well, names in zip(healthy, planted, strict=True)
-                ],
-                axis=0,
-            ),
-            ours=True,
-            given=(works,),
         ),
     )
 
