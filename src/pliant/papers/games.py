@@ -3,11 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pliant.claims import Effect
+from pliant.probe import Probe
 from pliant.results import Results
+from pliant.trials import ProbeLoss, When
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Settings of agents that learn from a replay by Adam, and are probed at the end.
+
+    Args:
+        num_steps: frames, or steps of control; the beginnings of episodes are among them.
+        begin: those of random actions, before the first update.
+        lr: of Adam, of every network.
+        batch_size: transitions an update.
+        capacity: of the replay.
+        targets: of a probe.
+        steps: of a probe.
+        examples: of a probe.
+        rows: how often numbers are taken.
+    """
+
+    num_steps: int
+    begin: int
+    lr: float
+    batch_size: int
+    capacity: int
+    targets: int = 3
+    steps: int = 400
+    examples: int = 256
+    rows: int = 40
+
+    def probe(self, probe: Probe) -> ProbeLoss:
+        """A probe of the agents at the end."""
+        at_the_end = When(ends=False, at=(self.num_steps,))
+        return ProbeLoss(probe, at_the_end, self.targets, self.steps, examples=self.examples)
 
 
 def period(frames: int, rows: int, unit: int = 1) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from torch import nn
@@ -12,8 +12,8 @@ from pliant.claims import Claim, Effect
 from pliant.data import Dataset
 from pliant.diagnostics import DeadUnits, LinearizedUnits, ParameterNorm
 from pliant.diagnostics.base import Diagnostic
-from pliant.experiment import Column
-from pliant.interventions import L2
+from pliant.experiment import Arm, Column
+from pliant.interventions import L2, Chain, LayerNorm
 from pliant.nets import CNN, MLP, ResNet18, ViT
 from pliant.optim import Adam
 from pliant.own import Built, Named, function, one_line
@@ -30,6 +30,7 @@ TASKS: dict[str, type[Task]] = {
     "composite": Composite,
 }
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18, "vit": ViT}
+WAYS = {"none": "no intervention", "l2": "L2", "layer_norm": "layer norm", "both": "layer norm + L2"}
 WEAR = (DeadUnits(), LinearizedUnits(), ParameterNorm())  # units and norms: what P2's two main mechanisms leave behind
 
 
@@ -123,6 +124,17 @@ class OwnTask(Named, Task):
 def whole(strength: float) -> L2:
     """L2 on the squared norm of the whole parameter vector, as P2 words it: normalisers' scales and offsets, too."""
     return L2(strength, normalisers=True)
+
+
+def chains(l2: float) -> dict[str, Chain]:
+    """Nothing, L2, layer norm, and both: what P2 compares."""
+    shrunk = whole(l2)
+    return {"none": Chain(), "l2": Chain(shrunk), "layer_norm": Chain(LayerNorm()), "both": Chain(LayerNorm(), shrunk)}
+
+
+def compared(trial: Supervised, l2: float) -> dict[str, Arm]:
+    """An arm with each of `chains`."""
+    return {way: Arm(WAYS[way], replace(trial, chain=chain)) for way, chain in chains(l2).items()}
 
 
 def looks(diagnostics: Sequence[Diagnostic] = WEAR, fit: type[Fit] = Fit) -> tuple[Fit, Numbers]:

@@ -7,7 +7,7 @@ from functools import partial
 
 from pliant.nets import CNN
 from pliant.optim import Adam
-from pliant.papers.games import period
+from pliant.papers.games import Replayed, period
 from pliant.rl import Catch, Environment, MinAtar
 from pliant.rl.envs.minatar import GAMES
 from pliant.trials import QLearning, When
@@ -15,24 +15,15 @@ from pliant.words import unknown
 
 
 @dataclass(frozen=True)
-class Miniature:
+class Miniature(Replayed):
     """Settings of agents in MinAtar's games.
 
     Args:
-        num_steps: frames.
-        begin: frames of random actions before the first update.
         decay: frames over which random actions fall to `epsilon`.
         epsilon: their share in the end.
         target_period: frames between updates of the target network.
         channels: of the convolution, 3 x 3.
         hidden: units of the linear layer.
-        lr: of Adam.
-        batch_size: transitions an update.
-        capacity: of the replay.
-        targets: of a probe.
-        steps: of a probe.
-        examples: of a probe.
-        rows: how often numbers are taken.
     """
 
     num_steps: int = 200_000
@@ -45,20 +36,11 @@ class Miniature:
     lr: float = 2.5e-4
     batch_size: int = 32
     capacity: int = 100_000
-    targets: int = 3
-    steps: int = 400
-    examples: int = 256
-    rows: int = 40
 
     @property
     def looks(self) -> When:
         """When numbers are taken."""
         return When(every=period(self.num_steps - self.begin, self.rows), ends=False)
-
-    @property
-    def end(self) -> When:
-        """When probes are."""
-        return When(ends=False, at=(self.num_steps,))
 
     def agent(self, game: str) -> QLearning:
         """Double DQN in a game, by its name; `ValueError` for an unknown one."""

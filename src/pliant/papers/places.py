@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from pliant.claims import Claim, trend
 from pliant.data.cameras import COMPOSITED
 from pliant.data.iwildcam import SIDES
-from pliant.experiment import Arm, Column, Setup
-from pliant.interventions import Chain, LayerNorm
+from pliant.experiment import Column, Setup
 from pliant.optim import Adam
-from pliant.papers.memorisation import WEAR, network, whole
+from pliant.papers.memorisation import WEAR, compared, network
 from pliant.plots import Lines
 from pliant.results import Results
 from pliant.tasks import Domains
@@ -77,14 +76,8 @@ class Settings:
 
 def setup(settings: Settings, about: tuple[str, ...] = ()) -> Setup:
     """No intervention, L2, layer norm, and both; `about` are deviations that the experiment has beside the common."""
-    trial, l2 = settings.trial(), whole(settings.l2)
     return Setup(
-        arms={
-            "none": Arm("no intervention", trial),
-            "l2": Arm("L2", replace(trial, chain=Chain(l2))),
-            "layer_norm": Arm("layer norm", replace(trial, chain=Chain(LayerNorm()))),
-            "both": Arm("layer norm + L2", replace(trial, chain=Chain(LayerNorm(), l2))),
-        },
+        arms=compared(settings.trial(), settings.l2),
         plots=(
             Lines(ACCURACY, "accuracy, held out, at the end of a place", limits=(0, 1.02)),
             Lines(ACCURACY, "its difference from no intervention", against="none"),

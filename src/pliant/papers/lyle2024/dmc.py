@@ -13,12 +13,12 @@ from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.interventions import Chain, LayerNorm, Only
 from pliant.nets import MLP
 from pliant.optim import Adam
-from pliant.papers.games import area, period, rise
+from pliant.papers.games import Replayed, area, period, rise
 from pliant.plots import Lines
 from pliant.probe import Sines
 from pliant.results import Results
 from pliant.rl import DMC, Environment, Push
-from pliant.trials import SAC, Numbers, ProbeLoss, When
+from pliant.trials import SAC, Numbers, When
 
 CHAINS = {
     "none": ("", Chain()),
@@ -38,22 +38,13 @@ PAPER_STEPS = 1_000_000  # from which a run is the paper's size: humanoid learns
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Replayed):
     """Settings of agents in DeepMind Control.
 
     Args:
         tasks: domain and task each; or push, which needs no package.
-        num_steps: steps of control, the beginnings of episodes among them.
         repeat: steps of control an action, and an update.
-        begin: steps of random actions before the first update.
         hidden: units of the layers of actor and critics.
-        lr: of Adam, of actor, critics and temperature.
-        batch_size: transitions an update.
-        capacity: of the replay.
-        targets: of a probe.
-        steps: of a probe.
-        examples: of a probe.
-        rows: how often numbers are taken.
         together: seeds that are trained as one population.
     """
 
@@ -65,9 +56,6 @@ class Settings:
     lr: float = 3e-4
     batch_size: int = 128
     capacity: int = 50_000
-    targets: int = 3
-    steps: int = 400
-    examples: int = 256
     rows: int = 24
     together: int = 5
 
@@ -79,7 +67,6 @@ class Settings:
     def trial(self, task: str, chain: Chain) -> SAC:
         """An agent in a task."""
         looks = When(every=period(self.num_steps - self.begin, self.rows, self.repeat))
-        probe = When(ends=False, at=(self.num_steps,))
         return SAC(
             environment(task, self.repeat),
             self.num_steps,
@@ -94,7 +81,7 @@ class Settings:
             capacity=self.capacity,
             measures=(
                 Numbers((DeadUnits(), ParameterNorm()), looks, self.examples),
-                ProbeLoss(Sines(), probe, self.targets, self.steps, examples=self.examples),
+                self.probe(Sines()),
             ),
             together=self.together,
         )

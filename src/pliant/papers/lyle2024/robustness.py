@@ -9,8 +9,7 @@ import numpy as np
 
 from pliant.claims import Claim, Effect, Exists
 from pliant.experiment import Arm, Experiment, Setup
-from pliant.interventions import Chain, Intervention, LayerNorm
-from pliant.papers.memorisation import Memorisation, complementary, looks, table, whole
+from pliant.papers.memorisation import WAYS, Memorisation, chains, complementary, looks, table
 from pliant.plots import Cells, Lines
 from pliant.population import Population, PopulationState
 from pliant.results import Results
@@ -63,7 +62,6 @@ def streams(settings: Settings) -> dict[str, tuple[str, Task]]:
 
 SCALES = {"targets": "share explained"}  # of what is learned, where it is no accuracy
 STREAMS = ("continual", "composite", "growing", "targets")
-WAYS = {"none": "no intervention", "l2": "L2", "layer_norm": "layer norm", "both": "layer norm + L2"}
 
 
 def name(stream: str, way: str) -> str:
@@ -77,15 +75,11 @@ def name(stream: str, way: str) -> str:
 
 def setup(settings: Settings) -> Setup:
     """Nothing, L2, layer norm and both, under each kind of change."""
-    trial, l2 = settings.trial(looks(fit=Learned)), whole(settings.l2)
-    chains: dict[str, tuple[Intervention, ...]] = {
-        "none": (), "l2": (l2,), "layer_norm": (LayerNorm(),), "both": (LayerNorm(), l2),
-    }  # fmt: skip
-    kinds = streams(settings)
+    trial, kinds = settings.trial(looks(fit=Learned)), streams(settings)
     arms = {
-        name(stream, way): Arm(f"{words}, {said}", replace(trial, task=task, chain=Chain(*chains[way])))
+        name(stream, way): Arm(f"{words}, {WAYS[way]}", replace(trial, task=task, chain=chain))
         for stream, (words, task) in kinds.items()
-        for way, said in WAYS.items()
+        for way, chain in chains(settings.l2).items()
     }
     of = {stream: tuple(name(stream, way) for way in WAYS) for stream in kinds}
     return Setup(

@@ -20,7 +20,7 @@ from pliant.diagnostics import (
 from pliant.experiment import Arm, Column, Experiment, Setup
 from pliant.functional.statistics import interval
 from pliant.interventions import L2, Chain, LayerNorm
-from pliant.papers.memorisation import Memorisation, above, complementary, fell, fits, keeps, looks, table, whole
+from pliant.papers.memorisation import Memorisation, above, compared, complementary, fell, fits, keeps, looks, table
 from pliant.plots import Lines, Waterfalls
 from pliant.probe import FreshLabels
 from pliant.probe.result import LEARNED, MARGIN
@@ -74,13 +74,10 @@ def setup(settings: Settings) -> Setup:
     """Random labels that are drawn again: nothing, L2, layer norm, both, and both without L2 on scales and offsets."""
     asked = (mechanisms(settings),) if isinstance(settings, Probed) else ()
     trial = settings.trial((*looks(DIAGNOSTICS), *asked))
-    l2, bare = whole(settings.l2), Chain(LayerNorm(), L2(settings.l2))
+    bare = Chain(LayerNorm(), L2(settings.l2))
     return Setup(
         arms={
-            "none": Arm("no intervention", trial),
-            "l2": Arm("L2", replace(trial, chain=Chain(l2))),
-            "layer_norm": Arm("layer norm", replace(trial, chain=Chain(LayerNorm()))),
-            "both": Arm("layer norm + L2", replace(trial, chain=Chain(LayerNorm(), l2))),
+            **compared(trial, settings.l2),
             **({} if asked else {"both_weights": Arm("layer norm + L2 (norms left out)", replace(trial, chain=bare))}),
         },
         plots=(

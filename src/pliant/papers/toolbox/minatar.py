@@ -15,7 +15,7 @@ from pliant.papers.games import area, gain, rise
 from pliant.papers.miniatures import GAMES, Miniature
 from pliant.plots import Lines
 from pliant.probe import Sines
-from pliant.trials import ActionValues, Numbers, ProbeLoss, QLearning
+from pliant.trials import ActionValues, Numbers, QLearning
 from pliant.words import unknown
 
 AGENTS = {"double_dqn": "double DQN", "c51": "C51"}
@@ -55,7 +55,7 @@ class Settings(Miniature):
             measures=(
                 ActionValues(self.looks, self.examples, head),
                 Numbers((DeadUnits(), ParameterNorm()), self.looks, self.examples),
-                ProbeLoss(probe, self.end, self.targets, self.steps, examples=self.examples),
+                self.probe(probe),
             ),
         )
 

@@ -12,7 +12,7 @@ from pliant.papers.games import area, gain, rise
 from pliant.papers.miniatures import Miniature
 from pliant.plots import Lines
 from pliant.probe import Sines
-from pliant.trials import ActionValues, Numbers, ProbeLoss, QLearning
+from pliant.trials import ActionValues, Numbers, QLearning
 
 CURES = {"resets": "resets", "redo": "ReDo", "layer_norm": "layer norm", "l2": "L2"}
 REDO = 0.025  # threshold of dormant units
@@ -52,7 +52,7 @@ class Settings(Miniature):
             measures=(
                 ActionValues(self.looks, self.examples),
                 Numbers((DeadUnits(), DormantUnits(REDO), ParameterNorm()), self.looks, self.examples),
-                ProbeLoss(Sines(), self.end, self.targets, self.steps, examples=self.examples),
+                self.probe(Sines()),
             ),
         )
 
