@@ -1,22 +1,14 @@
 """A small data set whose examples tell who they are, and one entry a registered task (a new one is added here)."""
 
+from typing import Any
+
 import numpy as np
 
-import pliant.tasks
+from pliant import tasks
 from pliant.data import Dataset
-from pliant.tasks import (
-    BitFlipping,
-    Composite,
-    Domains,
-    Growing,
-    OffsetNoise,
-    PermutedClasses,
-    PermutedPixels,
-    RandomLabels,
-    Task,
-    Waves,
-)
 from tests.listed import classes
+
+SIZES: Any = {"num_examples": 20, "batch_size": 6, "every": 10, "num_tasks": 4}
 
 
 def data(size: int = 40, regression: bool = False) -> Dataset:
@@ -28,26 +20,24 @@ def data(size: int = 40, regression: bool = False) -> Dataset:
 
 
 EXAMPLES = {
-    "Task": Task(num_examples=20, batch_size=6, every=10, num_tasks=4),
-    "RandomLabels": RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4),
-    "RandomLabels, a fraction": RandomLabels(num_examples=20, batch_size=6, every=10, num_tasks=4, fraction=0.3),
-    "OffsetNoise": OffsetNoise(num_examples=20, batch_size=6, every=10, num_tasks=4, offset=8.0, outputs=2),
-    "PermutedPixels": PermutedPixels(num_examples=20, batch_size=6, every=10, num_tasks=4),
-    "PermutedClasses": PermutedClasses(num_examples=20, batch_size=6, every=10, num_tasks=4),
-    "Composite": Composite(num_examples=20, batch_size=6, every=10, num_tasks=4),
-    "BitFlipping": BitFlipping(num_examples=20, batch_size=6, every=10, num_tasks=4, flipping=4),
-    "OffsetNoise, growing": OffsetNoise.growing(30.0, num_examples=20, batch_size=6, every=10, num_tasks=4),
-    "Domains": Domains(num_examples=20, batch_size=6, every=10, num_tasks=4),
-    "Growing, random labels": Growing(num_examples=20, batch_size=6, every=10, num_tasks=4, begin=8, random=True),
-    "Growing": Growing(num_examples=20, batch_size=6, every=10, num_tasks=4, begin=8),
-    "Waves": Waves(num_examples=20, batch_size=6, every=10, num_tasks=4, frequency=1.0, outputs=2, width=8),
-    "RandomLabels, unequal": RandomLabels(
-        num_examples=20, batch_size=6, every=(3, 20, 7, 10), num_tasks=4, fraction=0.5
-    ),
-    "OffsetNoise, unequal": OffsetNoise(20, 6, (25, 5, 7, 3), num_tasks=4, offset=(8.0, 0.0, 1.0, 2.0)),
+    "Task": tasks.Task(**SIZES),
+    "RandomLabels": tasks.RandomLabels(**SIZES),
+    "RandomLabels, a fraction": tasks.RandomLabels(**SIZES, fraction=0.3),
+    "OffsetNoise": tasks.OffsetNoise(**SIZES, offset=8.0, outputs=2),
+    "PermutedPixels": tasks.PermutedPixels(**SIZES),
+    "PermutedClasses": tasks.PermutedClasses(**SIZES),
+    "Composite": tasks.Composite(**SIZES),
+    "BitFlipping": tasks.BitFlipping(**SIZES, flipping=4),
+    "OffsetNoise, growing": tasks.OffsetNoise.growing(30.0, **SIZES),
+    "Domains": tasks.Domains(**SIZES),
+    "Growing, random labels": tasks.Growing(**SIZES, begin=8, random=True),
+    "Growing": tasks.Growing(**SIZES, begin=8),
+    "Waves": tasks.Waves(**SIZES, frequency=1.0, outputs=2, width=8),
+    "RandomLabels, unequal": tasks.RandomLabels(**(SIZES | {"every": (3, 20, 7, 10)}), fraction=0.5),
+    "OffsetNoise, unequal": tasks.OffsetNoise(20, 6, (25, 5, 7, 3), num_tasks=4, offset=(8.0, 0.0, 1.0, 2.0)),
 }
 
 
-def registered() -> list[type[Task]]:
+def registered() -> list[type[tasks.Task]]:
     """Every task in the files of the package."""
-    return [kind for kind in classes(pliant.tasks) if issubclass(kind, Task)]
+    return [kind for kind in classes(tasks) if issubclass(kind, tasks.Task)]
