@@ -32,7 +32,8 @@ def gallery(folder: Path, results: Path = RESULTS) -> str:
         told.append(f"## {PARTS[part]}")
         for experiment in some:
             told += [f"({anchor(experiment.id)})=", f"### {experiment.id}"]
-            told.append(f"{experiment.title}. Reproduces {plain(experiment.figure)}.")
+            title = experiment.title.removesuffix("?")
+            told.append(f"{plain(title)}. Reproduces {plain(experiment.figure)}.")
             runs = sorted((results / experiment.id).glob("*/run.json"))
             told += [text for run in runs for text in _run(opened(run.parent), folder)] or _absent(experiment)
     return "\n\n".join(told) + "\n"
@@ -64,7 +65,7 @@ def _run(run: Stored, folder: Path) -> list[str]:
         told.append(f"**With {', '.join(f'`{name}={value}`' for name, value in changes.items())}**")
     for at, plots in enumerate(sheets(setup.plots), 1):
         name = f"{run.experiment.id.replace('/', '-')}-{run.folder.name}-{at}"
-        titles = plain(", ".join(plot.title for plot in plots))
+        titles = ", ".join(plot.title for plot in plots)  # an option, which is no Markdown
         for columns, kind in ((1, "narrow"), (2, "wide")):
             drawn = figure(run.experiment.title, plots, results, setup.look, columns)
             (folder / "gallery" / f"{name}-{kind}.svg").write_text(svg(drawn))

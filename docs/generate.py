@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import io
 import os
@@ -29,6 +30,8 @@ def generate() -> None:
     """All pages, below `generated/`."""
     FOLDER.mkdir(exist_ok=True)
     names = [_package(name) for name in PACKAGES]
+    _write("pliant.integrations", integrations())
+    names.append("pliant.integrations")
     toc = "\n".join(names)
     _write("api", f"# API\n\nPublic names, by package.\n\n```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n")
     _write("commands", _commands())
@@ -87,6 +90,35 @@ def _package(name: str) -> str:
             told += [_methods(value)] if inspect.isclass(value) else []
     _write(name, "\n\n".join(part for part in told if part) + "\n")
     return name
+
+
+def integrations() -> str:
+    """The page of callbacks, read and not imported: Stable-Baselines3, Lightning and others need not be there."""
+    folder = Path(import_module("pliant.integrations").__file__ or "").parent
+    told = ["# pliant.integrations", documented(inspect.getdoc(import_module("pliant.integrations")) or "")]
+    for path in sorted(folder.rglob("[!_]*.py")):
+        library = path.relative_to(folder).parts[0].removesuffix(".py")
+        for kind in ast.parse(path.read_text()).body:
+            if isinstance(kind, ast.ClassDef) and not kind.name.startswith("_"):
+                parts = {part.name: part for part in kind.body if isinstance(part, ast.FunctionDef)}
+                told += [
+                    f"## {library}.{kind.name}",
+                    f"```python\n{kind.name}{_arguments(parts['__init__'])}\n```",
+                    documented(ast.get_docstring(kind) or ""),
+                ]
+                told += [
+                    f"**`{name}{_arguments(part)}`**\n\n{documented(said)}"
+                    for name, part in parts.items()
+                    if not name.startswith("_") and (said := ast.get_docstring(part))
+                ]
+    return "\n\n".join(told) + "\n"
+
+
+def _arguments(function: ast.FunctionDef) -> str:
+    """Of a method, as one would write them."""
+    del function.args.args[0]
+    returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    return f"({ast.unparse(function.args)}){returns}"
 
 
 def _methods(kind: type) -> str:

@@ -21,7 +21,7 @@ def written(page: str) -> str:
 
 def _table(found: re.Match[str]) -> str:
     if found[2] == "docs/when.py":
-        return found[1] + when.table()
+        return found[1] + when.listed()
     with redirect_stdout(StringIO()) as out:
         code = main(found[2].split()[1:])
     assert code == 0, found[2]

@@ -1,4 +1,4 @@
-"""Which cure when: one table, from which `cures_when.md` has its rows and its picture.
+"""Which cure when: rows, from which `cures_when.md` has its list and its picture.
 
 Healthy readings come from the diagnostics, costs from what was measured, evidence from the runs in `results/`.
 """
@@ -60,7 +60,7 @@ class Evidence:
         return before, after
 
     def told(self) -> str:
-        """As a cell of the table."""
+        """In words."""
         before, after = self.intervals()
         return f"{self.what} {before.mean:.2f}, with it {after.mean:.2f} (`{self.run}`)"
 
@@ -186,18 +186,17 @@ def kept(id: str) -> Stored:
     return next(run for run in runs if not run.changes())
 
 
-def table() -> str:
-    """The rows as a table in Markdown."""
-    heads = ["symptom", "number that confirms it", "healthy", "recipe", "a step costs", "when not", "evidence"]
-    rows = [
-        [
-            row.symptom, row.number, row.healthy, " or ".join(f"`{line}`" for line in row.recipe), row.cost(),
-            row.unless, row.evidence.told(),
+def listed() -> str:
+    """The rows as a list in Markdown: seven columns fit no page."""
+    lines = []
+    for row in ROWS:
+        lines += [
+            f"- **{row.symptom}:** {row.number}; healthy: {row.healthy}",
+            f"  - {' or '.join(f'`{line}`' for line in row.recipe)}; a step costs: {row.cost()}",
+            f"  - not when: {row.unless}",
+            f"  - measured: {row.evidence.told()}",
         ]
-        for row in ROWS
-    ]  # fmt: skip
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def picture(width: int) -> str:

@@ -320,13 +320,14 @@ def test_wrong_models_are_one_line(here: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_wrong_batches_are_one_line(here: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    x, y = np.ones((64, 64), np.float32), np.zeros(64, int)
+    x, y = np.eye(64, dtype=np.float32), np.zeros(64, int)
     cases = {
         "expected an array x, got inputs": {"inputs": x},
         "the model cannot be called on x of shape (64, 63)": {"x": x[:, 1:]},
         "expected at least 16 samples, got 15": {"x": x[:15]},
         "x holds NaN or infinity": {"x": x * np.nan},
         "got x of 64 and y of 63": {"x": x, "y": y[1:]},
+        "all 64 inputs in x are equal, as in the empty replay buffer": {"x": np.zeros_like(x)},
         "holds pickled objects": {"x": np.array([{}] * 64)},
         "--loss cross_entropy needs an array y": {"x": x},
         "got labels 0 to 10 and outputs (64, 10)": {"x": x, "y": np.arange(64) % 11},

@@ -53,6 +53,16 @@ def test_recipes_that_pages_show_can_be_made() -> None:
             eval(line, dict(names))
 
 
+def test_callbacks_are_on_the_site_whose_libraries_need_not_be_there() -> None:
+    page = generate.integrations()
+    for library in ("sb3", "lightning", "transformers"):
+        assert f"## {library}.MonitorCallback\n" in page
+        assert f"## {library}.RecipeCallback\n" in page
+    assert "RecipeCallback(recipe: Chain | Mapping[str, Chain], *, seed: int=0)" in page
+    assert "**`build(agent: BaseAlgorithm) -> None`**" in page
+    assert "(self" not in page
+
+
 def test_signatures_are_as_one_would_write_them() -> None:
     from pliant.interventions import L2
     from pliant.nets import CNN
@@ -77,7 +87,7 @@ def test_what_one_writes_oneself_works_as_the_how_to_says(tmp_path: Path, monkey
         exec(compile(block, "howto.md", "exec", dont_inherit=True), names)
     data = load("mine.npz")
     task = names["Rotated"](num_examples=8, batch_size=4, every=2, num_tasks=2)
-    assert (task.examples(data, 0, 1).targets == (task.examples(data, 0, 0).targets + 1) % 3).all()
+    assert (task.examples(data, 0, 1).targets == (task.examples(data, 0, 0).targets + 1) % 8).all()
     model = names["build"](data.x_train.shape[1:], data.num_classes)
     x = torch.rand(4, 1, 8, 8)
     monitor = pliant.Monitor(model, x, every=1, diagnostics=(names["LargestOutput"](),))
@@ -116,10 +126,12 @@ def test_the_gallery_has_every_experiment_and_draws_what_is_kept(tmp_path: Path)
     drawn = sorted(path.name for path in (tmp_path / "gallery").iterdir())
     assert drawn == sorted(f"lyle2023-fig5-{run}-{at}-{kind}.svg" for run, at in lines for kind in ("narrow", "wide"))
     assert "$ pliant run lyle2023/fig1 --tier laptop --seeds 5" in page
+    assert "?." not in page
+    assert all("\\" not in alt for alt in re.findall(r":alt: (.*)", page))
 
 
-def test_the_picture_says_what_the_table_says() -> None:
+def test_the_picture_says_what_the_list_says() -> None:
     before, after = when.ROWS[0].evidence.intervals()
-    assert f"{before.mean:.2f}, with it {after.mean:.2f} (`lyle2024/swiss_cheese`)" in when.table()
+    assert f"{before.mean:.2f}, with it {after.mean:.2f} (`lyle2024/swiss_cheese`)" in when.listed()
     assert before.high < after.low
     assert "1.11x, CNN 1.27x" in when.ROWS[0].cost()

@@ -84,12 +84,19 @@ def latex(grid: Grid) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    r"""Plain text as Markdown shows it, on one line; an underscore inside a word needs no escape.
+    r"""Plain text as Markdown shows it, on one line.
 
-    >>> print(escape_markdown("norm_ratio <b> *x* a|b"))
-    norm_ratio \<b> \*x\* a\|b
+    What is between backticks stays code, and an underscore inside a word needs no escape.
+
+    >>> print(escape_markdown("norm_ratio <b> *x* a|b `tau`"))
+    norm_ratio \<b> \*x\* a\|b `tau`
     """
-    text = re.sub(r"([\\`*<|~])", r"\\\1", " ".join(text.split()))
+    plain, *rest = re.split(r"(`[^`\\|]+`)", " ".join(text.split()))
+    return _escaped(plain) + "".join(code + _escaped(after) for code, after in zip(rest[::2], rest[1::2], strict=True))
+
+
+def _escaped(text: str) -> str:
+    text = re.sub(r"([\\`*<|~])", r"\\\1", text)
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 

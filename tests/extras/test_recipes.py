@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -496,3 +497,21 @@ def test_a_trainer_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     trained(model, callback, tmp_path, resume=str(tmp_path / "checkpoint-5"))
     assert callback.keeper.steps == 10
     assert_same(whole.state_dict(), model.state_dict())
+
+
+def test_agents_are_trained_saved_and_loaded_as_the_how_to_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "howto.md").read_text()
+    trained, loaded = (
+        block for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "DQN(" in block
+    )
+    names: dict[str, Any] = {}
+    exec(trained.replace("100_000", "120"), names)
+    before = names["agent"].q_net.state_dict()
+    assert "q_net.0.norm.weight" in before
+    exec(loaded, names)
+    after = names["agent"].q_net.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -46,6 +46,7 @@ def test_latex_of_what_our_tables_hold(text: str, expected: str) -> None:
         ("norm_ratio", "norm_ratio"),
         ("_x_ *y*", r"\_x\_ \*y\*"),
         ("a|b`c<d~", r"a\|b\`c\<d\~"),
+        ("at most `a_*` | `b|c`", r"at most `a_*` \| \`b\|c\`"),
         ("two\nlines", "two lines"),
     ],
 )

@@ -222,7 +222,7 @@ def test_refuses_sizes_that_do_not_fit(kind):
         kind(**{**sizes, "batch_size": 21})
     kind(**{**sizes, "batch_size": 20})
     sizes |= {"begin": 40} if kind is Growing else {}
-    with pytest.raises(ValueError, match="num_examples to be at most 40, the size of counting, got 41"):
+    with pytest.raises(ValueError, match="to be at most 40, the size of counting, got 41: write num_examples=40"):
         kind(**{**sizes, "num_examples": 41}).bind(data(), SEEDS)
     most = 20 if kind is Domains else 40  # in each of two
     kind(**{**sizes, "num_examples": most}).bind(data(), SEEDS)

@@ -199,6 +199,11 @@ def arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             raise ValueError(f"--data {path}: expected {name} to hold numbers, samples first, got {got}")
         if array is not None and not np.isfinite(array).all():
             raise ValueError(f"--data {path}: {name} holds NaN or infinity")
+    if len(x) > 1 and (x == x[:1]).all():
+        raise ValueError(
+            f"--data {path}: all {len(x)} inputs in x are equal, as in the empty replay buffer of an agent that was "
+            "loaded: let it play, and save what it sees"
+        )
     if y is not None and len(x) != len(y):
         raise ValueError(f"--data {path}: expected as many samples, got x of {len(x)} and y of {len(y)}")
     return x, y

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         commands, "run", run, "train an experiment's arms and seeds; what is there already is kept",
         "pliant run lyle2024/swiss_cheese --tier laptop --seeds 5",
         "pliant run lyle2024/swiss_cheese --set data=mine.npz --set net=my_module:build",
-        "pliant run toolbox/cures --set data=mine.npz --set task=permuted_pixels --arms l2,redo --add my_module:MyCure",
+        "pliant run toolbox/cures --set data=mine.npz --set only=none,l2,redo --add my_module:MyCure",
         "pliant run my_study.py --tier smoke",
     )  # fmt: skip
     _options(made)

@@ -108,7 +108,7 @@ class References:
                 found = means(reference(subject, new))
         except Exception as error:
             problem = first_line(error).partition(": write")[0]
-            once("fresh", f"the numbers have no fresh reference ({problem}): write Monitor(..., fresh=make_model)")
+            once("fresh", f"the numbers have no fresh reference ({problem}): write fresh=make_model")
             return {}
         for said in far(subject, found):
             once(f"far: {said}", said)

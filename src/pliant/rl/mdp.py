@@ -138,7 +138,8 @@ class World:
             )
         if mdp.num_images > len(data.x_train):
             raise ValueError(
-                f"expected num_images to be at most {len(data.x_train)}, the size of {data.name}, got {mdp.num_images}"
+                f"expected num_images to be at most {len(data.x_train)}, the size of {data.name}, "
+                f"got {mdp.num_images}: write num_images={len(data.x_train)}"
             )
         self.mdp, self.data, self.device, self.num_states = mdp, data, device, data.num_classes
         rows = np.stack([draw(seed, "examples").permutation(len(data.x_train))[: mdp.num_images] for seed in seeds])

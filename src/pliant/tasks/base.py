@@ -129,7 +129,7 @@ class Task(ABC):
         if self.num_examples > len(data.x_train):
             raise ValueError(
                 f"expected num_examples to be at most {len(data.x_train)}, the size of {data.name}, "
-                f"got {self.num_examples}"
+                f"got {self.num_examples}: write num_examples={len(data.x_train)}"
             )
 
     def bind(
