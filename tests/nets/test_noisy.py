@@ -132,7 +132,7 @@ def test_layer_norm_comes_behind_the_noise() -> None:
     ("make", "message"),
     [
         (lambda: Dueling((4, 84, 84), 100, bins=51), "expected outputs to be actions times bins, 51, got 100"),
-        (lambda: Dueling((4, 10, 10), 6), "but a kernel of 4 x 4 gets 1 x 1"),
+        (lambda: Dueling((4, 10, 10), 6), "convolution 1 has kernel 4 x 4 and gets 1 x 1"),
         (lambda: Dueling((4, 84, 84), 6, channels=(8,)), "got 1 channels, 3 kernels and 3 strides"),
         (lambda: NoisyLinear(0, 3), "inputs"),
     ],

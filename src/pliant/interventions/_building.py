@@ -43,12 +43,6 @@ def prepared(method: str, module: nn.Module) -> nn.Module:
     return duplicate(module)[0]
 
 
-def check_choice(method: str, name: str, value: object, choices: tuple[str, ...]) -> None:
-    """A word that is none of the choices is refused."""
-    if value not in choices:
-        raise ValueError(f"expected {name} of {method} to be {' or '.join(map(repr, choices))}, got {value!r}")
-
-
 def exchange(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Puts a module in the place of another, wherever that is.
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from pliant.interventions._building import Among, check_choice
+from pliant.interventions._building import Among
 from pliant.interventions._nonlinearities import Call, Replacement, check_replaced, replaced
-from pliant.interventions.base import Intervention, everything
+from pliant.interventions.base import Intervention, check_choice, everything
 
 FUNCTIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid")
 

@@ -40,10 +40,6 @@ class AdamRel(Intervention):
 
     event: str = "task_switch"
 
-    @property
-    def events(self) -> tuple[str, ...]:
-        return (self.event,)
-
     def on_event(
         self, network: Network, event: str, params: Params, moments: Moments, state: State, draw: Draw
     ) -> Change | None:

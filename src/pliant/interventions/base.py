@@ -206,8 +206,9 @@ class Intervention:
 
     @property
     def events(self) -> tuple[str, ...]:
-        """The events that `on_event` answers to."""
-        return ()
+        """The events that `on_event` answers to: `event`, where there is such a field."""
+        event = getattr(self, "event", None)
+        return () if event is None else (event,)
 
     def on_event(
         self, network: Network, event: str, params: Params, moments: Moments, state: State, draw: Draw
@@ -218,6 +219,17 @@ class Intervention:
     def overrides(self, moment: str) -> bool:
         """Whether it does anything at a moment, such as `"after_step"`."""
         return getattr(type(self), moment) is not getattr(Intervention, moment)
+
+
+def check_choice(method: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises `ValueError` for a field that is none of the choices.
+
+    >>> check_choice("Reset", "moments", "drop", ("clear", "keep"))
+    Traceback (most recent call last):
+    ValueError: expected moments of Reset to be 'clear' or 'keep', got 'drop'
+    """
+    if value not in choices:
+        raise ValueError(f"expected {name} of {method} to be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
 def cleared(moments: Moments, entries: dict[str, Tensor]) -> Moments:

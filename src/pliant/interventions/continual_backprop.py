@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pliant.interventions._recycling import activity, recycle, refuse_without_units
-from pliant.interventions.base import Change, Draw, Intervention, Seen, State
+from pliant.interventions.base import Change, Draw, Intervention, Seen, State, check_choice
 from pliant.network import Network, Params
 from pliant.optim import Moments
 
@@ -64,8 +64,7 @@ class ContinualBackprop(Intervention):
             raise ValueError(f"expected eta of ContinualBackprop to be in [0, 1), got {self.eta!r}")
         if not self.maturity >= 0:
             raise ValueError(f"expected maturity of ContinualBackprop to be at least 0 steps, got {self.maturity!r}")
-        if self.moments not in ("clear", "keep"):
-            raise ValueError(f"expected moments of ContinualBackprop to be 'clear' or 'keep', got {self.moments!r}")
+        check_choice("ContinualBackprop", "moments", self.moments, ("clear", "keep"))
 
     def init(self, network: Network, params: Params) -> State:
         refuse_without_units(network, "ContinualBackprop", self.side_effects)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from pliant.interventions.base import Change, Draw, Intervention, Seen, State
+from pliant.interventions.base import Change, Draw, Intervention, Seen, State, check_choice
 from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -51,12 +51,7 @@ class HareAndTortoise(Intervention):
             raise ValueError("expected every or event of HareAndTortoise to be given, got neither: write every=1000")
         if self.every is not None and not self.every >= 1:
             raise ValueError(f"expected every of HareAndTortoise to be at least 1 step, got {self.every!r}")
-        if self.moments not in ("keep", "clear"):
-            raise ValueError(f"expected moments of HareAndTortoise to be 'keep' or 'clear', got {self.moments!r}")
-
-    @property
-    def events(self) -> tuple[str, ...]:
-        return () if self.event is None else (self.event,)
+        check_choice("HareAndTortoise", "moments", self.moments, ("keep", "clear"))
 
     def init(self, network: Network, params: Params) -> State:
         due = torch.tensor(False, device=next(iter(params.values())).device)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from pliant.cutting import FROZEN
-from pliant.interventions._building import Among, check_choice
+from pliant.interventions._building import Among
 from pliant.interventions._normalising import AT_BATCH_NORM, AXES, AtBatchNorm, Axes, normalised, refuse_single_samples
-from pliant.interventions.base import Intervention, everything
+from pliant.interventions.base import Intervention, check_choice, everything
 
 Over = Literal["batch", "layer"]
 

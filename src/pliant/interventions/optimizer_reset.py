@@ -36,10 +36,6 @@ class OptimizerReset(Intervention):
 
     event: str = "task_switch"
 
-    @property
-    def events(self) -> tuple[str, ...]:
-        return (self.event,)
-
     def on_event(
         self, network: Network, event: str, params: Params, moments: Moments, state: State, draw: Draw
     ) -> Change | None:

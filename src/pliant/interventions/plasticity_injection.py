@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.adapter import adapted
 from pliant.cutting import FROZEN
-from pliant.interventions._building import Among, check_choice, last_of, layers_in_order, prepared
-from pliant.interventions.base import Change, Draw, Intervention, Seen, State, cleared, everything
+from pliant.interventions._building import Among, last_of, layers_in_order, prepared
+from pliant.interventions.base import Change, Draw, Intervention, Seen, State, check_choice, cleared, everything
 from pliant.modules import seeded
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -66,10 +66,6 @@ class PlasticityInjection(Intervention):
         if not (isinstance(self.layers, int) and self.layers >= 1):
             raise ValueError(f"expected layers of PlasticityInjection to be at least 1, got {self.layers!r}")
         check_choice("PlasticityInjection", "moments", self.moments, ("clear", "keep"))
-
-    @property
-    def events(self) -> tuple[str, ...]:
-        return (self.event,)
 
     def build(self, module: nn.Module, example: Any, among: Among = everything) -> nn.Module:
         plain = prepared("PlasticityInjection", module)

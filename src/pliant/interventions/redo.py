@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pliant.interventions._recycling import activity, none_due, recycle, refuse_without_units
-from pliant.interventions.base import Change, Draw, Intervention, Seen, State
+from pliant.interventions.base import Change, Draw, Intervention, Seen, State, check_choice
 from pliant.network import Network, Params
 from pliant.optim import Moments
 
@@ -64,8 +64,7 @@ class ReDo(Intervention):
             raise ValueError(f"expected every of ReDo to be at least 1 step, got {self.every!r}")
         if self.incoming not in ("initial", "xavier"):
             raise ValueError(f"expected incoming of ReDo to be 'initial' or 'xavier', got {self.incoming!r}")
-        if self.moments not in ("clear", "keep"):
-            raise ValueError(f"expected moments of ReDo to be 'clear' or 'keep', got {self.moments!r}")
+        check_choice("ReDo", "moments", self.moments, ("clear", "keep"))
 
     def init(self, network: Network, params: Params) -> State:
         refuse_without_units(network, "ReDo", self.side_effects)

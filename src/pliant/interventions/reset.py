@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
-from pliant.interventions.base import Change, Draw, Intervention, State
+from pliant.interventions.base import Change, Draw, Intervention, State, check_choice
 from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -42,12 +42,7 @@ class Reset(Intervention):
     moments: Literal["clear", "keep"] = "clear"
 
     def __post_init__(self) -> None:
-        if self.moments not in ("clear", "keep"):
-            raise ValueError(f"expected moments of Reset to be 'clear' or 'keep', got {self.moments!r}")
-
-    @property
-    def events(self) -> tuple[str, ...]:
-        return (self.event,)
+        check_choice("Reset", "moments", self.moments, ("clear", "keep"))
 
     def init(self, network: Network, params: Params) -> State:
         if not self._meant(network):

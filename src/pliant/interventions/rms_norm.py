@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pliant.interventions._building import Among, check_choice
+from pliant.interventions._building import Among
 from pliant.interventions._normalising import AT_BATCH_NORM, AXES, AtBatchNorm, Axes, normalised
-from pliant.interventions.base import Intervention, everything
+from pliant.interventions.base import Intervention, check_choice, everything
 
 
 @dataclass(frozen=True)

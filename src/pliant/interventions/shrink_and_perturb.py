@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pliant.interventions.base import Change, Draw, Intervention, State
+from pliant.interventions.base import Change, Draw, Intervention, State, check_choice
 from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -43,12 +43,7 @@ class ShrinkAndPerturb(Intervention):
         for name in ("shrink", "perturb"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"expected {name} of ShrinkAndPerturb to be at least 0 and finite, got {value!r}")
-        if self.moments not in ("keep", "clear"):
-            raise ValueError(f"expected moments of ShrinkAndPerturb to be 'keep' or 'clear', got {self.moments!r}")
-
-    @property
-    def events(self) -> tuple[str, ...]:
-        return (self.event,)
+        check_choice("ShrinkAndPerturb", "moments", self.moments, ("keep", "clear"))
 
     def on_event(
         self, network: Network, event: str, params: Params, moments: Moments, state: State, draw: Draw

@@ -13,14 +13,13 @@ from pliant.cutting import FROZEN
 from pliant.interventions._building import (
     Among,
     Reparametrised,
-    check_choice,
     last_of,
     linear_maps,
     prepared,
     reparametrise,
     warn_of_others,
 )
-from pliant.interventions.base import Intervention, everything
+from pliant.interventions.base import Intervention, check_choice, everything
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pliant.nets._arguments import Activation, Norm, check_shape, check_size, check_sizes, normaliser
+from pliant.nets._arguments import Activation, Norm, check_size, check_sizes, normaliser
+from pliant.nets._convolutions import convolutions
 
 
 class CNN(nn.Module):
@@ -59,28 +60,10 @@ class CNN(nn.Module):
         strides: Sequence[int] = (2, 2),
     ):
         super().__init__()
-        check_shape(shape)
         check_size("outputs", outputs)
-        for name, sizes in {"channels": channels, "hidden": hidden, "kernels": kernels, "strides": strides}.items():
-            check_sizes(name, sizes)
-        if not len(channels) == len(kernels) == len(strides):
-            raise ValueError(
-                "expected one kernel and one stride for each convolution, got "
-                f"{len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides"
-            )
-        height, width = shape[1:]
-        for i, (k, s) in enumerate(zip(kernels, strides, strict=True)):
-            if k > min(height, width):
-                raise ValueError(
-                    f"expected images no smaller than the kernels, but convolution {i} has kernel {k} x {k} and gets "
-                    f"{height} x {width} from images of shape {tuple(shape)}: take smaller kernels= or strides="
-                )
-            height, width = ((side + k // 2 * 2 - k) // s + 1 for side in (height, width))
-        self.convs = nn.ModuleList(
-            nn.Conv2d(m, n, k, s, padding=k // 2)
-            for (m, n), k, s in zip(pairwise((shape[0], *channels)), kernels, strides, strict=True)
-        )
-        self.hidden = nn.ModuleList(nn.Linear(m, n) for m, n in pairwise((channels[-1] * height * width, *hidden)))
+        check_sizes("hidden", hidden)
+        self.convs, features = convolutions(shape, channels, kernels, strides, padded=True)
+        self.hidden = nn.ModuleList(nn.Linear(m, n) for m, n in pairwise((features, *hidden)))
         self.norms = nn.ModuleList(normaliser(norm, n) for n in (*channels, *hidden))
         self.activations = nn.ModuleList(activation() for _ in (*channels, *hidden))
         self.output = nn.Linear(hidden[-1], outputs)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pliant.nets._arguments import check_shape, check_size, check_sizes
+from pliant.nets._arguments import check_size
+from pliant.nets._convolutions import convolutions
 from pliant.nets.noisy import NoisyLinear
 
 
@@ -73,32 +73,3 @@ class Dueling(nn.Module):
         value = self.value(value(self.value_hidden(x))).unsqueeze(1)
         advantage = self.advantage(advantage(self.advantage_hidden(x))).unflatten(1, (-1, self.bins))
         return (value + advantage - advantage.mean(1, keepdim=True)).flatten(1)
-
-
-def convolutions(
-    shape: Sequence[int], channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int]
-) -> tuple[nn.ModuleList, int]:
-    """Convolutions without padding, and how many numbers the last one gives; `ValueError` for what does not fit.
-
-    >>> convolutions((4, 84, 84), (32, 64, 64), (8, 4, 3), (4, 2, 1))[1]
-    3136
-    """
-    check_shape(shape)
-    for name, sizes in {"channels": channels, "kernels": kernels, "strides": strides}.items():
-        check_sizes(name, sizes)
-    if not len(channels) == len(kernels) == len(strides):
-        raise ValueError(
-            "expected one kernel and one stride for each convolution, got "
-            f"{len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides"
-        )
-    height, width = shape[1:]
-    for kernel, stride in zip(kernels, strides, strict=True):
-        if kernel > min(height, width):
-            raise ValueError(
-                f"expected images no smaller than the kernels, but a kernel of {kernel} x {kernel} gets {height} x "
-                f"{width} from images of shape {tuple(shape)}: take smaller kernels= or strides="
-            )
-        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    sizes = pairwise((shape[0], *channels))
-    made = nn.ModuleList(nn.Conv2d(m, n, k, s) for (m, n), k, s in zip(sizes, kernels, strides, strict=True))
-    return made, channels[-1] * height * width

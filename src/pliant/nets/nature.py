@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant.nets._arguments import check_size
-from pliant.nets.dueling import convolutions
+from pliant.nets._convolutions import convolutions
 
 
 class Nature(nn.Module):

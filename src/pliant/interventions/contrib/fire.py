@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.interventions._building import TRANSPOSED
-from pliant.interventions.base import Change, Draw, Intervention, State
+from pliant.interventions.base import Change, Draw, Intervention, State, check_choice
 from pliant.interventions.optimizer_reset import reset_moments
 from pliant.network import Network, Params
 from pliant.optim import Moments
@@ -53,12 +53,7 @@ class FIRE(Intervention):
     def __post_init__(self) -> None:
         if not self.iterations >= 1:
             raise ValueError(f"expected iterations of FIRE to be at least 1, got {self.iterations!r}")
-        if self.moments not in ("keep", "clear"):
-            raise ValueError(f"expected moments of FIRE to be 'keep' or 'clear', got {self.moments!r}")
-
-    @property
-    def events(self) -> tuple[str, ...]:
-        return (self.event,)
+        check_choice("FIRE", "moments", self.moments, ("keep", "clear"))
 
     def init(self, network: Network, params: Params) -> State:
         if not _matrices(network):

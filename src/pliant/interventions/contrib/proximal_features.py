@@ -53,10 +53,6 @@ class ProximalFeatures(Intervention):
                 f"expected strength of ProximalFeatures to be at least 0 and finite, got {self.strength!r}"
             )
 
-    @property
-    def events(self) -> tuple[str, ...]:
-        return (self.event,)
-
     def init(self, network: Network, params: Params) -> State:
         return {name: p.clone() for name, p in params.items()}
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from pliant.interventions.base import Change, Draw, Intervention, Seen, State, cleared
+from pliant.interventions.base import Change, Draw, Intervention, Seen, State, check_choice, cleared
 from pliant.network import Network, Params
 from pliant.optim import Moments
 
@@ -46,8 +46,7 @@ class SelectiveReinit(Intervention):
             raise ValueError(f"expected fraction of SelectiveReinit to be between 0 and 1, got {self.fraction!r}")
         if not self.every >= 1:
             raise ValueError(f"expected every of SelectiveReinit to be at least 1 step, got {self.every!r}")
-        if self.moments not in ("keep", "clear"):
-            raise ValueError(f"expected moments of SelectiveReinit to be 'keep' or 'clear', got {self.moments!r}")
+        check_choice("SelectiveReinit", "moments", self.moments, ("keep", "clear"))
 
     def init(self, network: Network, params: Params) -> State:
         return {"due": torch.tensor(self.fraction > 0, device=next(iter(params.values())).device)}

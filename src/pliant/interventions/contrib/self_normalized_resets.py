@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 
 from pliant.interventions._recycling import activity, none_due, recycle, refuse_without_units
-from pliant.interventions.base import Change, Draw, Intervention, Seen, State
+from pliant.interventions.base import Change, Draw, Intervention, Seen, State, check_choice
 from pliant.network import Network, Params
 from pliant.optim import Moments
 
@@ -63,8 +63,7 @@ class SelfNormalizedResets(Intervention):
                 f"expected history of SelfNormalizedResets to be a whole number of at least 1 / p = {1 / self.p:.4g}, "
                 f"below which p sets no threshold, got {self.history!r}"
             )
-        if self.moments not in ("clear", "keep"):
-            raise ValueError(f"expected moments of SelfNormalizedResets to be 'clear' or 'keep', got {self.moments!r}")
+        check_choice("SelfNormalizedResets", "moments", self.moments, ("clear", "keep"))
 
     def init(self, network: Network, params: Params) -> State:
         refuse_without_units(network, "SelfNormalizedResets", self.side_effects)
