@@ -400,6 +400,13 @@ def test_a_failing_compiler_is_survived_with_a_warning(monkeypatch, broken, reas
     assert equal(state.params, train(build(tiny(), members), range(3), 3)[0].params)
 
 
+def test_a_compiler_that_takes_no_path_with_a_space_is_said_to_be_of_torch(monkeypatch):
+    monkeypatch.setattr(torch, "compile", fails_at_once)
+    monkeypatch.setattr(torch, "__file__", "/home/a user/torch/__init__.py")
+    with pytest.warns(UserWarning, match=r"no path with a space, as is that of /home/a user/torch.*; install torch"):
+        train(build(tiny(), [Member(s, Adam(lr=1e-2)) for s in range(2)], compile=True), range(2), 1)
+
+
 def test_one_network_is_never_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", fails_at_once)
     population = build(tiny(), [Member(0, Adam())], compile=True)

@@ -200,6 +200,10 @@ class Gradients:
                     return compiled, compiled(*args)
             except Exception as error:
                 reason = first_line(error)
+                if " " in torch.__file__:
+                    reason += (
+                        f": it takes no path with a space, as is that of {torch.__file__}; install torch elsewhere"
+                    )
                 warnings.warn(f"torch.compile failed, the population runs eagerly: {reason}", stacklevel=5)
                 self.members.mode = "vmap"
         if self._faster_apart(*args):

@@ -30,12 +30,15 @@ def near(got: str, known: Sequence[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none.
+    """The first line of an error's message, with the next if it ends in a colon; or its kind where it has none.
 
     >>> first_line(RuntimeError("\\nno kernel\\nfor this dtype")), first_line(KeyError())
     ('no kernel', 'KeyError')
+    >>> first_line(RuntimeError("inductor raised:\\nCppCompileError: no compiler\\n\\nCommand:"))
+    'inductor raised: CppCompileError: no compiler'
     """
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]) or type(error).__name__
 
 
 def _nearest(got: str, known: Sequence[str]) -> str | None:
