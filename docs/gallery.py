@@ -29,8 +29,10 @@ def gallery(folder: Path, results: Path = RESULTS) -> str:
         "that makes it again, as PDF, SVG or PNG: type it in a checkout. Bands are 95 % intervals over seeds.",
     ]
     for part, some in groupby(experiments().values(), key=lambda each: each.id.partition("/")[0]):
+        listed = list(some)
         told.append(f"## {PARTS[part]}")
-        for experiment in some:
+        told.append(" · ".join(f"[{each.id.partition('/')[2]}](#{anchor(each.id)})" for each in listed))
+        for experiment in listed:
             told += [f"({anchor(experiment.id)})=", f"### {experiment.id}"]
             title = experiment.title.removesuffix("?")
             told.append(f"{plain(title)}. Reproduces {plain(experiment.figure)}.")
