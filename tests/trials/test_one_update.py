@@ -15,7 +15,7 @@ from pliant.nets import MLP
 from pliant.optim import SGD
 from pliant.rl import SparseReward
 from pliant.trials import ValueLearning
-from pliant.trials.value import Draws
+from pliant.trials.draws import Draws
 
 GAMMA, LR, BATCH, STEP = 0.9, 0.05, 8, 3  # STEP: of the update
 

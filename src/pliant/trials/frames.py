@@ -12,6 +12,7 @@ from pliant.network import Params
 from pliant.trials.measures import Measure, Moment, brief
 
 FEW = 64  # frames before the first update
+RESET = "reset"  # the event of every `reset_period` frames
 
 
 def due(measures: Sequence[Measure], step: int, begin: int, period: int) -> list[Measure]:

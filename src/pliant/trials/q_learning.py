@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +34,12 @@ from pliant.rl import (
 from pliant.rl.priorities import NUM_DRAWS
 from pliant.trials.base import Row, Run
 from pliant.trials.building import Net, at_least_one, built, replayed, several, shares
-from pliant.trials.frames import FEW, change, copied, due, first_update
-from pliant.trials.measures import Measure, When
-from pliant.trials.value import TARGET_UPDATE, Draws
+from pliant.trials.draws import Draws
+from pliant.trials.frames import FEW, RESET, change, copied, due, first_update
+from pliant.trials.measures import Measure
+from pliant.trials.value import TARGET_UPDATE
 
 # What a forward pass is for: each has noise of its own, and that of learning is the noise of the update.
-RESET = "reset"
 USES = LEARNING, ACTING, TARGETS, CHOOSING = range(4)
 EVALUATING = 1 << 40  # counts of noise from here on
 
@@ -126,6 +125,7 @@ class QLearning:
     >>> from pliant.nets import MLP
     >>> from pliant.optim import Adam
     >>> from pliant.rl import Catch
+    >>> from pliant.trials import ActionValues, When
     >>> trial = QLearning(Catch(5, 3), partial(MLP, hidden=(8,)), Adam(1e-3), num_steps=60, begin=40, batch_size=8,
     ...                   target_period=20, measures=(ActionValues(When(every=10), 16),))
     >>> [row["episodes"].tolist() for row in trial.start([0, 1]).rows if row]
@@ -383,26 +383,6 @@ class QLearning:
                 if measure.examples == size:
                     row |= measure(population, state.learner, x, y, update)
         return row
-
-
-@dataclass(frozen=True)
-class ActionValues:
-    """The values that an agent gives: `value`, the mean of the largest over actions; `td_error`, the mean squared error
-    of the values of the actions taken, whatever the head.
-
-    >>> ActionValues().examples
-    512
-    """
-
-    when: When = field(default_factory=When)
-    examples: int = 512
-    head: Head = field(default_factory=Scalar)
-    refits = 0
-
-    def __call__(self, population: Population, state: PopulationState, x: Any, y: Any, update: Params) -> Row:
-        outputs = self.head.split(population.outputs(state.params, x))
-        error = self.head.value(picked(outputs, y["action"])) - self.head.decode(y["target"])
-        return {"value": self.head.value(outputs).amax(-1).mean(1), "td_error": error.square().mean(1)}
 
 
 def one_of_the_best(values: Tensor, uniform: Tensor) -> Tensor:

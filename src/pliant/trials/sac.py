@@ -31,11 +31,10 @@ from pliant.rl import (
 from pliant.trials.actor_critic import CRITICS, ActorLoss, half_squared_error, halved, squashed, twice
 from pliant.trials.base import Row, Run
 from pliant.trials.building import Net, at_least_one, built, replayed, several, shares
-from pliant.trials.frames import FEW, change, copied, due, first_update
+from pliant.trials.draws import Draws
+from pliant.trials.frames import FEW, RESET, change, copied, due, first_update
 from pliant.trials.measures import Measure
-from pliant.trials.value import Draws
 
-RESET = "reset"
 THREE_LAYERS = partial(MLP, hidden=(256, 256, 256))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ from pliant.population import Population, PopulationState
 from pliant.rl import ClassificationMDP, Replay, Transitions, World, largest_value, picked, td_target
 from pliant.rl.mdp import NUM_DRAWS
 from pliant.trials.base import Row, Run
-from pliant.trials.building import BLOCK, Net, built, several
-from pliant.trials.measures import Measure, Moment, When, brief
+from pliant.trials.building import Net, built, several
+from pliant.trials.draws import Draws
+from pliant.trials.measures import Measure, Moment, brief
 
 TARGET_UPDATE = "target_update"  # the event when the target network becomes a copy of the one that learns
 AT_ONCE = 1000  # images a forward pass
@@ -104,6 +105,7 @@ class ValueLearning:
     >>> from pliant.nets import MLP
     >>> from pliant.optim import Adam
     >>> from pliant.rl import TrueLabel
+    >>> from pliant.trials import Policy, When
     >>> trial = ValueLearning(TrueLabel(100), "digits", partial(MLP, hidden=(8,)), Adam(1e-3), num_steps=20,
     ...                       batch_size=16, target_period=10, fill=50, measures=(Policy(When(every=10), 50),))
     >>> [row["target_updates"].tolist() for row in trial.start([0, 1]).rows if row]
@@ -326,53 +328,6 @@ class ValueLearning:
                 "beyond are moved to its ends",
                 stacklevel=3,
             )
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What an agent knows: `accuracy`, the share of states in which its greedy action is the state; `value`, the mean
-    value of that action; `td_error`, the mean squared error of the values of the actions taken, whatever the head.
-
-    >>> Policy().examples
-    512
-    """
-
-    when: When = field(default_factory=When)
-    examples: int = 512
-    head: Head = field(default_factory=Scalar)
-    refits = 0
-
-    def __call__(self, population: Population, state: PopulationState, x: Any, y: Any, update: Params) -> Row:
-        outputs = self.head.split(population.outputs(state.params, x))
-        best, greedy = self.head.value(outputs).max(-1)
-        error = self.head.value(picked(outputs, y["action"])) - self.head.decode(y["target"])
-        accuracy = (greedy == y["state"]).to(best.dtype).mean(1)
-        return {"accuracy": accuracy, "value": best.mean(1), "td_error": error.square().mean(1)}
-
-
-class Draws:
-    """Uniform numbers in [0, 1) of every step, functions of (seed, purpose, step), made by the block.
-
-    With `normal` they are standard normal.
-
-    >>> Draws([0, 1], "test", (3,)).at(120).shape
-    torch.Size([2, 3])
-    """
-
-    def __init__(
-        self, seeds: Sequence[int], purpose: str, shape: tuple[int, ...], device: Any = "cpu", normal: bool = False
-    ):
-        self.seeds, self.purpose, self.shape, self.device, self.normal = list(seeds), purpose, shape, device, normal
-        self._block: tuple[int, Tensor] | None = None
-
-    def at(self, step: int) -> Tensor:
-        """`(members, *shape)`."""
-        block, place = divmod(step, BLOCK)
-        if self._block is None or self._block[0] != block:
-            generators, size = [draw(seed, self.purpose, block) for seed in self.seeds], (BLOCK, *self.shape)
-            numbers = [g.standard_normal(size) if self.normal else g.random(size) for g in generators]
-            self._block = block, torch.stack([torch.from_numpy(n) for n in numbers], 1).to(self.device)
-        return self._block[1][place]
 
 
 def _step(world: World, replay: Replay, image: Tensor, action: Tensor, draws: Tensor) -> Tensor:
