@@ -34,7 +34,7 @@ LAYERS = [  # each imports from those above it, and from itself; nets and data k
     {"optim", "heads", "testing"},
     {"interventions", "diagnostics"},
     {"stacking"},
-    {"members"},
+    {"members", "updates"},
     {"gradients"},
     {"population", "monitor", "keeper"},
     {"probe"},

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 from pliant.diagnostics.base import Diagnostic, Observation
@@ -17,9 +16,9 @@ from pliant.gradients import SEEN, Gradients, Loss, Shown
 from pliant.interventions.base import Change, Draw, Seen, State, write
 from pliant.interventions.chain import Chain
 from pliant.network import Network, Params, Trace
-from pliant.optim import SAM, Moments, Optimizer
-from pliant.optim.base import noise_generator
+from pliant.optim import Moments, Optimizer
 from pliant.stacking import at, differing, stack, with_numbers
+from pliant.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,7 @@ class Population:
         self._seeds = torch.tensor([m.seed for m in members], device=self.device)
         if any(i.needs & SEEN for i in self.chain) and network.example is not None:
             _ = network.units  # found now: poking draws, which vmap forbids
-        self._groups = _groups([m.optimizer for m in members])
-        self._as_one = len(self._groups) == 1 and members[0].optimizer.elementwise
+        self._updates = Updates([m.optimizer for m in members], [m.seed for m in members])
         self._lrs = torch.tensor([m.optimizer.lr for m in members], device=self.device, dtype=dtype)
         self._gradients = Gradients(network, loss, self.chain, self._numbers, len(members), compile, beside)
         self._views: tuple[PopulationState, list[PopulationState]] | None = None
@@ -141,7 +139,7 @@ class Population:
             draws = [self._place(at(params, m)) for m in range(len(self))]
         params = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
         states = [member.chain.init(self.network, draw) for member, draw in zip(self.members, draws, strict=True)]
-        fresh = self._moments(params)
+        fresh = self._updates.init(params)
         if moments is not None:
             write(fresh, moments)
         return PopulationState(
@@ -181,7 +179,7 @@ class Population:
         kept = {name: p[frozen].clone() for name, p in state.params.items()} if frozen else {}
         if self.members[0].optimizer.ascends:
             grads = self._gradients_at_ascent(state, grads, x, y, key)
-        self._update(state, grads)
+        self._updates.update(state.params, grads, state.moments, state.step)
         if acting:
             self._after_step(state, x, shown)
         for name, values in kept.items():
@@ -303,43 +301,13 @@ class Population:
 
     # -- updates -------------------------------------------------------------------------------------------------------
 
-    def _moments(self, params: Params) -> Moments:
-        """Zero moments of all members: made of each one's own parameters where their shapes say how they are."""
-        if self.members[0].optimizer.elementwise:
-            return max((optimizer.init(params) for optimizer, _ in self._groups), key=len)
-        each = [optimizer.init(at(params, m)) for optimizer, m in self._groups]
-        return {
-            kind: first if kind == "step" else stack([one[kind] for one in each]) for kind, first in each[0].items()
-        }
-
-    def _update(self, state: PopulationState, grads: Params) -> None:
-        if self._as_one:
-            self.members[0].optimizer.update(state.params, grads, state.moments, self._noise(0, state.step))
-            return
-        clock = state.moments.get("step", {})
-        before = {name: step.clone() for name, step in clock.items()}
-        for optimizer, member in self._groups:
-            for name, step in before.items():
-                clock[name].copy_(step)
-            moments = {k: group if k == "step" else at(group, member) for k, group in state.moments.items()}
-            noise = self._noise(member, state.step)
-            optimizer.update(at(state.params, member), at(grads, member), moments, noise)
-
-    def _noise(self, m: int, step: int) -> torch.Generator | None:
-        member = self.members[m]
-        return noise_generator(member.seed, step) if member.optimizer.draws else None
-
     def _gradients_at_ascent(
         self, state: PopulationState, grads: Params, x: Tensor, y: Tensor, key: Tensor | None
     ) -> Params:
         """The gradients where the optimizers want them a second time; the parameters are put back."""
         before = {name: p.clone() for name, p in state.params.items()}
-        if self._as_one:
-            there = vmap(self.members[0].optimizer.ascent)(state.params, grads)
-        else:
-            there = stack([o.ascent(at(state.params, m), at(grads, m)) for o, m in self._groups])
         try:
-            write(state.params, there)
+            write(state.params, self._updates.ascent(state.params, grads))
             return self._gradients(*self._arguments(state, x, y, key), False)[0]
         finally:
             write(state.params, before)
@@ -394,16 +362,6 @@ class Population:
                 with torch.no_grad():
                     new = member.chain[n].renew(self.network, one.params, one.moments, carried, draw)
                 _apply(new, one.params, one.moments, carried)
-
-
-def _groups(optimizers: list[Optimizer]) -> list[tuple[Optimizer, int]]:
-    """One entry where the members can be updated as one, else one a member."""
-    bases = {type(o.base).__name__ for o in optimizers if isinstance(o, SAM)}
-    if len(bases) > 1:
-        raise ValueError(f"expected members with the same kind of optimizer in SAM, got {' and '.join(sorted(bases))}")
-    if len(optimizers) == 1 or (optimizers[0].elementwise and all(o == optimizers[0] for o in optimizers)):
-        return [(optimizers[0], 0)]
-    return [(o, m) for m, o in enumerate(optimizers)]
 
 
 def _member(state: PopulationState, m: int) -> PopulationState:
