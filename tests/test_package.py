@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,16 @@ MODULES = sorted(
 )
 
 
+def nodes(module: str) -> Iterator[ast.AST]:
+    """The syntax of a module's file; that of a package is its __init__."""
+    path = ROOT.parent / Path(*module.split("."))
+    return ast.walk(ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()))
+
+
 def imports(module: str) -> set[str]:
     """The modules of pliant that a module imports, at its top, inside a function or for the type checker."""
-    path = ROOT.parent / Path(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -92,10 +97,8 @@ def test_no_import_circle():
     known = set(MODULES)
 
     def edges(module: str) -> set[str]:
-        path = ROOT.parent / Path(*module.split("."))
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         found = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(module):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):

@@ -23,7 +23,7 @@ from pliant.interventions import (
 from pliant.interventions.contrib import SelfNormalizedResets
 from pliant.nets import MLP, batch_norm
 from pliant.network import Network
-from pliant.optim import SGD, Adam
+from pliant.optim import SGD, Adam, Shampoo
 from pliant.population import Member, Population
 from tests.test_units import STRUCTURES, Separable, kill, outputs, prepared
 
@@ -310,3 +310,20 @@ def test_periods_are_shared_by_a_population():
     network = Network(MLP((3,), 2, hidden=(4,)), example=torch.ones(2, 3))
     with pytest.raises(ValueError, match="share counts and periods, got every=2 and others of ReDo"):
         Population(network, F.mse_loss, [Member(0, SGD(lr=0.1), chain) for chain in chains])
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_moments_of_whole_axes_cannot_be_cleared_by_the_entry(members):
+    network = Network(MLP(4, 3, hidden=(6,)), example=torch.zeros(1, 4))
+    x, y = torch.randn(members, 8, 4), torch.randint(3, (members, 8))
+
+    def steps(moments):
+        chain = Chain(ReDo(tau=0.9, every=1, moments=moments))
+        population = Population(network, F.cross_entropy, [Member(m, Shampoo(1e-2), chain) for m in range(members)])
+        state = population.init()
+        for _ in range(2):
+            population.step(state, x, y)
+
+    with pytest.raises(ValueError, match=r"one of second_moments for every entry of \S+, got .* write moments='keep'"):
+        steps("clear")
+    steps("keep")

@@ -239,9 +239,18 @@ def cleared(moments: Moments, entries: dict[str, Tensor]) -> Moments:
     average that is not young: late in training, its first step of Adam is (1 - b1) / sqrt(1 - b2) learning rates long,
     3.2 with the usual betas. To avoid that, keep the moments, or clear all of them with the count (`OptimizerReset`).
 
+    Raises `ValueError` for moments that are kept of whole axes (Shampoo's): their entries are no entries of parameters.
+
     >>> cleared({"exp_avg": {"w": torch.ones(2)}}, {"w": torch.tensor([True, False])})
     {'exp_avg': {'w': tensor([0., 1.])}}
     """
+    for kind, group in moments.items():
+        for name in entries.keys() & group.keys() if kind != "step" else ():
+            if group[name].shape != entries[name].shape:
+                raise ValueError(
+                    f"expected one of {kind} for every entry of {name}, got {tuple(group[name].shape)} for "
+                    f"{tuple(entries[name].shape)}: write moments='keep', or take an optimizer such as Adam"
+                )
     return {
         kind: {name: torch.where(mask, 0, group[name]) for name, mask in entries.items() if name in group}
         for kind, group in moments.items()
