@@ -13,7 +13,7 @@ from pliant.rl.envs.base import Frame, extra
 from pliant.words import unknown
 
 REPEAT = 4  # frames for which an action is repeated
-ROOM = 64  # frames beyond an episode's, so that the emulator does not cut it: those without action count there
+ROOM = 256  # frames beyond an episode's, so that the emulator does not cut it: it counts those before (up to 134 + 30)
 GREY = (0.299, 0.587, 1 - (0.299 + 0.587))
 
 
@@ -32,10 +32,9 @@ class Atari:
     time, and not exactly so: 0 to 29 frames without action, rather than 1 to 30; the maximum over grey images, whose
     grey is the emulator's, shrunk by averaging areas: pixels differ by 0.1 to 2.4 of 255 in the mean, by game; where
     the end of the game cuts a block short, its last images; and a cut at the end of the block in which `max_frames` are
-    reached. Rewards, discounts and ends are those of the same actions after as many frames without action, in 52 of 57
-    games over 1,200 random decisions; not in berzerk, double_dunk, name_this_game, surround and yars_revenge, which
-    begin otherwise, we know not why. An episode begins in 90 ms in place of 6, as the game is loaded anew: below some
-    500 decisions an episode nothing is gained.
+    reached. Rewards, discounts and ends are those of the same actions after as many frames without action, in all 57
+    games over random decisions. An episode begins in 90 ms in place of 6, as the game is loaded anew: below some 500
+    decisions an episode nothing is gained.
 
     Args:
         game: as ale-py names it, `"road_runner"` say.
