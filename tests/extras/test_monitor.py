@@ -283,11 +283,11 @@ def test_a_language_model_trains_bitwise_the_same(bf16: bool, tmp_path: Path) ->
 def test_the_trainers_trackers_have_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
+    monkeypatch.chdir(tmp_path)
     tokens = torch.randint(64, (32, 16), generator=torch.Generator().manual_seed(0))
     data = [{"input_ids": row, "labels": row} for row in tokens]
     args = TrainingArguments(
-        str(tmp_path), max_steps=5, per_device_train_batch_size=4, use_cpu=True, report_to=["tensorboard"],
+        "out", max_steps=5, per_device_train_batch_size=4, use_cpu=True, report_to=["tensorboard"],
         save_strategy="no", logging_steps=2, disable_tqdm=True, seed=0,
     )  # fmt: skip
     callback = pliant.integrations.transformers.MonitorCallback(
@@ -300,7 +300,10 @@ def test_the_trainers_trackers_have_the_numbers(tmp_path: Path, monkeypatch: pyt
     history = [one for one in trainer.state.log_history if "pliant/dead" in one]
     assert [(one["step"], one["pliant/entropy"]) for one in history] == [(r["step"], r["entropy"]) for r in rows]
     found: dict[str, dict[int, float]] = {}
-    for file in (tmp_path / "tb").rglob("events.out.tfevents.*"):
+    files = list(tmp_path.rglob("events.out.tfevents.*"))
+    assert {file.parent.parent for file in files} == {tmp_path / "out" / "runs"}
+    assert len({file.parent for file in files}) == 1  # one run, as the Trainer's own
+    for file in files:
         read = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
         for tag in read.Tags()["scalars"]:
             found.setdefault(tag, {}).update({event.step: event.value for event in read.Scalars(tag)})

@@ -51,6 +51,8 @@ class MonitorCallback(TrainerCallback):  # pyright: ignore[reportGeneralTypeIssu
         self.monitor = Monitor(model, self.probe, **{"optimizer": kwargs.get("optimizer"), **self.settings})
         if state.is_world_process_zero:  # of their own: a callback cannot reach the Trainer's; they share its runs
             self._trackers = [kind() for kind in get_reporting_integration_callbacks(args.report_to)]
+            for tracker in self._trackers:
+                _share_folder(tracker, Path(args.output_dir, "runs"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures what is due."""
@@ -70,6 +72,13 @@ class MonitorCallback(TrainerCallback):  # pyright: ignore[reportGeneralTypeIssu
         for tracker in self._trackers:
             if (writer := getattr(tracker, "tb_writer", None)) is not None:
                 writer.close()  # TensorBoard's are files of their own
+
+
+def _share_folder(tracker: Any, runs: Path) -> None:
+    """TensorBoard's begins where the Trainer's has just begun: by itself it would write below the working directory."""
+    files = list(runs.rglob("events.out.tfevents*"))
+    if files and getattr(tracker, "logging_dir", "elsewhere") is None:
+        tracker.logging_dir = str(max(files, key=lambda file: file.stat().st_mtime_ns).parent)
 
 
 class RecipeCallback(TrainerCallback):  # pyright: ignore[reportGeneralTypeIssues]
