@@ -147,8 +147,8 @@ def test_sentences_say_what_took_it_and_what_to_do():
     results = made(arms, causes.PARTS, baseline=2.3)
     said = {arm: swiss_cheese._causes(results, arm) for arm in arms}
     assert said["none"] == (
-        "On new labels it lost 2.02 nats [1.97, 2.07] against fresh networks: units 2.22 nats (92 %), unexplained 0.20 "
-        "nats (8 %).\nKeeping the optimizer's state helps here: clearing it costs 0.40 nats.\nTreat units with: "
+        "On new labels it lost 2.02 nats [1.97, 2.07] against fresh networks: units 2.22 nats (92%), unexplained 0.20 "
+        "nats (8%).\nKeeping the optimizer's state helps here: clearing it costs 0.40 nats.\nTreat units with: "
         "LayerNorm(), ReDo(tau=0.0)."
     )
     assert said["layer_norm"].endswith(
@@ -159,7 +159,7 @@ def test_sentences_say_what_took_it_and_what_to_do():
     assert "lost 2.00 nats against" in one
     assert "Treat units with" in one
     assert "Keeping" not in one  # of one seed nobody knows
-    assert "(8 %), optimizer state -0.40 nats." in one  # yet the numbers sum to what was lost
+    assert "(8%), optimizer state -0.40 nats." in one  # yet the numbers sum to what was lost
     for table in results.tables.values():
         table["probe_fresh"] = np.where(np.isnan(table["lost"]), np.nan, 2.2)
     assert swiss_cheese._causes(results, "none") == (

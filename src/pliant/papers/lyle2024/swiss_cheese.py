@@ -165,7 +165,7 @@ def _causes(results: Results, arm: str) -> str:
     if gap.mean < MARGIN * baseline or gap.low <= 0:
         return f"On new labels it is as good as fresh networks ({gap.mean:+.2f} nats{ends}): nothing to treat."
     took = [
-        f"{bar.name} {fall.amount(bar.part.mean)} ({fall.percent[bar.name]} %)"
+        f"{bar.name} {fall.amount(bar.part.mean)} ({fall.percent[bar.name]}%)"
         for bar in fall.bars
         if fall.percent.get(bar.name)
     ]
