@@ -29,7 +29,7 @@ NETS = {"mlp": "MLP", "cnn": "CNN", "transformer": "transformer"}
 SHIFTED = "shifted-mlp"
 LABELS = {
     "units": "three quarters of the units killed",
-    "norm": "weights times 30",
+    "norm": "weights times {growth:g}",
     "shift": "preactivations shifted",
     "hidden": "weights before normalisers times 30",
     "spectrum": "weights of one direction",
@@ -48,6 +48,23 @@ def arm(cause: str, net: str, normed: bool) -> str:
     ('units-mlp', 'units-cnn-norm')
     """
     return f"{cause}-{net}{'-norm' if normed else ''}"
+
+
+def growth(net: str, normed: bool) -> float:
+    """How many times larger weights are where that is planted.
+
+    Times 30, the outputs of a transformer without layer norm come near 1e6, where float32 is too coarse for the probe.
+    """
+    return 10.0 if net == "transformer" and not normed else 30.0
+
+
+def label(cause: str, net: str, normed: bool) -> str:
+    """What is planted, in words.
+
+    >>> label("norm", "mlp", False), label("norm", "transformer", False)
+    ('weights times 30', 'weights times 10')
+    """
+    return LABELS[cause].format(growth=growth(net, normed))
 
 
 def causes(net: str, normed: bool) -> dict[str, str]:
@@ -112,7 +129,7 @@ def claims(nets: Sequence[str]) -> tuple[Claim, ...]:
         name, well = NETS[net] + (f" with {NORM}" if normed else ""), arm("healthy", net, normed)
         of_net = causes(net, normed)
         for cause, mechanism in of_net.items():
-            what = f"{name}, {LABELS[cause]}"
+            what = f"{name}, {label(cause, net, normed)}"
             found.append(_planted(arm(cause, net, normed), well, mechanism, what))
         healthy.append(well)
         planted.append([arm(cause, net, normed) for cause in of_net])
