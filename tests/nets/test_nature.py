@@ -46,5 +46,5 @@ def test_layer_norm_goes_before_the_activation_of_every_hidden_layer() -> None:
 
 
 def test_images_smaller_than_a_kernel_are_refused() -> None:
-    with pytest.raises(ValueError, match="a kernel of 8 x 8 gets 6 x 6"):
+    with pytest.raises(ValueError, match="convolution 0 has kernel 8 x 8 and gets 6 x 6"):
         Nature((4, 6, 6), 3)

@@ -31,7 +31,8 @@ EXAMPLES = {
         ReDo(tau=1.0, every=4),
         lambda names: naive.ReDo(names, tau=1.0, every=4),
         touches=_all_units,
-        idle_beside=("OutputNorm", "WeightNorm"),
+        idle_beside=("OutputNorm", "SpectralNorm", "WeightNorm"),
+        warns=".* draws no units of act anew",  # of a residual stream
         whole=False,
         moments="touched",
         draws=True,
@@ -41,6 +42,7 @@ EXAMPLES = {
         ReDo(tau=0.9, every=3, incoming="xavier", moments="keep"),
         lambda names: naive.ReDo(names, tau=0.9, every=3, xavier=True, clear=False),
         touches=_all_units,
+        warns=".* draws no units of act anew",
         whole=False,
         draws=True,
     ),
@@ -50,7 +52,8 @@ EXAMPLES = {
         touches=_biases_too,
         shifts=lambda net: {name for name in _biases_too(net) if name.endswith("bias")},
         zero=ContinualBackprop(rho=0.0),
-        idle_beside=("OutputNorm", "WeightNorm"),
+        idle_beside=("OutputNorm", "SpectralNorm", "WeightNorm"),
+        warns=".* draws no units of act anew",  # of a residual stream
         whole=False,
         moments="touched",
         draws=True,
@@ -60,7 +63,8 @@ EXAMPLES = {
         SelfNormalizedResets(p=0.5, history=2),
         lambda names: naive.SelfNormalizedResets(names, p=0.5, history=2),
         touches=_all_units,
-        idle_beside=("OutputNorm", "WeightNorm"),
+        idle_beside=("OutputNorm", "SpectralNorm", "WeightNorm"),
+        warns=".* draws no units of act anew",  # of a residual stream
         whole=False,
         moments="touched",
     ),
