@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from pliant.diagnostics import EmpiricalNTK, FeatureRanks, LinearizedUnits, Observation, Sharpness
+from pliant.diagnostics._shared import finite
 from pliant.functional import change, distributions, jacobians, norms, offsets, preactivations, ranks, units
 from pliant.network import Network
 from tests.diagnostics.nets import inputs, mlp, observe, targets
@@ -162,3 +163,13 @@ def test_a_network_that_is_not_finite_reads_nan_in_every_row(diagnostic, make, b
             f"{name} is {value}: comparisons with NaN are False, write torch.where(t.isfinite().all(), ..., torch.nan)"
         )
         assert value.isnan() or endless or name in APART, told
+
+
+def test_a_matrix_that_was_written_to_is_looked_through_again():
+    m = torch.ones(3, 2)
+    assert finite(m)
+    m[0, 0] = torch.nan
+    assert not finite(m)
+    with torch.inference_mode():
+        assert finite(torch.ones(2, 2))
+    assert torch.vmap(lambda x: finite(x))(torch.tensor([[1.0, 2.0], [1.0, torch.inf]])).tolist() == [True, False]

@@ -16,7 +16,7 @@ from pliant.functional.precision import wide
 from pliant.sites import Site
 
 T = TypeVar("T")
-FINITE = WeakIdKeyDictionary()  # whether all numbers of a matrix are, for as long as it lives
+FINITE = WeakIdKeyDictionary()  # of each matrix that lives: its version, and whether all its numbers are finite
 
 
 def given(value: T | None, field: str) -> T:
@@ -67,10 +67,14 @@ def finite(*matrices: Tensor) -> Tensor:
 
     Ten diagnostics ask of the same matrices: each is looked through once.
     """
-    for m in matrices:
-        if m not in FINITE:
-            FINITE[m] = torch.stack([m.amax(), m.amin()]).isfinite().all()
-    return torch.stack([FINITE[m] for m in matrices]).all()
+    return torch.stack([_finite(m) for m in matrices]).all()
+
+
+def _finite(m: Tensor) -> Tensor:
+    version = 0 if m.is_inference() else m._version  # it may have been written to since
+    if m not in FINITE or FINITE[m][0] != version:
+        FINITE[m] = version, torch.stack([m.amax(), m.amin()]).isfinite().all()
+    return FINITE[m][1]
 
 
 def widened(seen: Observation) -> Observation:
