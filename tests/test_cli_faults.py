@@ -130,23 +130,29 @@ def test_the_newest_run_is_counted_not_dated(tmp_path: Path, capsys: pytest.Capt
         store.prepare()
         store.begin(["none"], [0], "cpu")
         os.utime(store.folder / "run.json", (1e9 - position, 1e9 - position))  # each older than the one before it
-        assert latest(tmp_path, ID, None) == store.folder
-        assert latest(tmp_path, ID, "smoke") == store.folder
+        assert latest(tmp_path, experiment, None) == store.folder
+        assert latest(tmp_path, experiment, "smoke") == store.folder
     (stores[0].folder / "run.json").write_text("{}")
     with pytest.raises(ValueError, match=r"run\.json is damaged: delete it and run again"):
-        latest(tmp_path, ID, None)
+        latest(tmp_path, experiment, None)
 
 
 def test_where_nothing_tells_which_run_is_the_newest_it_has_to_be_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(RESULTS / ID, tmp_path / ID)
+    assert main(["check", ID, "--out", str(tmp_path), "--json"]) in (0, 1)
+    preset = Store(tmp_path, find(ID), "laptop", find(ID).tiers["laptop"]).folder.name  # has the tier's own settings
+    assert preset in KEPT
+    assert str(tmp_path / ID / preset) in capsys.readouterr().out
+    shutil.rmtree(tmp_path / ID / preset)
+    others = [name for name in KEPT if name != preset]
     assert main(["check", ID, "--out", str(tmp_path)]) == 2
-    message = f"{tmp_path / ID} has {len(KEPT)} runs of which none is known as the newest: name one ({', '.join(KEPT)})"
-    assert capsys.readouterr().err == f"pliant: {message}\n"
-    for name in KEPT:
+    message = f"{tmp_path / ID} has {len(others)} runs of which none is known as the newest: name one"
+    assert capsys.readouterr().err == f"pliant: {message} ({', '.join(others)})\n"
+    for name in others:
         for named in (name, str(tmp_path / ID / name)):
             assert main(["check", named, "--out", str(tmp_path), "--json"]) in (0, 1)
             assert str(tmp_path / ID / name) in capsys.readouterr().out
-    assert main(["check", KEPT[0], "--out", str(tmp_path), "--tier", "laptop"]) == 2
+    assert main(["check", others[0], "--out", str(tmp_path), "--tier", "laptop"]) == 2
     assert "--tier is of no use with a run's folder" in capsys.readouterr().err

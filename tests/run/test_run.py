@@ -197,7 +197,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 def test_what_is_missing_comes_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pliant run test/tiny --tier smoke"):
-        latest(tmp_path, "test/tiny", "smoke")
+        latest(tmp_path, EXPERIMENT, "smoke")
     assert "--set rate=0.2" in store(tmp_path, rate=0.2).command(["plain"], 3)
 
 

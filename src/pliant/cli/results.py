@@ -89,7 +89,7 @@ def run_named(given: argparse.Namespace, name: str) -> Stored:
 
     if name.endswith(".py") and not given.set:
         experiment = find(name)
-        return opened(latest(given.out, experiment.id, given.tier), {experiment.id: experiment})
+        return opened(latest(given.out, experiment, given.tier), {experiment.id: experiment})
     if given.set:
         experiment, tier = find(name), given.tier or "laptop"
         store = Store(given.out, experiment, tier, experiment.settings(tier, given.set))

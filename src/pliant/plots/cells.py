@@ -163,4 +163,4 @@ class Cells:
 
 def cell(values: np.ndarray) -> str:
     spread = f" ± {number(half(interval(values)), 2)}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
+    return f"{number(values.mean(), 2)}{spread}"

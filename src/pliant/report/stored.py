@@ -249,7 +249,7 @@ def find_run(name: str, out: Path, tier: str | None = None) -> Path:
     if name in known:
         if tier is not None and tier not in known[name].tiers:
             raise ValueError(unknown("tier", tier, list(known[name].tiers)))
-        return latest(out, name, tier)
+        return latest(out, known[name], tier)
     for folder in (Path(name), *(out / id / name for id in known)):
         if (folder / RUN).exists() or (folder / SETTINGS).exists():
             if tier is not None:

@@ -155,8 +155,10 @@ def described(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | Non
     return kept, run
 
 
-def latest(root: Path, id: str, tier: str | None) -> Path:
-    """The folder of the experiment's newest run under `root`; `ValueError` if there is none, or nothing tells which."""
+def latest(root: Path, experiment: Experiment, tier: str | None) -> Path:
+    """The folder of the experiment's newest run under `root`; of kept copies, which have no order, that with a tier's
+    own settings. `ValueError` if there is none, or nothing tells which."""
+    id = experiment.id
     kept = {p.parent: read_json(p) for p in sorted((root / id).glob(f"{tier or '*'}-*/{RUN}"))}
     if not kept:
         wanted = f" at tier {tier}" if tier else ""
@@ -165,6 +167,9 @@ def latest(root: Path, id: str, tier: str | None) -> Path:
     orders = {folder: _number(run) for folder, run in kept.items()}
     most = max(orders.values())
     newest = [folder for folder, order in orders.items() if order == most]
+    presets = {folder_name(id, name, plain(settings)) for name, settings in experiment.tiers.items()}
+    if len(preset := [folder for folder in newest if folder.name in presets]) == 1:
+        return preset[0]
     if len(newest) > 1:
         names = ", ".join(folder.name for folder in newest[:4]) + (", ..." if len(newest) > 4 else "")
         raise ValueError(f"{root / id} has {len(newest)} runs of which none is known as the newest: name one ({names})")

@@ -22,7 +22,7 @@ from pliant.heads import HLGauss, Scalar
 from pliant.interventions import Chain, Intervention, LayerNorm, Reset
 from pliant.nets import MLP
 from pliant.optim import Adam
-from pliant.papers.lyle2024.swiss_cheese import MECHANISMS
+from pliant.papers.lyle2024.swiss_cheese import MECHANISMS, lost_share
 from pliant.papers.memorisation import whole
 from pliant.plots import Cells
 from pliant.plots.scatter import rank_correlation
@@ -166,7 +166,7 @@ def _stream(settings: Settings, task: str) -> Task:
 
 def outcome(results: Results, name: str) -> np.ndarray:
     """The loss of plasticity of an arm, one a seed."""
-    return np.nan_to_num(results.last(name, "lost") / results.last(name, "probe_baseline"), nan=1.0)
+    return np.nan_to_num(lost_share(results, name), nan=1.0)
 
 
 def effect(results: Results, task: str, factors: tuple[str, ...]) -> np.ndarray:
@@ -184,8 +184,7 @@ def effect(results: Results, task: str, factors: tuple[str, ...]) -> np.ndarray:
 
 def share(results: Results, task: str, mechanism: str) -> np.ndarray:
     """What a mechanism took of the plasticity of a task's untreated networks, `(seeds,)`."""
-    name = arm(task, "")
-    return results.last(name, f"lost/{mechanism}") / results.last(name, "probe_baseline")
+    return lost_share(results, arm(task, ""), f"lost/{mechanism}")
 
 
 def averaged(tasks: Sequence[str], *factors: str) -> Callable[[Results], np.ndarray]:

@@ -103,6 +103,11 @@ def setup(settings: Settings) -> Setup:
     )
 
 
+def lost_share(results: Results, arm: str, column: str = "lost") -> np.ndarray:
+    """The plasticity that an arm lost, or a part of it, as a share of the constant predictor's loss, one a seed."""
+    return results.last(arm, column) / results.last(arm, "probe_baseline")
+
+
 def fresh_learn(*arms: str) -> Claim:
     """That fresh networks learn the probe of these arms, whose networks are of one kind: a precondition of verdicts.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -93,16 +94,11 @@ def _lead(arm: str, mechanism: str) -> Callable[[Results], np.ndarray]:
     return lead
 
 
-def _of_baseline(arm: str) -> Callable[[Results], np.ndarray]:
-    """What an arm lost, as a share of the constant predictor's loss, one a seed."""
-    return lambda r: r.last(arm, "lost") / r.last(arm, "probe_baseline")
-
-
 def _planted(name: str, healthy: str, mechanism: str, what: str) -> Claim:
     works = swiss_cheese.fresh_learn(healthy, name)
     lost = Claim(
         f"{what} cost plasticity: more than 0.1 of the constant predictor's loss.",
-        _of_baseline(name),
+        partial(swiss_cheese.lost_share, arm=name),
         threshold=0.1,
         ours=True,
     )
@@ -141,7 +137,7 @@ def claims(nets: Sequence[str]) -> tuple[Claim, ...]:
         Claim(
             "With nothing planted, the loss of plasticity stays below 0.1 of the constant predictor's loss (what is "
             "left in the network that lost most).",
-            lambda r: 0.1 - np.max([_of_baseline(name)(r) for name in healthy], axis=0),
+            lambda r: 0.1 - np.max([swiss_cheese.lost_share(r, name) for name in healthy], axis=0),
             ours=True,
             given=(works,),
         ),
@@ -149,7 +145,8 @@ def claims(nets: Sequence[str]) -> tuple[Claim, ...]:
             "Each planted cause costs more than training alone (the mildest one).",
             lambda r: np.min(
                 [
-                    np.min([_of_baseline(name)(r) for name in names], axis=0) - _of_baseline(well)(r)
+                    np.min([swiss_cheese.lost_share(r, name) for name in names], axis=0)
+                    - swiss_cheese.lost_share(r, well)
                     for well, names in zip(healthy, planted, strict=True)
                 ],
                 axis=0,

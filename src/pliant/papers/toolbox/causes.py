@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def _share(arm: str, column: str) -> Callable[[Results], np.ndarray]:
 def _lost(arm: str, label: str) -> Claim:
     return Claim(
         f"{label} has lost plasticity: more than 0.1 of the constant predictor's loss.",
-        lambda r: r.last(arm, "lost") / r.last(arm, "probe_baseline"),
+        partial(swiss_cheese.lost_share, arm=arm),
         threshold=0.1,
         ours=True,
     )

@@ -18,8 +18,9 @@ from pliant.interventions.base import Change, Intervention, Seen, State
 from pliant.nets import CNN, MLP, ViT, layer_norm
 from pliant.network import Network, Params
 from pliant.optim import Adam, Moments
+from pliant.papers.lyle2024.swiss_cheese import lost_share
 from pliant.papers.toolbox.answers import NETS, NORM, PARTS, SHIFTED, arm, causes, claims, growth, label
-from pliant.plots import Areas
+from pliant.plots import Cells
 from pliant.probe import Sines
 from pliant.tasks import OffsetNoise
 from pliant.trials import Fit, Mechanisms, Supervised, When
@@ -272,7 +273,18 @@ def setup(settings: Settings) -> Setup:
                 arms[SHIFTED] = Arm(f"{name}: trained on targets + {offset:g}", shifted)
     return Setup(
         arms=arms,
-        plots=(Areas("loss of plasticity [squared error]", PARTS),),
+        plots=(
+            Cells(
+                "lost",
+                "loss of plasticity, and what took it [of the constant predictor's loss]",
+                ("lost", *(part.replace(" ", "\n") for part in PARTS)),
+                {
+                    one.label: tuple(partial(lost_share, arm=name, column=c) for c in ("lost", *PARTS.values()))
+                    for name, one in arms.items()
+                },
+                ordered=True,
+            ),
+        ),
         table=(Column("lost", "lost"), *(Column(name, column) for name, column in PARTS.items())),
         claims=claims(settings.nets),
         deviations=(

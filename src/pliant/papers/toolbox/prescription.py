@@ -24,6 +24,7 @@ import numpy as np
 
 from pliant.claims import Checked, Claim
 from pliant.experiment import Arm, Column, Experiment, Setup
+from pliant.papers.lyle2024.swiss_cheese import lost_share
 from pliant.papers.toolbox.situations import SITUATIONS, pair
 from pliant.plots import Cells
 from pliant.results import Results
@@ -93,7 +94,7 @@ def setup(settings: Settings) -> Setup:
     for name, situation in chosen.items():
         parts = [m in (*situation.mechanisms, "lost", UNEXPLAINED) for m in TAKEN]
         taken[situation.label] = tuple(
-            _part(arm(name, "none"), column) if there else None
+            partial(lost_share, arm=arm(name, "none"), column=column) if there else None
             for column, there in zip(TAKEN.values(), parts, strict=True)
         )
         given[situation.label] = tuple(
@@ -142,11 +143,6 @@ HEADINGS = {
 def _of(name: str) -> str:
     """The situation of an arm."""
     return name.partition("-")[0]
-
-
-def _part(name: str, column: str) -> Callable[[Results], np.ndarray]:
-    """A column of an arm as a share of the constant predictor's loss."""
-    return lambda results: results.last(name, column) / results.last(name, "probe_baseline")
 
 
 def losses(results: Results, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +243,7 @@ def scored(results: Results, name: str, score: Scored) -> np.ndarray:
 def lost(results: Results, name: str) -> bool:
     """Whether a situation counts."""
     none = arm(name, "none")
-    return bool(np.nanmean(results.last(none, "lost") / results.last(none, "probe_baseline")) > LOST)
+    return bool(np.nanmean(lost_share(results, none)) > LOST)
 
 
 @dataclass(frozen=True)
@@ -315,7 +311,7 @@ def sentences(results: Results) -> dict[str, str]:
 
 def _summary(results: Results, name: str) -> str:
     none = arm(name, "none")
-    taken = np.nanmean(results.last(none, "lost") / results.last(none, "probe_baseline"))
+    taken = np.nanmean(lost_share(results, none))
     begin = f"lost {taken:.2f} of the constant predictor's loss on its probe"
     missing = [cure for cure in SITUATIONS[name].treatments(Settings()) if arm(name, cure) not in results.arms]
     if not lost(results, name) or missing or len(results.seeds_of(none)) < 2:
