@@ -51,6 +51,20 @@ def test_treatments_of_which_either_would_do_overlap_by_what_one_saves() -> None
     assert averaged(tuple(TASKS), "n", "o")(both) == pytest.approx([0.0] * 2)
 
 
+def test_a_probe_that_fresh_networks_of_one_arm_do_not_learn_decides_nothing() -> None:
+    results = made(lambda task, on: 0.9 - 0.2 * len(on) if on else 0.9, seeds=5)
+    claims = EXPERIMENT.setup(EXPERIMENT.settings("laptop")).claims
+    assert claims[0].check(results).verdict == "holds"
+    for seed in range(5):
+        results.tables[arm("noise", "ho"), seed]["probe_fresh"][:] = 1.9  # of 2
+    assert {claim.check(results).verdict for claim in claims} == {"inconclusive"}
+
+
+def test_shares_are_asked_of_untreated_networks_alone() -> None:
+    for name, one in EXPERIMENT.setup(EXPERIMENT.settings("laptop")).arms.items():
+        assert bool(one.trial.measures[1].repairs) == name.endswith("-none")
+
+
 def test_a_network_that_diverged_lost_everything() -> None:
     results = made(lambda task, on: np.nan if on else 0.5)
     assert outcome(results, arm("noise", "h")) == pytest.approx([1.0] * 2)

@@ -1,9 +1,14 @@
 """Do P2's mechanisms add up or overlap? Every combination of four treatments, on four tasks that differ in one thing.
 
-Fixed before any run: an outcome is the loss of plasticity on the probe, against fresh networks of the same kind, as a
-share of the constant predictor's loss (a network that diverged lost all of it). What a treatment *saves* is the mean
-outcome of the eight combinations without it less that of the eight with it. The *interaction* of two is what one saves
-beside the other less what it saves without: below 0 they overlap, at 0 they add, above 0 they need each other.
+Fixed before any run, but for the length of the probe: an outcome is the loss of plasticity on the probe, against fresh
+networks of the same kind, as a share of the constant predictor's loss (a network that diverged lost all of it). What a
+treatment *saves* is the mean outcome of the eight combinations without it less that of the eight with it. The
+*interaction* of two is what one saves beside the other less what it saves without: below 0 they overlap, at 0 they add,
+above 0 they need each other.
+
+A first run took 200 steps a refit, in which fresh networks with the tuned optimizer had not learned the probe (0.79 and
+0.93 of the constant predictor's loss), so that it could only seem to save; its claims asked that of untreated networks
+alone. On seed 100 fresh networks of the slowest arm come to 0.95, 0.52 and 0.02 after 200, 600 and 1500 steps.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ FACTORS = {"n": "layer norm", "l": "L2", "h": "head", "o": "optimizer"}
 TREATS = {"n": (Units.name,), "l": (Norm.name,), "h": (OutputLayer.name, TargetScale.name), "o": (OptimizerState.name,)}
 TASKS = {"labels": "labels redrawn", "pixels": "pixels permuted", "noise": "noise redrawn", "offset": "growing mean"}
 VALUES = ("noise", "offset")
+COMBINATIONS = tuple("".join(some) for some in product(*(("", letter) for letter in FACTORS)))
 PAIRS = tuple(combinations(FACTORS, 2))
 MARGIN = 0.1
 
@@ -69,7 +75,7 @@ class Settings:
     l2: float = 1e-3
     offset: float = 30.0
     targets: int = 3
-    steps: int = 200
+    steps: int = 1000
     only: tuple[str, ...] = ()
 
     @property
@@ -93,7 +99,7 @@ def arm(task: str, on: str) -> str:
 def setup(settings: Settings) -> Setup:
     """Sixteen combinations on each of four tasks."""
     arms, tasks = {}, settings.tasks
-    for task, on in product(tasks, map("".join, product(*(("", letter) for letter in FACTORS)))):
+    for task, on in product(tasks, COMBINATIONS):
         label = " + ".join(FACTORS[letter] for letter in on) or "no treatment"
         arms[arm(task, on)] = Arm(f"{TASKS[task]}: {label}", _trial(settings, task, on))
     headings, unit = tuple(TASKS[task] for task in tasks), "[of the constant predictor's loss]"
@@ -127,6 +133,8 @@ def setup(settings: Settings) -> Setup:
             "An experiment of ours: P2 combines two interventions at a time, and does not estimate interactions.",
             f"Treatments at one strength each: layer norm; L2 with {settings.l2:g}, normalisers included; the output "
             "layer reset at each switch (classes) or an HL-Gauss head (numbers); Adam as P1 tuned it.",
+            f"Refits of {settings.steps} steps. A run with 200 on the same seeds came before this one: in it, fresh "
+            "networks with the tuned optimizer had not learned the probe, which now is asked of every arm.",
             f"Tasks by construction, each of which changes one thing: labels, inputs, noise, and the mean of targets "
             f"(from 0 to {settings.offset:g}). Data: {settings.data}, {settings.num_examples} images a seed.",
         ),
@@ -144,7 +152,7 @@ def _trial(settings: Settings, task: str, on: str) -> Supervised:
     tuned = Adam(settings.lr, betas=(0.9, 0.9), eps=1e-9, eps_root=1e-3)
     last = When(tasks=(settings.num_tasks - 1,))
     probe = Sines(head=binned if "h" in on else None) if values else FreshLabels(10)
-    repairs = REPAIRS if values else MECHANISMS
+    repairs = () if on else REPAIRS if values else MECHANISMS  # shares are read of untreated networks alone
     asked = Mechanisms(
         probe, repairs, last, settings.targets, settings.steps, settings.batch_size, settings.num_examples
     )
@@ -176,7 +184,7 @@ def effect(results: Results, task: str, factors: tuple[str, ...]) -> np.ndarray:
     there and -1 for one that is not, the product of both for two.
     """
     total = 0.0
-    for on in map("".join, product(*(("", letter) for letter in FACTORS))):
+    for on in COMBINATIONS:
         sign = np.prod([1 if factor in on else -1 for factor in factors])
         total = total - sign * outcome(results, arm(task, on))
     return np.asarray(total) / 2 ** (4 - len(factors))
@@ -212,19 +220,24 @@ def _untreated(results: Results, tasks: Sequence[str]) -> np.ndarray:
 
 
 def _learned(results: Results, tasks: Sequence[str]) -> np.ndarray:
-    """The smallest share of the constant predictor's loss that fresh networks lose, over tasks."""
+    """The smallest share of the constant predictor's loss that fresh networks lose, over all arms."""
     found = []
-    for task in tasks:
-        baseline, fresh = (results.last(arm(task, ""), column) for column in ("probe_baseline", "probe_fresh"))
+    for task, on in product(tasks, COMBINATIONS):
+        baseline, fresh = (results.last(arm(task, on), column) for column in ("probe_baseline", "probe_fresh"))
         found.append((baseline - fresh) / baseline)
-    return np.min(found, axis=0)
+    return np.nanmin(found, axis=0)
 
 
 def claims(tasks: Sequence[str]) -> tuple[Claim, ...]:
     """What is asked of these tasks."""
     learned, untreated = partial(_learned, tasks=tasks), partial(_untreated, tasks=tasks)
     given = (
-        Claim("Fresh networks learn every probe: they lose a fifth of its loss.", learned, threshold=0.2, ours=True),
+        Claim(
+            "Fresh networks learn every probe, however they are treated: they lose a fifth of its loss.",
+            learned,
+            threshold=0.2,
+            ours=True,
+        ),
         Claim("Untreated networks lost more than 0.1, over tasks.", untreated, threshold=MARGIN, ours=True),
     )
     said = {**FACTORS, "h": "treating the head", "o": "the tuned optimizer"}
