@@ -95,7 +95,9 @@ def test_advice_and_best_cure_are_chosen_on_half_of_the_seeds_and_scored_on_the_
 
 def test_a_situation_alone_decides_no_claim_and_two_without_loss_neither() -> None:
     reasons = {claim.check(prescribed()).reason for claim in prescription.claims(("relu",))}
-    assert reasons == {"precondition not met: Fresh networks learn the probe: they lose a fifth of its loss."}
+    assert reasons == {"fewer than two situations lost plasticity"}
+    unlearned = Results({key: {**t, "probe_fresh": 0.9 + 0 * t["loss"]} for key, t in prescribed().tables.items()})
+    assert "which does not count: fresh networks did not learn" in prescription.sentences(unlearned)["relu-none"]
     healthy = Results({key: {**t, "lost": 0 * t["loss"]} for key, t in prescribed().tables.items()})
     assert "gave back" in prescription.sentences(healthy)["relu-l2"]
     assert "too little to count" in prescription.sentences(healthy)["relu-none"]

@@ -131,7 +131,7 @@ def claims(nets: Sequence[str]) -> tuple[Claim, ...]:
         planted.append([arm(cause, net, normed) for cause in of_net])
     if "mlp" in nets:
         found.extend(_shifted())
-    works = swiss_cheese.fresh_learn(*healthy, *(name for names in planted for name in names))
+    works = tuple(swiss_cheese.fresh_learn(well, *names) for well, names in zip(healthy, planted, strict=True))
     return (
         *found,
         Claim(
@@ -139,7 +139,7 @@ def claims(nets: Sequence[str]) -> tuple[Claim, ...]:
             "left in the network that lost most).",
             lambda r: 0.1 - np.max([swiss_cheese.lost_share(r, name) for name in healthy], axis=0),
             ours=True,
-            given=(works,),
+            given=works,
         ),
         Claim(
             "Each planted cause costs more than training alone (the mildest one).",
@@ -152,6 +152,6 @@ def claims(nets: Sequence[str]) -> tuple[Claim, ...]:
                 axis=0,
             ),
             ours=True,
-            given=(works,),
+            given=works,
         ),
     )
