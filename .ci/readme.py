@@ -39,15 +39,17 @@ def commands(block: str) -> list[list[str]]:
 
 
 def smoke(command: list[str]) -> list[str]:
-    """The command at smoke tier, with two seeds where it trains; on a folder as it stands.
+    """The command at smoke tier, with two seeds where it trains; on what is kept in `results` as it stands.
 
     >>> smoke(["pliant", "run", "x", "--tier", "laptop", "--seeds", "5"])
     ['pliant', 'run', 'x', '--tier', 'smoke', '--seeds', '2']
     >>> smoke(["pliant", "check", "results/x/laptop-1a2b3c4d"])
     ['pliant', 'check', 'results/x/laptop-1a2b3c4d']
+    >>> smoke(["pliant", "check", "x", "--out", "results"])
+    ['pliant', 'check', 'x', '--out', 'results']
     """
-    on_a_folder = any(word.startswith("results/") for word in command)
-    if on_a_folder or command[1] not in ("run", "check", "report", "figure", "pilot"):
+    of_results = any(Path(word).parts[:1] == ("results",) for word in command)
+    if of_results or command[1] not in ("run", "check", "report", "figure", "pilot"):
         return command
     kept = list(command)
     for option in ("--tier", "--seeds"):
