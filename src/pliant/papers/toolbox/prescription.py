@@ -9,7 +9,8 @@ The analysis, written down before the first attribution was computed:
   less what is lost with it. An agent has no tasks: its probe loss is compared, from the start to the end, and the
   accuracy of its policy that the cure costs is taken off.
 - A situation counts where fresh networks learned its probe (to 0.8 of the constant predictor's loss) and the network
-  without a cure lost more than 0.1 of that loss on it.
+  without a cure lost more than 0.1 of that loss on it. (That fresh networks learn was asked of all situations together
+  until the run at laptop tier was under way; nothing of it had been read then.)
 - *Advice* is the cure of the mechanism with the largest share in the mean over half of the seeds (even places, then odd
   ones), the *best single cure* is that with the largest mean gain over the same half; both are scored on the other
   half, and averaged over the two. Claims are about situations: one number each, a paired t test over them.
