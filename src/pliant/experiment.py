@@ -98,7 +98,7 @@ class Experiment:
         references: keys of refs.bib.
         tiers: settings (a frozen dataclass) by tier.
         setup: a function of the settings.
-        sentences: one plain sentence for each arm of the results.
+        sentences: one plain sentence for each arm of the results, or for those that say most.
         source: the file of somebody's own experiment, once it is found there.
     """
 

@@ -22,6 +22,7 @@ from pliant.causes import (
     disentangle,
 )
 from pliant.causes.rescaling import rescalings
+from pliant.causes.words import SHOWN
 from pliant.functional.shapley import orders, prefixes
 from pliant.interventions import Draw
 from pliant.network import Network
@@ -84,10 +85,12 @@ def test_parts_by_hand():
     assert " ".join(pace.split()) == (
         "loss in nats: after 10 steps 0.9 (0.1 fresh), after 10 0.9 (0.1 fresh), area under the curve 0.95 (0.55 fresh)"
     )
-    assert todo.splitlines() == [
+    treats, shown = todo.splitlines()[:2], " ".join(" ".join(todo.splitlines()[2:]).split())
+    assert treats == [
         "treat units with: LayerNorm(), ReDo(tau=0.0)",
         'treat norm growth with: L2(1e-4), NormalizeAndProject(scales="project")',
     ]
+    assert shown == SHOWN
 
 
 def test_no_cure_is_advised_that_the_network_has():

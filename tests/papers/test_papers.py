@@ -43,7 +43,9 @@ def test_smoke_tier_runs_and_its_claims_evaluate(id: str, swiss_cheese: Path, tm
         assert captions(sheet, results, setup.look)
         assert all(plot.grid(results, setup.look).rows for plot in sheet)
     if experiment.sentences is not None:
-        assert set(experiment.sentences(results)) == set(setup.arms)
+        told = experiment.sentences(results)
+        assert told
+        assert set(told) <= set(setup.arms)
 
 
 @pytest.mark.parametrize("id", IDS)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pliant.plots import Cells
 from pliant.report.index import index
 from pliant.report.keep import keep
 from pliant.report.ledger import ledger
@@ -106,3 +107,31 @@ def test_an_incomplete_run_is_refused(tmp_path: Path) -> None:
 def test_some_arms_can_be_kept(tmp_path: Path) -> None:
     kept = keep(run(tmp_path / "runs", arms=["l2"]), tmp_path / "results")
     assert opened(kept.folder, KNOWN).arms == ("l2",)
+
+
+def test_an_arm_that_nothing_reads_keeps_its_numbers(tmp_path: Path) -> None:
+    plots = (Cells("norm", "norm", ("now",), {"alone": (lambda r: r.last("none", "norm"),)}),)
+    claims = (replace(SETUP.claims[0], effect=lambda r: r.last("none", "norm")),)
+    setup = replace(SETUP, plots=plots, table=(), claims=claims)
+    experiment = replace(KNOWN["made/up"], setup=lambda settings: setup)
+    made = Results(
+        {
+            (arm, seed): {n if n != "norm" or arm == "none" else "height": v for n, v in t.items() if n != "end"}
+            for (arm, seed), t in results().tables.items()
+        }
+    )
+    found = opened(
+        keep(run(tmp_path / "runs", made=made, experiment=experiment), tmp_path / "results").folder,
+        {"made/up": experiment},
+    ).results
+    np.testing.assert_array_equal(found.tables["l2", 0]["height"], made.tables["l2", 0]["height"])
+    np.testing.assert_array_equal(found.tables["none", 0]["norm"], made.tables["none", 0]["norm"])
+
+
+def test_what_a_figure_computes_is_kept(tmp_path: Path) -> None:
+    sums = lambda r: np.array([np.nansum(r.tables["l2", s]["dead/1"]) for s in r.seeds])  # noqa: E731
+    setup = replace(SETUP, plots=(Cells("norm", "norm", ("sum",), {"alone": (sums,)}),), table=(), claims=())
+    experiment = replace(KNOWN["made/up"], setup=lambda settings: setup)
+    one = run(tmp_path / "runs", made=more(results()), experiment=experiment)
+    found = opened(keep(one, tmp_path / "results").folder, {"made/up": experiment}).results
+    np.testing.assert_array_equal(sums(found), sums(one.results))

@@ -262,7 +262,7 @@ class OptimizerState(Repair):
     name: ClassVar[str] = "optimizer state"
     kept: ClassVar[str] = "the optimizer's state"
     undone: ClassVar[str] = "clearing it"
-    cure: ClassVar[str] = "OptimizerReset(), AdamRel(), betas=(0.9, 0.9)"
+    cure: ClassVar[str] = "betas=(0.9, 0.9), AdamRel(), OptimizerReset()"
 
     def repair(self, network: Network, before: Repaired, x: Any, draw: Draw) -> Repaired:
         return Repaired(before.params, {})

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pliant.causes.base import UNDEFINED, Repair
-from pliant.causes.words import remarks, treatment
+from pliant.causes.words import SHOWN, remarks, treatment
 from pliant.functional.shapley import Coalition, interactions, sampled, shapley
 from pliant.functional.statistics import Interval, interval
 from pliant.probe.result import FRESH, MARGIN, Plasticity
@@ -202,7 +202,8 @@ class Causes:
     def todo(self, write: str = "{}={:g}") -> list[str]:
         """What to do, a line each; `write` is how a setting is written."""
         if self.verdict == "lost":
-            return treatment(self.waterfall, self.repairs, self.has)
+            found = treatment(self.waterfall, self.repairs, self.has)
+            return [*found, SHOWN] if found[0].startswith("treat") else found
         advice = self.probed.advice("now", write)
         return [f"to tell more, write {advice}" if advice else "nothing to treat"]
 

@@ -71,12 +71,16 @@ def keep(run: Stored, target: Path) -> Kept:
 
 def _thinned(run: Stored) -> Tables:
     """The rows and columns to keep of every arm and seed."""
+    for plot in run.setup.plots:
+        plot.grid(run.results, run.setup.look)
     _ = run.checked(), run.sentences  # so that every column they read has been read
     shown = set(run.setup.columns())
     tables = {}
     for key, table in run.results.tables.items():
         assert isinstance(table, Columns)
-        used = [name for name in table if (name in shown or name in table.read) and name not in BOOKKEEPING]
+        numbers = [name for name in table if name not in BOOKKEEPING]
+        used = [name for name in numbers if name in shown or name in table.read]
+        used = used or [name for name in numbers if "/" not in name]  # of an arm that nothing reads
         rows = np.any([_measured(table[name]) for name in used], axis=0)
         rows |= table["end"].astype(bool) if "end" in table else False
         names = [name for name in table if "/" not in name or name in used]

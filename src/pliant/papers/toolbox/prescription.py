@@ -26,6 +26,7 @@ import numpy as np
 
 from pliant.claims import Checked, Claim
 from pliant.experiment import Arm, Column, Experiment, Setup
+from pliant.numbers import number
 from pliant.papers.lyle2024.swiss_cheese import lost_share
 from pliant.papers.toolbox.situations import SITUATIONS, pair
 from pliant.plots import Cells
@@ -299,30 +300,24 @@ def claims(names: tuple[str, ...]) -> tuple[Claim, ...]:
 
 
 def sentences(results: Results) -> dict[str, str]:
-    """What was found in each situation, and what each cure gave back, in plain words."""
-    found = {}
-    for name in results.arms:
-        situation, cure = _of(name), name.partition("-")[2]
-        if arm(situation, "none") not in results.arms:
-            found[name] = "not compared: the arm without a cure was not run."
-        elif cure == "none":
-            found[name] = _summary(results, situation)
-        else:
-            found[name] = f"gave back {gain(results, name).mean():.2f} of the constant predictor's loss."
-    return found
+    """What was found in each situation, in plain words; what each cure gave back stands in the table."""
+    return {name: _summary(results, _of(name)) for name in results.arms if name.partition("-")[2] == "none"}
 
 
 def _summary(results: Results, name: str) -> str:
     none = arm(name, "none")
     taken = np.nanmean(lost_share(results, none))
-    begin = f"lost {taken:.2f} of the constant predictor's loss on its probe"
+    begin = f"lost {number(float(taken), 2)} of the constant predictor's loss on its probe"
     missing = [cure for cure in SITUATIONS[name].treatments(Settings()) if arm(name, cure) not in results.arms]
     reason = left_out(results, name)
     if reason or missing or len(results.seeds_of(none)) < 2:
         return f"{begin}{reason and f', which {reason}'}."
     choices = choose(results, name, np.arange(len(results.seeds_of(none))))
-    gains = ", ".join(f"{said} {scored(results, name, score).mean():.2f}" for said, score in CHOICES.items())
-    return f"{begin}; advice over all seeds: {choices.first}, then {choices.second}; gains: {gains}."
+    gains = ", ".join(
+        f"{said} {number(float(scored(results, name, score).mean()), 2)}" for said, score in CHOICES.items()
+    )
+    first, second = (SITUATIONS[name].treatments(Settings())[cure].label for cure in (choices.first, choices.second))
+    return f"{begin}; advice over all seeds: {first}, then {second}; gains: {gains}."
 
 
 EXPERIMENT = Experiment(
