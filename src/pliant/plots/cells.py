@@ -112,7 +112,8 @@ class Cells:
         over = f"over {seeds} seeds ± half of the 95 % interval" if seeds > 1 else "of one seed"
         order = "" if self.ordered else ", the best of each group on top" if self.groups else ", the best on top"
         theirs = " Below: the paper's values." if any(v for row in self.paper.values() for v in row) else ""
-        return [f"{self.title}: means {over}{order}.{theirs} An empty cell: it was not run, or there is none."]
+        empty = "An empty cell: it was not run, a seed diverged, or there is none."
+        return [f"{self.title}: means {over}{order}.{theirs} {empty}"]
 
     def grid(self, results: Results, look: Look) -> Grid:
         blocks, values = self.blocks(results)
