@@ -18,7 +18,7 @@ from pliant.experiment import experiments, find
 from pliant.papers.lyle2023.fig7 import Settings as Fig7
 from pliant.run import progress, sweep
 from pliant.run.progress import Clock, Pack, Progress, Taken
-from pliant.run.train import Cost, train
+from pliant.run.train import Cost, cost, train
 from pliant.trials.base import refitted
 
 ONE, TWO = Pack("one", (0,)), Pack("two", (0,))
@@ -65,11 +65,11 @@ def test_an_estimate_measures_games_that_train_alike_once(monkeypatch: pytest.Mo
     """Two games, two arms, two seeds, each a pack: networks with layer norm and without are timed."""
     timed = []
 
-    def cost(trial: Any, seeds: Any, device: str) -> Cost:
+    def given(trial: Any, seeds: Any, device: str) -> Cost:
         timed.append(trial)
         return Cost(0.5 * len(timed), state=100, replay=30)  # the second takes twice as long
 
-    monkeypatch.setattr(sweep, "cost", cost)
+    monkeypatch.setattr(sweep, "cost", given)
     monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0, 1})
     setup = find("lyle2023/fig7").setup(Fig7(games=("pong", "breakout"), num_steps=1_000_000))
     found = sweep.estimate(setup, sweep.plan(setup, list(setup.arms), 2))
@@ -92,6 +92,23 @@ def test_refits_tell_of_all_their_steps() -> None:
         refitted.reset(before)
     assert sum(told) == pytest.approx(trial.refits)
     assert min(told) >= 0
+
+
+@pytest.mark.parametrize("id", ["toolbox/causes", "lyle2023/fig6"])
+def test_a_cost_is_found_without_refits(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run of 68 agents, each of which is probed before its first step, would take longer than most runs."""
+    experiment = experiments()[id]
+    trial: Any = next(iter(experiment.setup(experiment.tiers["smoke"]).arms.values())).trial
+
+    def refits(*_: Any) -> Any:
+        raise AssertionError
+
+    for measure in trial.measures:
+        if measure.refits:
+            monkeypatch.setattr(type(measure), "__call__", refits)
+    with pytest.raises(AssertionError):
+        train(trial, [0, 1])
+    assert cost(trial, [0, 1]).seconds > 0
 
 
 CODE = """

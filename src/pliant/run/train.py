@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from pliant.run import tree
 from pliant.run.checkpoint import Checkpoint, Damaged, Pace
 from pliant.run.rows import Rows
 from pliant.run.segments import Segments
-from pliant.trials import SAC, QLearning, Run, Trial
+from pliant.trials import SAC, QLearning, Run, Supervised, Trial, ValueLearning
 
 
 class Interrupted(Exception):
@@ -87,7 +87,7 @@ class Cost(NamedTuple):
 
 
 def cost(trial: Trial, seeds: Sequence[int], device: str = "cpu", steps: int = 20) -> Cost:
-    """The cost of a pack; the seconds of a step are the median over a few, refits come on top.
+    """The cost of a pack; the seconds of a step are the median over a few, in which nothing is refitted.
 
     Of an agent they are the mean over frames, from its second update on, without evaluation.
     """
@@ -96,6 +96,8 @@ def cost(trial: Trial, seeds: Sequence[int], device: str = "cpu", steps: int = 2
         trial, learn_period = trial.soon(), trial.learn_period
         first = trial.begin + learn_period
         steps = -(-steps // learn_period) * learn_period
+    elif isinstance(trial, Supervised | ValueLearning):
+        trial = replace(trial, measures=tuple(measure for measure in trial.measures if not measure.refits))
     run, took, last = trial.start(seeds, device, torch.float32), [], 0
     start = time.perf_counter()
     for _ in run.rows:
