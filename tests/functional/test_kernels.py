@@ -53,6 +53,42 @@ def test_per_example_gradients_equal_autograd_one_at_a_time(make):
     assert np.allclose(kernels.gram(found).detach(), exact @ exact.T, rtol=1e-9, atol=1e-13)
 
 
+def tied(p, x):
+    return F.linear(F.linear(x, p["v"]), p["v"].T)
+
+
+WAYS = {
+    "a layer after the other": (lambda p, x: F.linear(F.linear(x, p["v"], p["b"]).tanh(), p["w"]), {"v", "w"}),
+    "a row with an axis in front": (lambda p, x: F.linear(x[None], p["v"], p["b"])[0], {"v"}),
+    "named": (lambda p, x: F.linear(x, bias=p["b"], weight=p["v"]), {"v"}),
+    "its output is overwritten": (lambda p, x: F.linear(x, p["v"]).mul_(2).relu_(), {"v"}),
+    "tied": (tied, set()),
+    "used twice": (lambda p, x: F.linear(F.linear(x, p["u"]).sin(), p["u"]), set()),
+    "used elsewhere as well": (lambda p, x: F.linear(x, p["u"]) + p["u"].square().sum(), set()),
+    "scaled": (lambda p, x: F.linear(x, p["v"] / p["v"].norm()), set()),
+    "cast": (lambda p, x: F.linear(x.float(), p["v"].float()), set()),
+    "of several rows": (lambda p, x: F.linear(torch.stack([x, 2 * x]), p["v"]).sin(), set()),
+    "a product": (lambda p, x: p["v"] @ x, set()),
+    "looked at": (lambda p, x: F.linear(x, p["v"]) * p["v"].shape[0], {"v"}),
+}
+
+
+@pytest.mark.parametrize(("function", "outer"), WAYS.values(), ids=WAYS.keys())
+def test_outer_products_need_not_be_held(function, outer):
+    """The same inner products, whatever becomes of a weight and of what goes in and out of its layer."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"u": (4, 4), "v": (6, 4), "w": (2, 6), "b": (6,)}
+    params = {n: torch.randn(shape, generator=generator, dtype=torch.float64) for n, shape in shapes.items()}
+    x = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    assert kernels.outer_products(function, params, x) == outer
+
+    def scalar(p, example):
+        return function(p, example).square().sum()
+
+    exact = kernels.gram(kernels.per_example_gradients(scalar, params, x))
+    assert torch.allclose(kernels.gradient_gram(scalar, params, x), exact, rtol=1e-12, atol=1e-12)
+
+
 def test_gradients_of_examples_that_are_trees():
     examples = {"x": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "scale": 2.0}
     found = kernels.per_example_gradients(lambda p, e: e["scale"] * (p["w"] @ e["x"]), {"w": torch.zeros(2)}, examples)

@@ -78,10 +78,11 @@ def test_an_estimate_measures_games_that_train_alike_once(monkeypatch: pytest.Mo
     assert sweep.estimate(setup, []) == (0.0, 0.0, 0.0, sweep.PROCESS, 0)
 
 
-def test_refits_tell_of_all_their_steps() -> None:
+@pytest.mark.parametrize("id", ["toolbox/causes", "lyle2023/fig6"])
+def test_refits_tell_of_all_their_steps(id: str) -> None:
     """Those of a trial whose repairs all find something to do are as many as it says beforehand."""
-    experiment = experiments()["toolbox/causes"]
-    trial: Any = experiment.setup(experiment.tiers["smoke"]).arms["none"].trial
+    experiment = experiments()[id]
+    trial: Any = next(iter(experiment.setup(experiment.tiers["smoke"]).arms.values())).trial
     trial = replace(trial, measures=tuple(m for m in trial.measures if m.refits))
     told: list[float] = []
     before = refitted.set(told.append)

@@ -25,7 +25,8 @@ class EmpiricalNTK(Diagnostic):
     - `top_share`: s_1 / trace, 1 for a kernel of rank one;
     - `uneven`: how far K is from a diagonal plus a constant; at 0 an update moves all other inputs by the same.
 
-    See `pliant.functional.kernels`. It holds examples x parameters numbers, and runs a backward pass for each output.
+    See `pliant.functional.kernels`. It holds at most examples x parameters numbers (none for linear layers on single
+    rows), and runs a backward pass for each output.
     With more outputs than `num_sums` (images, logits of every token), the trace kernel is estimated from that many
     random sums of outputs, and `ntk_error` is its standard error as a share of its size. Raises `ValueError` for a
     network with batch statistics.
@@ -89,7 +90,7 @@ class GradientCovariance(Diagnostic):
     are collinear). `gradient_rank` is the effective rank of C, at most the number of examples. The matrix itself comes
     from `gradient_cosines`, an order of its rows that shows blocks from `pliant.functional.kernels.cluster_order`.
 
-    It holds examples x parameters numbers. Raises `ValueError` for a network with batch statistics.
+    It holds at most examples x parameters numbers. Raises `ValueError` for a network with batch statistics.
 
     Source: Lyle et al. 2023, eq. 3, on 512 examples. Deviation: the scalars are ours.
 
@@ -136,5 +137,4 @@ def gradient_cosines(seen: Observation) -> Tensor:
     seen = widened(seen)
     x, y = given(seen.x, "x"), given(seen.y, "y")
     with example_by_example():
-        gradients = kernels.per_example_gradients(loss_of_one(seen), trained(seen), x, y)
-    return kernels.cosines(kernels.gram(gradients))
+        return kernels.cosines(kernels.gradient_gram(loss_of_one(seen), trained(seen), x, y))

@@ -5,18 +5,24 @@ Inner products and everything made of them are float64: squares of float32 gradi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, vjp, vmap
-from torch.utils._pytree import tree_map
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.functional.spectra import signs
 
 Params = dict[str, Tensor]
 AT_ONCE = 1 << 24  # numbers in the gradients of several sums of outputs
+LOOKING = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point} | {
+    getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad")
+}
+IN_CACHE = 1 << 13  # numbers of one example's gradient that are multiplied at once
 
 
 def per_example_gradients(function: Callable[..., Tensor], params: Params, *examples: Any) -> Params:
@@ -43,8 +49,92 @@ def gram(gradients: Params) -> Tensor:
     tensor([[2., 1.],
             [1., 6.]], dtype=torch.float64)
     """
-    rows = (g.reshape(len(g), -1).double() for g in gradients.values())
+    rows = (part.double() for g in gradients.values() for part in g.reshape(len(g), -1).split(IN_CACHE, 1))
     return torch.stack([row @ row.mT for row in rows]).sum(0)
+
+
+def gradient_gram(
+    function: Callable[..., Tensor], params: Params, *examples: Any, outer: frozenset[str] | None = None
+) -> Tensor:
+    """`gram` of `per_example_gradients`, without holding the gradients of weights that are outer products.
+
+    A linear layer y = W a + b has the gradient d a^T at one example, d being that of y, so that two of them have the
+    inner product (d_i . d_j) (a_i . a_j): n (in + out) numbers are held in place of n in out. `outer` names these
+    weights; by default, those that `outer_products` finds. The other arguments are those of `per_example_gradients`.
+
+    >>> w, x = {"w": torch.tensor([[2.0, 1.0]])}, torch.tensor([[1.0, 0.0], [3.0, 1.0]])
+    >>> gradient_gram(lambda p, x: F.linear(x, p["w"]).sum(), w, x)
+    tensor([[ 1.,  3.],
+            [ 3., 10.]], dtype=torch.float64)
+    """
+    outer = outer_products(function, params, *examples) if outer is None else outer
+    weights = {name: params[name] for name in params if name in outer}
+    rest = {name: p for name, p in params.items() if name not in outer}
+
+    def with_inputs(rest: Params, added: Params, *example: Any) -> tuple[Tensor, Params]:
+        with _Rows(weights, added) as seen:
+            return function({name: {**rest, **weights}[name] for name in params}, *example), seen.inputs
+
+    axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, examples)
+    gradients = vmap(grad(with_inputs, argnums=(0, 1), has_aux=True), in_dims=(None, None, *axes))
+    zeros = {name: weight.new_zeros(len(weight)) for name, weight in weights.items()}
+    (held, of_outputs), inputs = gradients(rest, zeros, *examples)
+    parts = [gram({name: of_outputs[name]}) * gram({name: inputs[name]}) for name in weights]
+    return torch.stack([gram(held), *parts] if rest else parts).sum(0)
+
+
+def outer_products(function: Callable[..., Tensor], params: Params, *examples: Any) -> frozenset[str]:
+    """Names of the weights whose gradient at one example is an outer product, from a forward pass.
+
+    These enter one call of `torch.nn.functional.linear` on one row, and nothing else.
+
+    >>> def f(p, x):
+    ...     return F.linear(F.linear(x, p["v"]), p["w"] * p["scale"]).sum()
+    >>> params = {"v": torch.ones(3, 2), "w": torch.ones(1, 3), "scale": torch.ones(1, 1)}
+    >>> sorted(outer_products(f, params, torch.ones(5, 2)))
+    ['v']
+    """
+    axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, examples)
+    seen = _Rows({name: p for name, p in params.items() if p.ndim == 2}, {})
+
+    def forward(*example: Any) -> Tensor:
+        with seen:
+            return function(params, *example)
+
+    with torch.no_grad():
+        vmap(forward, in_dims=axes)(*examples)
+    return frozenset(seen.inputs.keys() - seen.others)
+
+
+class _Rows(TorchFunctionMode):
+    """Keeps the input of the linear call that each weight is in, and adds to its output.
+
+    Attributes:
+        inputs: by weight, `(in,)`.
+        others: weights that enter a linear call on several rows, a second one, or anything else.
+    """
+
+    def __init__(self, weights: Params, added: Mapping[str, Tensor]):
+        super().__init__()
+        self.names = {id(weight): name for name, weight in weights.items()}
+        self.added = added
+        self.inputs: Params = {}
+        self.others: set[str] = set()
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        weight = (*args[1:], kwargs.get("weight"))[0] if func is F.linear else None
+        for leaf in () if func in LOOKING else tree_leaves((args, kwargs)):
+            if (name := self.names.get(id(leaf))) is None:
+                continue
+            if name in self.inputs or leaf is not weight or args[0].numel() != leaf.shape[-1]:
+                self.others.add(name)
+                continue
+            self.inputs[name] = args[0].flatten()
+            if name in self.added:
+                found = found + self.added[name].view_as(found)
+        return found
 
 
 def ntk(function: Callable[..., Tensor], params: Params, x: Any, num_outputs: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +142,8 @@ def ntk(function: Callable[..., Tensor], params: Params, x: Any, num_outputs: in
 
     The kernel of the sum of outputs, <grad sum_c f_c(x_i), grad sum_c f_c(x_j)>, and the trace kernel,
     sum_c <grad f_c(x_i), grad f_c(x_j)>; they are one and the same for one output. One output is differentiated at a
-    time, so that examples x parameters numbers are held, not outputs times as many.
+    time, so that at most examples x parameters numbers are held, not outputs times as many; fewer where
+    `gradient_gram` does without.
 
     Args:
         function: of the parameters and one example; returns its outputs, `(num_outputs,)`.
@@ -70,8 +161,10 @@ def ntk(function: Callable[..., Tensor], params: Params, x: Any, num_outputs: in
     (True, [[2.0, 6.0], [6.0, 18.0]])
     """
 
+    outer = outer_products(function, params, x)
+
     def kernel(scalar: Callable[[Tensor], Tensor]) -> Tensor:
-        return gram(per_example_gradients(lambda p, example: scalar(function(p, example)), params, x))
+        return gradient_gram(lambda p, example: scalar(function(p, example)), params, x, outer=outer)
 
     total = kernel(torch.sum)
     if num_outputs == 1:

@@ -18,6 +18,27 @@ refitted: ContextVar[Callable[[float], None]] = ContextVar("refitted", default=l
 """Told by a measure that refits how many optimizer steps a seed it has taken since it told the last time."""
 
 
+def telling(steps: float) -> Callable[[int, int], None]:
+    """An `on_progress` that tells `refitted` of its share of so many steps.
+
+    >>> told = []
+    >>> before = refitted.set(told.append)
+    >>> tell = telling(30)
+    >>> tell(1, 3), tell(3, 3), refitted.reset(before)
+    (None, None, None)
+    >>> told
+    [10.0, 20.0]
+    """
+    told = 0.0
+
+    def on_progress(done: int, of: int) -> None:
+        nonlocal told
+        before, told = told, steps * done / of
+        refitted.get()(told - before)
+
+    return on_progress
+
+
 class Run(NamedTuple):
     """A trial under way.
 

@@ -18,7 +18,7 @@ from pliant.network import Params
 from pliant.population import Population, PopulationState
 from pliant.probe import Probe, Training
 from pliant.stacking import at
-from pliant.trials.base import Row, refitted
+from pliant.trials.base import Row, telling
 
 
 class Moment(NamedTuple):
@@ -266,17 +266,10 @@ class Mechanisms:
         params = {name: p.clone() for name, p in at(state.params, m).items()}
         moments = {kind: group if kind == "step" else at(group, m) for kind, group in state.moments.items()}
         share = self.refits / len(self.when.tasks or (0,)) / len(population)  # of the steps a seed of this moment
-        told = 0.0
-
-        def on_progress(done: int, of: int) -> None:
-            nonlocal told
-            before, told = told, share * done / of
-            refitted.get()(told - before)
-
         found = disentangled(
             population.network, params, at(x, m), Training(member.optimizer, moments=moments), self.probe,
             repairs=self.repairs, targets=self.targets, steps=self.steps, batch_size=self.batch_size, seed=member.seed,
-            on_progress=on_progress,
+            on_progress=telling(share),
         )  # fmt: skip
         taken = dict(zip((repair.name for repair in found.repairs), found.recovered.mean(1).tolist(), strict=True))
         row = {f"lost/{repair.name}": taken.get(repair.name, 0.0) for repair in self.repairs}

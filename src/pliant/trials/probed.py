@@ -14,7 +14,7 @@ from pliant.probe import Probe, Start, Training, refit
 from pliant.probe.measure import number
 from pliant.probe.targets import LOST, outputs
 from pliant.stacking import at
-from pliant.trials.base import Row
+from pliant.trials.base import Row, telling
 from pliant.trials.measures import When
 
 
@@ -78,7 +78,7 @@ class ProbeLoss:
             member = population.members[0]
             found = refit(
                 network, self.probe, starts, None, Training(member.optimizer), steps=self.steps,
-                batch_size=self.batch_size, points=self.points,
+                batch_size=self.batch_size, points=self.points, on_progress=telling(self.targets * self.steps),
             )  # fmt: skip
             scores = torch.from_numpy(found.scores).reshape(len(chosen), self.targets, -1)
             curves[chosen] = scores.mean(1)
