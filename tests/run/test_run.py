@@ -87,6 +87,22 @@ def store(root: Path, experiment: Experiment = EXPERIMENT, **changes: float) -> 
     return Store(root, experiment, "smoke", replace(Settings(), **changes))
 
 
+def test_a_run_keeps_the_arms_that_it_had(tmp_path: Path) -> None:
+    """Arms trained one call after the other are one run, unless they are other arms by now, or of fewer seeds."""
+    made, here = setup(Settings()), store(tmp_path)
+
+    def arms(made: Setup, *asked: str, seeds: int = 1) -> list[str]:
+        sweep(here, made, asked, seeds)
+        return json.loads((here.folder / "run.json").read_text())["arms"]
+
+    assert arms(made, "l2") == ["l2"]
+    assert arms(made, "plain") == ["plain", "l2"]
+    assert arms(made, "plain", seeds=2) == ["plain"]
+    assert arms(made, "l2", "plain", seeds=2) == ["l2", "plain"]
+    stronger = replace(made.arms["l2"], trial=replace(trial(Settings()), chain=Chain(L2(1e-1))))
+    assert arms(replace(made, arms={**made.arms, "l2": stronger}), "plain", seeds=2) == ["plain"]
+
+
 def test_rows_say_what_was_measured_when() -> None:
     table = train(trial(Settings()), [0, 1]).tables[1]
     assert table["step"].tolist() == [1, 2, 4, 5, 6, 8, 10, 11, 12, 14, 15]  # dense, every second, and task ends

@@ -14,7 +14,7 @@ from pliant.experiment import Setup
 from pliant.run.cells import Facts
 from pliant.run.identity import defines, definition, differences, edited, files
 from pliant.run.progress import Pack, Progress, Taken, plan
-from pliant.run.store import Store, commit
+from pliant.run.store import Store, commit, described
 from pliant.run.train import Cost, Interrupted, cost
 from pliant.run.workers import SIGNALS, Workers
 
@@ -72,7 +72,9 @@ def sweep(
     _check_same(store, setup, there)
     kept = {pack: list(cells.values()) for pack, cells in there.items() if len(cells) == len(pack.seeds)}
     _warn_of_other_commits([cell for cells in kept.values() for cell in cells])
-    store.begin(arms, range(first, first + num_seeds), device)
+    earlier = _earlier(store, setup, arms, range(first, first + num_seeds))
+    whole = [arm for arm in setup.arms if arm in {*arms, *earlier}] if earlier else arms
+    store.begin(whole, range(first, first + num_seeds), device)
     trials = {pack: setup.arms[pack.arm].trial for pack in packs}
     work = {pack: Taken(trial.num_steps, trial.refits) for pack, trial in trials.items()}
     progress = Progress(work, kept=len(kept), there=set(kept))
@@ -151,21 +153,39 @@ def _there(store: Store, pack: Pack) -> dict[int, Facts]:
     return {seed: found[0] for seed in pack.seeds if (found := store.complete(pack.arm, [seed])) is not None}
 
 
+def _earlier(store: Store, setup: Setup, arms: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Other arms that the run has already, with all of these seeds and as they are defined now: it keeps them."""
+    before = described(store.folder)[1] or {}
+    found = []
+    for arm in (arm for arm in setup.arms if arm in before.get("arms", ()) and arm not in arms):
+        cells, here = _there(store, Pack(arm, tuple(seeds))), _identity(setup, arm)
+        if len(cells) == len(seeds) and not any(_other(cell, *here) for cell in cells.values()):
+            found.append(arm)
+    return found
+
+
+def _identity(setup: Setup, arm: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What is trained as an arm, and from which files."""
+    return definition(setup.arms[arm]), files(setup.arms[arm].trial)
+
+
+def _other(cell: dict[str, Any], defined: dict[str, str], read: dict[str, str]) -> list[str]:
+    """In what a cell is of another definition."""
+    told = differences(cell["definition"], defined) if isinstance(cell.get("definition"), dict) else []
+    return told + [f"{name} is another file" for name in edited(cell.get("files"), read) if defines(name)]
+
+
 def _check_same(store: Store, setup: Setup, there: dict[Pack, dict[int, Facts]]) -> None:
     """`ValueError` where cells were trained as something else than their arm is, or from other arrays.
 
     A study that was edited is warned of: that may have been its claims. Cells of before say nothing.
     """
-    here = {arm: (definition(setup.arms[arm]), files(setup.arms[arm].trial)) for arm in {pack.arm for pack in there}}
+    here = {arm: _identity(setup, arm) for arm in {pack.arm for pack in there}}
     studies = set()
     for pack, cells in there.items():
-        defined, read = here[pack.arm]
         for seed, cell in cells.items():
-            told = differences(cell["definition"], defined) if isinstance(cell.get("definition"), dict) else []
-            other = edited(cell.get("files"), read)
-            told += [f"{name} is another file" for name in other if defines(name)]
-            studies |= {name for name in other if not defines(name)}
-            if told:
+            studies |= {name for name in edited(cell.get("files"), here[pack.arm][1]) if not defines(name)}
+            if told := _other(cell, *here[pack.arm]):
                 again = store.command([pack.arm], max(pack.seeds) + 1, "--rerun")
                 raise ValueError(
                     f"arm {pack.arm} seed {seed} in {store.folder} is of another definition ({'; '.join(told)}): undo "
