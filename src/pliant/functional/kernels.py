@@ -73,7 +73,7 @@ def gradient_gram(
 
     def with_inputs(rest: Params, added: Params, *example: Any) -> tuple[Tensor, Params]:
         with _Rows(weights, added) as seen:
-            return function({name: {**rest, **weights}[name] for name in params}, *example), seen.inputs
+            return function(rest | weights, *example), seen.inputs
 
     axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, examples)
     gradients = vmap(grad(with_inputs, argnums=(0, 1), has_aux=True), in_dims=(None, None, *axes))
