@@ -85,7 +85,8 @@ def setup(settings: Settings) -> Setup:
             "Why more is lost by wider networks at a period of 1 (the run kept): there values grow beyond the largest "
             "that there is, 100, in every seed, to 330 to 1,832 at width 1 and to 41,000 to 990,000 at width 16, and "
             "come down later, or not; at periods of 100 and 1,000 they stay below 61.",
-            "Tried against that on seeds 100 and 101: with a discount of 0.9, where values stay below 10.3, the loss falls with the width as P1 has it (the probe's "
+            "Tried against that on seeds 100 and 101: with a discount of 0.9, where values stay below 10.3, the loss "
+            "falls with the width as P1 has it (the probe's "
             "rises by 0.16 and 0.20 at width 1, by 0.07 and 0.08 at width 4, by 0.00 at width 16); with an lr of 1e-4 "
             "it does not (0.04 and 0.12, 0.21, 0.36 and 0.35), but there narrow networks do not fit the probe.",
         ),
