@@ -43,6 +43,16 @@ def test_a_run_of_before_has_a_page_though_columns_are_new(tmp_path: Path) -> No
     assert "norm growth" in (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_agents_in_games_are_on_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ROOT / "results/lyle2024/dmc/laptop-050b1c01"
+    assert main(["check", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "lyle2024/dmc  laptop tier, 5 seeds"
+    assert main(["report", str(run), "--to", str(tmp_path / "page.html")]) == 0
+    assert ", over 5 seeds" in (tmp_path / "page.html").read_text("utf-8")
+    assert "on , over" not in (tmp_path / "page.html").read_text("utf-8")
+    assert "5 seeds, tasks=cartpole_swingup" in (ROOT / "docs/claims.md").read_text("utf-8")
+
+
 def test_every_run_is_one_parquet_file_and_one_json_file() -> None:
     files: dict[Path, set[str]] = {}
     for path in (ROOT / "results").rglob("*"):

@@ -113,7 +113,7 @@ def check(given: argparse.Namespace, console: Console) -> int:
             tables = closing_grid(run.setup, run.results), claims_grid(checked)
             print(*(table.text(given.format) for table in tables), sep="\n")
         elif not given.json:
-            about = f"  {run.tier} tier, {len(run.seeds)} seeds, {run.data}"
+            about = f"  {run.tier} tier, {len(run.seeds)} seeds{f', {run.data}' if run.data else ''}"
             console.print(Text.assemble((run.experiment.id, "bold"), about), soft_wrap=True)
             print_claims(console, checked)
     if given.json:

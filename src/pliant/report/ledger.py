@@ -176,7 +176,8 @@ def _verdict(verdict: Verdict) -> str:
     reason = f" ({escape_markdown(checked.reason)})" if checked.reason else ""
     seeds = f"{len(run.seeds)} seed{'s' if len(run.seeds) > 1 else ''}"
     changes = [f"{name}={value}" for name, value in run.changes().items() if name != "data"]
-    facts = [f"{run.tier} tier", seeds, run.data, *changes, f"commit {', '.join(run.commits()) or 'unknown'}"]
+    data = [run.data] if run.data else []  # agents in games have none
+    facts = [f"{run.tier} tier", seeds, *data, *changes, f"commit {', '.join(run.commits()) or 'unknown'}"]
     p = p_values(checked)
     p += f" of {family}" if p else ""
     return f"**{checked.verdict}**{reason}: {effect(checked)}{p}; {escape_markdown(', '.join(facts))}"
