@@ -83,7 +83,7 @@ class Claim:
         for given in self.given:
             met = given.check(results)
             if met.verdict != "holds":
-                reason = met.reason if met.missing else f"precondition not met: {given.text}"
+                reason = met.reason if met.missing else f"precondition not met: {given.text.removesuffix('.')}"
                 return Checked(self, found, "inconclusive", reason, missing=met.missing)
         if len(values) == 1:
             return Checked(self, found, "inconclusive", "one seed")
@@ -194,7 +194,7 @@ class Resampled(Claim):
         for given in self.given:
             met = given.check(results)
             if met.verdict != "holds":
-                reason = met.reason if met.missing else f"precondition not met: {given.text}"
+                reason = met.reason if met.missing else f"precondition not met: {given.text.removesuffix('.')}"
                 return Checked(self, found, "inconclusive", reason, missing=met.missing)
         if values.shape[1] == 1:
             return Checked(self, found, "inconclusive", "one run of each setting")

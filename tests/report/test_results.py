@@ -48,8 +48,10 @@ def test_agents_in_games_are_on_no_data_set(tmp_path: Path, capsys: pytest.Captu
     assert main(["check", str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "lyle2024/dmc  laptop tier, 5 seeds"
     assert main(["report", str(run), "--to", str(tmp_path / "page.html")]) == 0
-    assert ", over 5 seeds" in (tmp_path / "page.html").read_text("utf-8")
-    assert "on , over" not in (tmp_path / "page.html").read_text("utf-8")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert ", over 5 seeds" in page
+    assert "on , over" not in page
+    assert "mean of its returns: <b>met</b>" in page
     assert "5 seeds, tasks=cartpole_swingup" in (ROOT / "docs/claims.md").read_text("utf-8")
 
 

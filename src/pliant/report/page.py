@@ -157,7 +157,12 @@ def _claim(one: Checked, results: Results) -> dict[str, Any]:
 def _given(claim: Claim, results: Results) -> dict[str, str]:
     found = claim.check(results)
     met = {"holds": "met", "fails": "not met"}.get(found.verdict, f"not shown: {found.reason}")
-    return {"text": claim.text, "met": met, "effect": tables.effect(found), "threshold": tables.threshold(found)}
+    return {
+        "text": claim.text.removesuffix("."),
+        "met": met,
+        "effect": tables.effect(found),
+        "threshold": tables.threshold(found),
+    }
 
 
 def _strip(one: Checked) -> dict[str, str] | None:

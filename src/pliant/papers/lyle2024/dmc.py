@@ -135,7 +135,8 @@ def setup(settings: Settings) -> Setup:
         ),
         claims=claims(settings),
         deviations=(
-            f"{len(settings.tasks)} tasks, {settings.num_steps:,} steps of control"
+            f"{len(settings.tasks)} task{'s' if len(settings.tasks) > 1 else ''}, {settings.num_steps:,} steps of "
+            "control"
             + ("." if settings.whole else "; P2 has 28 tasks. Without humanoid, and below a million steps, this is no "
                "evidence for what P2 says, and its claims stand beside P2's line, not for it."),
             f"P2 states three hidden layers and layer norm before the activation of the first and the third, and "
