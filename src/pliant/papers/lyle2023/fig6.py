@@ -185,7 +185,7 @@ def setup(settings: Settings) -> Setup:
             "0.38 with probes of 2,000 steps: none of the three is the cause.",
             "One cell at twice the size, seeds 100 and 101: with (256, 256) units the MLP's probe loss on MNIST, "
             "regression, rises from 0.00 to 0.20 and 0.18, as it does with (128, 128).",
-            "Resetting the ViT's last layer costs it plasticity at a target period of 1,000, too (10 updates, seeds 100 "
+            "Resetting the ViT's last layer costs plasticity at a target period of 1,000, too (10 updates, seeds 100 "
             "and 101): its probe loss rises from 0.12 to 0.31, without an intervention to 0.19. The agents then leave "
             "chance (accuracy 0.20 and 0.30, without it 0.64 and 0.62).",
         ),
