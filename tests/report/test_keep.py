@@ -109,6 +109,43 @@ def test_some_arms_can_be_kept(tmp_path: Path) -> None:
     assert opened(kept.folder, KNOWN).arms == ("l2",)
 
 
+def test_arms_kept_before_stay(tmp_path: Path) -> None:
+    whole = keep(run(tmp_path / "runs", made=more(results())), tmp_path / "whole")
+    keep(run(tmp_path / "first", made=more(results()), arms=["l2"]), tmp_path / "results")
+    kept = keep(run(tmp_path / "second", made=more(results()), arms=["none"]), tmp_path / "results")
+    assert (kept.stayed, kept.dropped) == (("l2",), ())
+    both, once = opened(kept.folder, KNOWN), opened(whole.folder, KNOWN)
+    assert sorted(both.arms) == sorted(once.arms)
+    assert both.cells == once.cells
+    for key, table in once.results.tables.items():
+        found = both.results.tables[key]
+        assert list(found) == list(table)
+        for name in table:
+            np.testing.assert_array_equal(found[name], table[name])
+    again = keep(run(tmp_path / "third", made=more(results()), arms=["none"]), tmp_path / "results")
+    assert again.stayed == ("l2",)
+    assert again.after == kept.after
+
+
+def test_arms_kept_before_need_the_same_seeds(tmp_path: Path) -> None:
+    keep(run(tmp_path / "first", arms=["l2"]), tmp_path / "results")
+    with pytest.raises(
+        ValueError, match=r"keeps other arms \(l2\) with seeds 0, 1, 2, and the run has seeds 0, 1: run"
+    ):
+        keep(run(tmp_path / "second", arms=["none"], seeds=[0, 1]), tmp_path / "results")
+    (folder,) = tmp_path.glob("results/made/up/*")
+    assert opened(folder, KNOWN).arms == ("l2",)
+
+
+def test_arms_that_are_trained_otherwise_now_are_dropped(tmp_path: Path) -> None:
+    kept = keep(run(tmp_path / "first", arms=["l2"], recorded=True), tmp_path / "results")
+    arms = {**SETUP.arms, "l2": replace(SETUP.arms["none"], label="something else")}
+    edited = replace(KNOWN["made/up"], setup=lambda settings: replace(SETUP, arms=arms))
+    again = keep(run(tmp_path / "second", arms=["none"], experiment=edited), tmp_path / "results")
+    assert (again.folder, again.stayed, again.dropped) == (kept.folder, (), ("l2",))
+    assert opened(again.folder, KNOWN).arms == ("none",)
+
+
 def test_an_arm_that_nothing_reads_keeps_its_numbers(tmp_path: Path) -> None:
     plots = (Cells("norm", "norm", ("now",), {"alone": (lambda r: r.last("none", "norm"),)}),)
     claims = (replace(SETUP.claims[0], effect=lambda r: r.last("none", "norm")),)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pliant.report.stored import Stored, text
+from pliant.report.stored import Stored, opened, text
 from pliant.results import Results
-from pliant.run.cells import Columns, encoded
+from pliant.run.cells import Columns, Facts, encoded
 from pliant.run.files import read_json, write_bytes, write_json
 from pliant.run.names import BOOKKEEPING, METRICS, RUN
 from pliant.run.store import SCHEMA, Store, plain
@@ -25,11 +25,21 @@ Tables = dict[tuple[str, int], dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Kept:
-    """Where a run was kept, and the bytes of its numbers before and after."""
+    """Where a run was kept.
+
+    Attributes:
+        folder: of the kept run.
+        before: bytes of the run's numbers.
+        after: bytes of the kept ones, of all arms.
+        stayed: arms that were kept there before and that the run does not have.
+        dropped: those of them that this version trains as something else, or not at all: they are gone.
+    """
 
     folder: Path
     before: int
     after: int
+    stayed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def keep(run: Stored, target: Path) -> Kept:
@@ -41,20 +51,32 @@ def keep(run: Stored, target: Path) -> Kept:
     `dead/<site>`). No number is changed or rounded: the verdicts are compared before anything is written. A setting
     that names a file loses its folder.
 
+    Of arms that are kept there already, those of the run are replaced. The others stay, so that an experiment can be
+    run and kept some arms at a time, on any machine.
+
     Raises:
-        ValueError: where arms or seeds are missing, or where `target` has this run already, and whole.
+        ValueError: where arms or seeds are missing, where `target` has this run already, and whole, or where arms that
+            would stay have other seeds.
     """
     settings = replace(run.settings, **{n: text(v) for n, v in asdict(run.settings).items() if isinstance(v, str)})
     folder = Store(target, run.experiment, run.tier, settings).folder
     there = read_json(folder / RUN)
     if there is not None and not there.get("kept"):
         raise ValueError(f"{folder} is a run of its own, not one that was kept: keep into another folder")
-    tables = _thinned(run)
+    tables, made = _thinned(run), dict(run.cells)
     _compare(run, run.comparable(Results(tables)))
+    stayed, dropped = (), ()
+    if there is not None:
+        earlier = opened(folder, {run.experiment.id: run.experiment})
+        stayed, dropped = _others(run, earlier)
+        others = [(arm, seed) for arm in stayed for seed in run.seeds]
+        tables |= {key: dict(earlier.results.tables[key]) for key in others}
+        made |= {key: earlier.cells[key] for key in others}
     content = encoded(_joined(tables), small=True)
     before = sum(path.stat().st_size for path in run.folder.rglob(METRICS))
     about = {name: value for name, value in run.run.items() if name not in ("order", "cells", "sha256_metrics")}
-    about |= {"schema": SCHEMA, "pliant": version("pliant"), "kept": True, "cells": _cells(run, tables)}
+    about |= {"schema": SCHEMA, "pliant": version("pliant"), "kept": True, "cells": _cells(made, tables)}
+    about["arms"] = [*run.arms, *stayed]
     about |= {"experiment": run.experiment.id, "tier": run.tier, "settings": plain(settings)}
     about["sha256_metrics"] = hashlib.sha256(content).hexdigest()
     beside = folder.with_name(f".{folder.name}-{os.getpid()}")
@@ -66,7 +88,20 @@ def keep(run: Stored, target: Path) -> Kept:
         os.replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Kept(folder, before, len(content))
+    return Kept(folder, before, len(content), stayed, dropped)
+
+
+def _others(run: Stored, earlier: Stored) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The arms of a kept run that another one lacks: those that stay, and those that are of another definition."""
+    others = [arm for arm in earlier.arms if arm not in run.arms]
+    stayed = tuple(arm for arm in others if arm not in earlier.changed)
+    if stayed and earlier.seeds != run.seeds:
+        raise ValueError(
+            f"{earlier.folder} keeps other arms ({', '.join(stayed):.80}) with seeds "
+            f"{', '.join(map(str, earlier.seeds))}, and the run has seeds {', '.join(map(str, run.seeds))}: run the "
+            "same seeds, or keep it elsewhere with --to"
+        )
+    return stayed, tuple(arm for arm in others if arm in earlier.changed)
 
 
 def _thinned(run: Stored) -> Tables:
@@ -115,13 +150,13 @@ def _joined(tables: Tables) -> dict[str, np.ndarray]:
     return joined
 
 
-def _cells(run: Stored, tables: Tables) -> list[dict[str, Any]]:
+def _cells(cells: Mapping[tuple[str, int], Facts], tables: Tables) -> list[dict[str, Any]]:
     """How each arm and seed was made and how many rows it has, those made together as one."""
     every = {name for table in tables.values() for name in table}
     found: list[dict[str, Any]] = []
     for (arm, seed), table in tables.items():
         lacks = ["arm", "seed", *sorted(every - set(table))]
-        made = {name: value for name, value in run.cells[arm, seed].items() if name not in ("sha256_metrics", "schema")}
+        made = {name: value for name, value in cells[arm, seed].items() if name not in ("sha256_metrics", "schema")}
         about: dict[str, Any] = {"arm": arm, "lacks": lacks, **made}
         if not found or _without(found[-1], ("seeds", "rows")) != about:
             found.append(about | {"seeds": [], "rows": []})
