@@ -4,6 +4,7 @@ import copy
 import gc
 import math
 import pickle
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+import pliant.population
 from pliant.diagnostics import DeadUnits, Diagnostic, DormantUnits, FeatureRanks, GradientNorm, RelativeUpdate
 from pliant.interventions import (
     L2,
@@ -782,6 +784,55 @@ WRONG = {
 def test_refuses_members_that_cannot_share_one_population(members, message):
     with pytest.raises(ValueError, match=message):
         build(tiny(), members)
+
+
+class Dying(nn.Module):
+    """All hidden units are off where the first input is positive."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.b((self.a(x) - 100.0 * (x[:, :1] > 0)).relu())
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_dead_units_leave_in_the_optimizer_becomes_nothing(monkeypatch, size):
+    """Adam's mean gradient of a dead unit decays to some 1e-45 and stays: rounding undoes the factor of 0.9."""
+
+    def run():
+        population = build(Network(Dying()), [Member(s, Adam(lr=1e-2)) for s in range(size)], torch.float32)
+        state = population.init()
+        for step in range(1100):
+            x, y = batch(range(size), step % 7, dtype=torch.float32)
+            x[:, :, 0] = -1.0 if step < 3 else 1.0
+            population.step(state, x, y)
+        return state, state.moments["exp_avg"]["a.weight"].abs().max()
+
+    tiny = torch.tensor(1e-45)
+    assert tiny * 0.9 == tiny > 0
+    state, left = run()
+    assert left == 0
+    assert tiny * 0.9 == tiny > 0  # the caller's numbers are as they were
+    monkeypatch.setattr(pliant.population, "flushed", nullcontext)
+    slow, left = run()
+    assert 0 < left < 1e-44
+    assert equal(state.params, slow.params)
+
+
+def test_steps_leave_the_callers_choice_about_tiny_numbers():
+    population = build(tiny(), [Member(0, Adam())])
+    state = population.init()
+    torch.set_flush_denormal(True)
+    try:
+        population.step(state, *batch([0], 0))
+        assert torch.tensor(1e-40) * 1 == 0
+    finally:
+        torch.set_flush_denormal(False)
+    with pytest.raises(ValueError, match="member"):
+        population.step(state, torch.ones(2, 16, 4), torch.zeros(2, 16))
+    assert torch.tensor(1e-40) * 1 > 0
 
 
 # -- state -------------------------------------------------------------------------------------------------------------

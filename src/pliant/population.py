@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pliant.diagnostics.base import Diagnostic, Observation
+from pliant.functional.precision import flushed
 from pliant.gradients import SEEN, Gradients, Loss, Shown
 from pliant.interventions.base import Change, Draw, Seen, State, write
 from pliant.interventions.chain import Chain
@@ -67,6 +68,7 @@ class Population:
     loop over members, with a warning. With `compile=True` the gradient is compiled, and where that fails the population
     goes on eagerly, with a warning; `mode` says what runs: `"single"`, `"vmap"`, `"compiled"` or `"loop"`.
     On a CPU, two members run as a loop, and so do convolutions in which there is much to compute: that is faster.
+    Steps take numbers below 1.2e-38 as 0, which dead units leave in an optimizer's state and which are slow.
 
     Args:
         network: the function all members share.
@@ -162,29 +164,30 @@ class Population:
 
     def advance(self, state: PopulationState, x: Any, y: Any) -> tuple[Tensor, Tensor | None]:
         """`step`; returns the losses and what `beside` makes of the same forward pass, None without it."""
-        key = None
-        if self.network.stochastic:
-            key = torch.stack([self._seeds, torch.full_like(self._seeds, state.step)], dim=1)
-        acting = [i for i in self.chain if i.overrides("after_step") and i.active(state.step)]
-        see = any(i.needs & SEEN for i in acting)
-        self._check_axis(x, y)
-        apart = see and self.mode == "compiled"  # a compiled forward pass shows nothing
-        grads, losses, shown = self._gradients(*self._arguments(state, x, y, key), see and not apart)
-        beside = None
-        if self._gradients.beside is not None:
-            beside = shown["beside"] if isinstance(shown, dict) else torch.stack([one["beside"] for one in shown])
-        if apart:
-            shown = self._gradients.watched(state.params, x, key)
-        frozen = self._note_divergence(state, losses)
-        kept = {name: p[frozen].clone() for name, p in state.params.items()} if frozen else {}
-        if self.members[0].optimizer.ascends:
-            grads = self._gradients_at_ascent(state, grads, x, y, key)
-        self._updates.update(state.params, grads, state.moments, state.step)
-        if acting:
-            self._after_step(state, x, shown)
-        for name, values in kept.items():
-            state.params[name][frozen] = values
-        state.step += 1
+        with flushed():
+            key = None
+            if self.network.stochastic:
+                key = torch.stack([self._seeds, torch.full_like(self._seeds, state.step)], dim=1)
+            acting = [i for i in self.chain if i.overrides("after_step") and i.active(state.step)]
+            see = any(i.needs & SEEN for i in acting)
+            self._check_axis(x, y)
+            apart = see and self.mode == "compiled"  # a compiled forward pass shows nothing
+            grads, losses, shown = self._gradients(*self._arguments(state, x, y, key), see and not apart)
+            beside = None
+            if self._gradients.beside is not None:
+                beside = shown["beside"] if isinstance(shown, dict) else torch.stack([one["beside"] for one in shown])
+            if apart:
+                shown = self._gradients.watched(state.params, x, key)
+            frozen = self._note_divergence(state, losses)
+            kept = {name: p[frozen].clone() for name, p in state.params.items()} if frozen else {}
+            if self.members[0].optimizer.ascends:
+                grads = self._gradients_at_ascent(state, grads, x, y, key)
+            self._updates.update(state.params, grads, state.moments, state.step)
+            if acting:
+                self._after_step(state, x, shown)
+            for name, values in kept.items():
+                state.params[name][frozen] = values
+            state.step += 1
         return losses, beside
 
     def settle(self, state: PopulationState, x: Any, y: Any) -> None:
