@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pliant.report.stored
+from pliant.cli import main
 from pliant.plots import Cells
 from pliant.report.index import index
 from pliant.report.keep import keep
@@ -125,6 +127,21 @@ def test_arms_kept_before_stay(tmp_path: Path) -> None:
     again = keep(run(tmp_path / "third", made=more(results()), arms=["none"]), tmp_path / "results")
     assert again.stayed == ("l2",)
     assert again.after == kept.after
+
+
+def test_the_command_says_what_stays_and_what_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pliant.report.stored, "experiments", lambda: KNOWN)
+    for arm in ("l2", "none"):
+        folder = written(tmp_path / arm, arms=[arm], recorded=True)
+        assert main(["keep", str(folder), "--to", str(tmp_path / "results")]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == ["beside 1 of the arms that were kept before"]
+    arms = {**SETUP.arms, "l2": replace(SETUP.arms["none"], label="something else")}
+    edited = replace(KNOWN["made/up"], setup=lambda settings: replace(SETUP, arms=arms))
+    monkeypatch.setattr(pliant.report.stored, "experiments", lambda: {"made/up": edited})
+    assert main(["keep", str(folder), "--to", str(tmp_path / "results")]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["no longer kept, being trained otherwise in this version: l2"]
 
 
 def test_arms_kept_before_need_the_same_seeds(tmp_path: Path) -> None:

@@ -202,6 +202,11 @@ def keep(given: argparse.Namespace, console: Console) -> int:
     for name in given.runs:
         kept = keep(opened(find_run(name, given.out)), given.to)
         console.print(f"{escape(str(kept.folder))} ({kept.before:,} bytes -> {kept.after:,})", soft_wrap=True)
+        if kept.stayed:
+            console.print(f"beside {len(kept.stayed)} of the arms that were kept before")
+        if kept.dropped:
+            told = f"no longer kept, being trained otherwise in this version: {', '.join(kept.dropped)}"
+            console.print(escape(told), soft_wrap=True)
     return OK
 
 
