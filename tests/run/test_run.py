@@ -103,6 +103,23 @@ def test_a_run_keeps_the_arms_that_it_had(tmp_path: Path) -> None:
     assert arms(replace(made, arms={**made.arms, "l2": stronger}), "plain", seeds=2) == ["plain"]
 
 
+def test_sweeps_of_other_arms_at_once_end_as_one_run(tmp_path: Path) -> None:
+    made, here, begun = setup(Settings()), store(tmp_path), False
+
+    def asked() -> list[str]:
+        return json.loads((here.folder / "run.json").read_text())["arms"]
+
+    def another(_: object) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            sweep(here, made, ["l2"], 1)
+            assert asked() == ["l2"]
+
+    sweep(here, made, ["plain"], 1, on_progress=another)
+    assert asked() == ["plain", "l2"]
+
+
 def test_rows_say_what_was_measured_when() -> None:
     table = train(trial(Settings()), [0, 1]).tables[1]
     assert table["step"].tolist() == [1, 2, 4, 5, 6, 8, 10, 11, 12, 14, 15]  # dense, every second, and task ends

@@ -62,9 +62,9 @@ def sweep(
     Another `engine`, made of the store, the device and `rerun`, trains the same packs elsewhere (`run/ray.py`).
 
     A pack that fails, or whose process is killed, leaves its error in the result and the others go on. Two sweeps in
-    one store share the work. `rerun` trains anew what is there; `ValueError` where that is of another definition and
-    `rerun` is not asked for. Raises `Interrupted` after Ctrl-C, SIGTERM or SIGHUP; then the same call goes on where it
-    stopped.
+    one store share the work, and end as one run where each was asked for other arms. `rerun` trains anew what is there;
+    `ValueError` where that is of another definition and `rerun` is not asked for. Raises `Interrupted` after Ctrl-C,
+    SIGTERM or SIGHUP; then the same call goes on where it stopped.
     """
     store.prepare()
     packs = plan(setup, arms, num_seeds, first)
@@ -72,9 +72,9 @@ def sweep(
     _check_same(store, setup, there)
     kept = {pack: list(cells.values()) for pack, cells in there.items() if len(cells) == len(pack.seeds)}
     _warn_of_other_commits([cell for cells in kept.values() for cell in cells])
-    earlier = _earlier(store, setup, arms, range(first, first + num_seeds))
-    whole = [arm for arm in setup.arms if arm in {*arms, *earlier}] if earlier else arms
-    store.begin(whole, range(first, first + num_seeds), device)
+    seeds = range(first, first + num_seeds)
+    whole = _whole(store, setup, arms, seeds)
+    store.begin(whole, seeds, device)
     trials = {pack: setup.arms[pack.arm].trial for pack in packs}
     work = {pack: Taken(trial.num_steps, trial.refits) for pack, trial in trials.items()}
     progress = Progress(work, kept=len(kept), there=set(kept))
@@ -86,6 +86,8 @@ def sweep(
                 running.start(todo.pop(0))
             running.wait(progress)
             on_progress(progress)
+    if (described(store.folder)[1] or {}).get("arms") != [*whole]:  # another sweep asked for others meanwhile
+        store.begin(_whole(store, setup, whole, seeds), seeds, device)
     return progress
 
 
@@ -153,15 +155,15 @@ def _there(store: Store, pack: Pack) -> dict[int, Facts]:
     return {seed: found[0] for seed in pack.seeds if (found := store.complete(pack.arm, [seed])) is not None}
 
 
-def _earlier(store: Store, setup: Setup, arms: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """Other arms that the run has already, with all of these seeds and as they are defined now: it keeps them."""
+def _whole(store: Store, setup: Setup, arms: Sequence[str], seeds: Sequence[int]) -> Sequence[str]:
+    """The arms, and others that the run has already, with all of these seeds and as they are defined now."""
     before = described(store.folder)[1] or {}
     found = []
     for arm in (arm for arm in setup.arms if arm in before.get("arms", ()) and arm not in arms):
         cells, here = _there(store, Pack(arm, tuple(seeds))), _identity(setup, arm)
         if len(cells) == len(seeds) and not any(_other(cell, *here) for cell in cells.values()):
             found.append(arm)
-    return found
+    return [arm for arm in setup.arms if arm in {*arms, *found}] if found else arms
 
 
 def _identity(setup: Setup, arm: str) -> tuple[dict[str, str], dict[str, str]]:
