@@ -24,7 +24,7 @@ from pliant.functional.precision import flushed
 from pliant.run.memory import keep_freed
 from pliant.trials import ValueLearning
 
-ARMS = ("mnist_mlp_scalar_none", "cifar10_mlp_two_hot_none", "cifar10_cnn_scalar_none")
+ARMS = ("mnist_mlp_scalar_none", "cifar10_mlp_two_hot_none")
 SEEDS, AT_ONCE, LATER = 5, 20, (0, 1000, 2000)  # seeds a population; steps a turn; steps before timing
 
 
