@@ -63,6 +63,29 @@ def test_cells_do_not_run_into_each_other(name: str, inches: float | None) -> No
         assert not any(one.overlaps(other) for other in boxes[at + 1 :])
 
 
+@pytest.mark.parametrize(("columns", "inches"), [(3, None), (2, None), (3, 6.75)])
+def test_a_grid_of_many_networks_fits_a_desk_and_the_page_of_a_paper(columns: int, inches: float | None) -> None:
+    """Text is inside its cell, for numbers with a sign as well."""
+    many = ("MNIST,\nMLP", "CIFAR-10,\nMLP", "MNIST,\nCNN", "CIFAR-10,\nCNN", "CIFAR-10,\nResNet", "CIFAR-10,\nViT")
+    rows = {label: ("a", "b", "c", "a", "b", "c") for label in ("regression, shrink and perturb", "two-hot, none")}
+    grid = Cells("change", "change of the loss", many, rows, paper=dict.fromkeys(rows, ("-0.34",) * 6))
+    numbers = {arm: -0.19 - 0.05 * np.array([0.0, 1.0, 2.0])[:, None] * np.ones(2) for arm in ARMS}
+    tables = {
+        key: {**table, "change": numbers[key[0]][key[1]]} for key, table in results().tables.items()
+    }  # fmt: skip
+    made = figure("t", [grid], Results(tables), LOOK, columns, inches)
+    made.draw_without_rendering()
+    on = made.axes[0]
+    assert len(on.texts) == 12
+    for text in on.texts:
+        assert "\u2212" in text.get_text()
+        box, (x, _) = text.get_window_extent(), text.get_position()
+        left, right = (on.transData.transform((x + side, 0))[0] for side in (-0.5, 0.5))
+        assert left < box.x0
+        assert box.x1 < right
+        assert text.get_fontsize() >= 5
+
+
 def test_a_crowded_cell_has_mean_interval_and_the_papers_value_below_each_other() -> None:
     narrow, wide = (figure("t", [PLOTS["many cells"]], results(), LOOK, columns).axes[0] for columns in (1, 3))
     assert sorted(t.get_text().count("\n") for t in narrow.texts) == [1, 1, 2, 2, 2, 2]  # two without the paper's

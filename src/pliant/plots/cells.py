@@ -12,7 +12,7 @@ import numpy as np
 from pliant.formats import Grid
 from pliant.functional.statistics import interval
 from pliant.numbers import half, number
-from pliant.plots.base import WIDTHS, Layout, Look, narrow
+from pliant.plots.base import LETTER, WIDTHS, Layout, Look, narrow
 from pliant.results import Missing, Results
 
 Cell = str | Callable[[Results], np.ndarray] | None
@@ -67,7 +67,9 @@ class Cells:
             height = 34 if self.paper else 20
             lines = max(2, *(1 + heading.count("\n") for heading in self.headings))
             height = height * len(self.rows) + 20 * len(self._names)
-            return Layout(1, 1, max(560, 170 + 95 * len(self.headings)), height + 40 + 15 * lines)
+            cells = 95 * len(self.headings)
+            width = min(max(560, 170 + cells, round(self._beside + cells)), WIDTHS[columns])
+            return Layout(1, 1, width, height + 40 + 15 * lines)
         height = 20 if not self._crowded else 48 if self.paper else 34
         above = 7 * max(map(len, self._headings(True))) if self._crowded else 30
         return Layout(1, 1, WIDTHS[1], height * (len(self.rows) + len(self._names)) + 75 + above)
@@ -82,6 +84,9 @@ class Cells:
         low, high = self.limits
         small = narrow(on)
         crowded = small and self._crowded
+        made: Figure = on.figure  # type: ignore[assignment]
+        room = (96 * made.get_figwidth() - self._beside) / len(self.headings)  # of a cell, in CSS pixels
+        points = 8.0 if crowded else min(8.0, 0.1 * room)  # "-0.19 ± 0.02" of 8 points fills 80 pixels
         on.grid(False)
         image = on.imshow(np.array(means), cmap="cividis", vmin=low, vmax=high, aspect="auto")
         on.set_xticks(range(len(self.headings)), self._headings(crowded), rotation=90 * crowded)
@@ -95,12 +100,11 @@ class Cells:
                 if np.isfinite(mean):
                     dark = mean < (low + high) / 2
                     theirs = f"\n{'' if crowded else 'paper '}{paper[label][x]}" if paper[label][x] else ""
-                    look_of = {"fontsize": 8, "color": "white" if dark else "black"}
+                    look_of = {"fontsize": points, "color": "white" if dark else "black"}
                     ours = cell(values[label][x])
                     said = ours.replace(" ±", "\n±") if crowded else ours
                     on.text(x, y, said + theirs, ha="center", va="center", **look_of)
         on.spines[:].set_visible(False)
-        made: Figure = on.figure  # type: ignore[assignment]
         where = {"location": "bottom", "shrink": 0.9, "pad": 0.12 / made.get_figheight()} if small else {"shrink": 0.5}
         bar = made.colorbar(image, ax=on, aspect=30, **where)  # type: ignore[arg-type]
         long = 40 if small else max(12, self.layout(results, look).height // 10)
@@ -130,6 +134,11 @@ class Cells:
     def _crowded(self) -> bool:
         """Whether a phone has no room for a cell's mean and interval beside each other."""
         return len(self.headings) > 2
+
+    @property
+    def _beside(self) -> float:
+        """CSS pixels of the labels, and of the bar of colours."""
+        return 110 + LETTER * max(map(len, self.rows), default=0)
 
     def _headings(self, upright: bool) -> list[str]:
         return [heading.replace("\n", " ") if upright else heading for heading in self.headings]
