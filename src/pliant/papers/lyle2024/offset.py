@@ -171,14 +171,21 @@ def _spectra(r: Results, net: str, offset: float) -> np.ndarray:
     return np.stack([r.array(arm, "spectrum", seed)[1][-1] for seed in r.seeds_of(arm)])
 
 
+def fall(spectra: np.ndarray) -> np.ndarray:
+    """log2(s_1 / s_10) of each spectrum, at most 27: what is below 1e-8 of the largest is rounding, on some machines 0.
+
+    NaN where all features are 0.
+
+    >>> fall(np.array([[8.0] * 9 + [2.0], [1.0] + [0.0] * 9, [0.0] * 10])).round(1).tolist()
+    [2.0, 26.6, nan]
+    """
+    first = np.where(spectra[:, 0] > 0, spectra[:, 0], np.nan)
+    return np.log2(first / np.maximum(spectra[:, 9], 1e-8 * first))
+
+
 def _decay(net: str, offset: float) -> Effect:
     """How far the tenth singular value lies below the first, as a base-2 logarithm."""
-
-    def decay(r: Results) -> np.ndarray:
-        s = _spectra(r, net, offset)
-        return np.log2(s[:, 0] / s[:, 9])
-
-    return decay
+    return lambda r: fall(_spectra(r, net, offset))
 
 
 def _top_ratio(net: str, offset: float) -> Effect:
